@@ -1,0 +1,106 @@
+//! Where topics live. One trait, three implementations: `embedded` (a durable log in the state directory),
+//! `kafka`, and `simulated` (in memory, for tests).
+//!
+//! ```text
+//! producer(id) ──► append([...]) ──► append([...]) ──► …      each append: all of it durable, or none
+//!      │ fences every older producer of the same id: its next append fails
+//!      ▼
+//! open(topic, from) ──► read ──► read ──► …                   only what was appended completely is seen
+//! ```
+
+use std::time::Duration;
+
+use millstream_engine::Result;
+use millstream_engine::raw::RawBatch;
+use millstream_engine::source::Position;
+
+/// A message to append.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Decides the partition, where `partition` does not.
+    pub key: Option<Vec<u8>>,
+    /// `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Names need not be unique.
+    pub headers: Headers,
+    /// Milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// The partition; else chosen by the key's hash, else in turns.
+    pub partition: Option<u32>,
+}
+
+/// A message's headers.
+pub type Headers = Vec<(String, Vec<u8>)>;
+
+/// Messages for one topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Append {
+    /// The topic; it must exist.
+    pub topic: String,
+    /// In order; those of one partition keep it.
+    pub messages: Vec<Message>,
+}
+
+/// Records of one partition as they were read.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The records; their payload is bytes.
+    pub records: RawBatch,
+    /// The headers of each record; empty where no record has any.
+    pub headers: Vec<Headers>,
+}
+
+/// A topic and its partitions.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// For each partition, in order: the first offset that is kept, and the offset after the last record.
+    pub partitions: Vec<(u64, u64)>,
+}
+
+/// Where topics live.
+pub trait Broker: Send + Sync + 'static {
+    /// All topics, by name, with their offsets.
+    fn topics(&self) -> Result<Vec<Topic>>;
+
+    /// One topic with its offsets; `None` if it does not exist.
+    fn topic(&self, name: &str) -> Result<Option<Topic>>;
+
+    /// Creates a topic. One that exists with as many partitions is left as it is; another number is an error.
+    fn create(&self, name: &str, partitions: u32) -> Result<()>;
+
+    /// Reads `topic` from `from`; a partition without a position is not read. A position before the first kept
+    /// offset or beyond the end is an error.
+    fn open(&self, topic: &str, from: &[Position]) -> Result<Box<dyn TopicReader>>;
+
+    /// A producer that fences all older ones of the same `id`.
+    fn producer(&self, id: &str) -> Result<Box<dyn Producer>>;
+}
+
+/// Reads topics; it never joins a consumer group and never commits offsets.
+pub trait TopicReader: Send {
+    /// The next committed records, of one partition, about `max_bytes` of them (one larger record comes alone);
+    /// `None` when there are none now, after waiting `wait` at most.
+    fn read(&mut self, max_bytes: usize, wait: Duration) -> Result<Option<Fetched>>;
+
+    /// For each partition read, the offset after its last record, as far as known without waiting long.
+    fn ends(&mut self) -> Result<Vec<Position>>;
+}
+
+/// Appends atomically.
+pub trait Producer: Send {
+    /// Appends all messages to all their topics, or none; returns when they are durable.
+    /// An error that is not [`retry`](millstream_engine::Fault::retry) leaves the outcome open: drop the producer, make
+    /// a new one, and read back what became of it.
+    fn append(&mut self, appends: &[Append]) -> Result<()>;
+}
+
+/// The topic names that are accepted: `[a-zA-Z0-9._-]{1,249}`, not `.` or `..` (Kafka's rule).
+pub fn check_topic_name(name: &str) -> std::result::Result<(), String> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if name.is_empty() || name.len() > 249 || name == "." || name == ".." || !name.bytes().all(legal) {
+        return Err(format!("`{name}` is no topic name: use 1 to 249 of a-z A-Z 0-9 . _ -"));
+    }
+    Ok(())
+}

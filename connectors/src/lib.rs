@@ -1,0 +1,6 @@
+//! Connectors: brokers, sources, sinks and formats. Bytes and records, never their meaning.
+
+pub mod broker;
+pub mod formats;
+pub mod sinks;
+pub mod sources;

@@ -1,0 +1,228 @@
+//! Rows with their origins: what flows on every edge of a dataflow.
+//!
+//! The first [`META`] columns of every batch are the engine's. Their names start with an
+//! underscore, and expressions may read them:
+//!
+//! | column | type | meaning |
+//! |---|---|---|
+//! | `_source` | `UInt32` | index of the source in the definition |
+//! | `_partition` | `UInt32` | partition of the source |
+//! | `_offset` | `UInt64` | offset in the partition |
+//! | `_index` | `UInt32` | row within the record, for records that hold several |
+//! | `_time` | `Timestamp(ms)` | event time, UTC |
+//! | `_key` | `BinaryView`, nullable | the record's key |
+//! | `_raw` | `BinaryView`, nullable | the record's bytes, shared with the fetched buffer |
+
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{
+    Array, ArrayRef, BinaryViewArray, BooleanArray, RecordBatch, TimestampMillisecondArray, UInt32Array, UInt64Array,
+};
+use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::Result;
+
+/// How many leading columns are the engine's.
+pub const META: usize = 7;
+/// Index of `_source`.
+pub const SOURCE: usize = 0;
+/// Index of `_partition`.
+pub const PARTITION: usize = 1;
+/// Index of `_offset`.
+pub const OFFSET: usize = 2;
+/// Index of `_index`.
+pub const INDEX: usize = 3;
+/// Index of `_time`.
+pub const TIME: usize = 4;
+/// Index of `_key`.
+pub const KEY: usize = 5;
+/// Index of `_raw`.
+pub const RAW: usize = 6;
+
+static META_FIELDS: LazyLock<Vec<FieldRef>> = LazyLock::new(|| {
+    let field = |name: &str, kind, nullable| Arc::new(Field::new(name, kind, nullable));
+    vec![
+        field("_source", DataType::UInt32, false),
+        field("_partition", DataType::UInt32, false),
+        field("_offset", DataType::UInt64, false),
+        field("_index", DataType::UInt32, false),
+        field("_time", DataType::Timestamp(TimeUnit::Millisecond, None), false),
+        field("_key", DataType::BinaryView, true),
+        field("_raw", DataType::BinaryView, true),
+    ]
+});
+
+/// The engine's columns followed by a source's own.
+pub fn schema_of(columns: &Schema) -> SchemaRef {
+    let fields: Vec<FieldRef> = META_FIELDS.iter().chain(columns.fields()).cloned().collect();
+    Arc::new(Schema::new_with_metadata(fields, columns.metadata().clone()))
+}
+
+/// A schema without the engine's columns.
+pub fn user_schema(schema: &Schema) -> Schema {
+    Schema::new_with_metadata(schema.fields()[META..].to_vec(), schema.metadata().clone())
+}
+
+/// Whether rows teach or ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Lane {
+    /// Updates state.
+    Learn,
+    /// Reads state, and gets one answer.
+    Serve,
+}
+
+/// Where a row came from; it identifies the row for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// Index of the source in the definition.
+    pub source: u32,
+    /// Partition of the source.
+    pub partition: u32,
+    /// Offset in the partition.
+    pub offset: u64,
+    /// Row within the record.
+    pub index: u32,
+}
+
+/// Rows of one lane.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Whether these rows teach or ask.
+    pub lane: Lane,
+    /// The rows, the engine's columns first.
+    pub rows: RecordBatch,
+    /// The worker that takes the batch at the next exchange.
+    pub(crate) worker: u32,
+}
+
+impl Batch {
+    /// A batch for an edge that does not change workers.
+    pub fn new(lane: Lane, rows: RecordBatch) -> Self {
+        Self { lane, rows, worker: 0 }
+    }
+}
+
+/// Typed views of the engine's columns.
+pub struct Meta<'a> {
+    /// `_source`
+    pub source: &'a [u32],
+    /// `_partition`
+    pub partition: &'a [u32],
+    /// `_offset`
+    pub offset: &'a [u64],
+    /// `_index`
+    pub index: &'a [u32],
+    /// `_time`, milliseconds since 1970
+    pub time: &'a [i64],
+    /// `_key`
+    pub key: &'a BinaryViewArray,
+    /// `_raw`
+    pub raw: &'a BinaryViewArray,
+}
+
+impl<'a> Meta<'a> {
+    /// The engine's columns of a batch.
+    ///
+    /// # Panics
+    /// If the batch does not start with them: a broken invariant of the operator that made it.
+    pub fn of(rows: &'a RecordBatch) -> Self {
+        fn cast<T: 'static>(rows: &RecordBatch, column: usize) -> &T {
+            rows.column(column).as_any().downcast_ref().expect("batches start with the engine's columns")
+        }
+        Self {
+            source: cast::<UInt32Array>(rows, SOURCE).values(),
+            partition: cast::<UInt32Array>(rows, PARTITION).values(),
+            offset: cast::<UInt64Array>(rows, OFFSET).values(),
+            index: cast::<UInt32Array>(rows, INDEX).values(),
+            time: cast::<TimestampMillisecondArray>(rows, TIME).values(),
+            key: cast(rows, KEY),
+            raw: cast(rows, RAW),
+        }
+    }
+
+    /// A row's origin.
+    pub fn origin(&self, row: usize) -> Origin {
+        Origin {
+            source: self.source[row],
+            partition: self.partition[row],
+            offset: self.offset[row],
+            index: self.index[row],
+        }
+    }
+
+    /// A row's place in the canonical order: event time, then origin.
+    pub fn order(&self, row: usize) -> (i64, Origin) {
+        (self.time[row], self.origin(row))
+    }
+}
+
+/// All rows of `batches` as one batch in canonical order (event time, then origin).
+pub fn canonical(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {
+    let rows = match batches {
+        [one] => one.clone(),
+        _ => concat_batches(schema, batches)?,
+    };
+    let meta = Meta::of(&rows);
+    if (1..rows.num_rows()).all(|row| meta.order(row - 1) <= meta.order(row)) {
+        return Ok(rows);
+    }
+    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+    order.sort_by_key(|&row| meta.order(row as usize));
+    Ok(take_record_batch(&rows, &UInt32Array::from(order))?)
+}
+
+/// The rows where `keep` is true (null counts as false).
+pub fn filter(rows: &RecordBatch, keep: &BooleanArray) -> Result<RecordBatch> {
+    Ok(filter_record_batch(rows, keep)?)
+}
+
+/// `rows` with `columns` set: a column of an existing name is replaced in place, others are appended.
+/// The same rule as [`with_fields`], which gives the schema.
+pub fn with_columns(schema: &SchemaRef, rows: &RecordBatch, columns: Vec<(&str, ArrayRef)>) -> Result<RecordBatch> {
+    let mut all = rows.columns().to_vec();
+    for (name, column) in columns {
+        match rows.schema_ref().index_of(name) {
+            Ok(at) => all[at] = column,
+            Err(_) => all.push(column),
+        }
+    }
+    Ok(RecordBatch::try_new(schema.clone(), all)?)
+}
+
+/// `schema` with `fields` set: a field of an existing name is replaced in place, others are appended.
+pub fn with_fields(schema: &Schema, fields: impl IntoIterator<Item = Field>) -> SchemaRef {
+    let mut all: Vec<FieldRef> = schema.fields().to_vec();
+    for field in fields {
+        match all.iter().position(|old| old.name() == field.name()) {
+            Some(at) => all[at] = Arc::new(field),
+            None => all.push(Arc::new(field)),
+        }
+    }
+    Arc::new(Schema::new_with_metadata(all, schema.metadata().clone()))
+}
+
+/// The wire form between processes: the lane, the worker, and an Arrow IPC stream.
+impl Serialize for Batch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        use serde::ser::Error;
+        let mut bytes = Vec::new();
+        let mut writer =
+            arrow::ipc::writer::StreamWriter::try_new(&mut bytes, self.rows.schema_ref()).map_err(S::Error::custom)?;
+        writer.write(&self.rows).and_then(|()| writer.finish()).map_err(S::Error::custom)?;
+        drop(writer);
+        (self.lane, self.worker, bytes).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        use serde::de::Error;
+        let (lane, worker, bytes) = <(Lane, u32, Vec<u8>)>::deserialize(deserializer)?;
+        let mut reader = arrow::ipc::reader::StreamReader::try_new(bytes.as_slice(), None).map_err(D::Error::custom)?;
+        let rows = reader.next().ok_or_else(|| D::Error::custom("an empty batch stream"))?.map_err(D::Error::custom)?;
+        Ok(Self { lane, rows, worker })
+    }
+}

@@ -1,0 +1,178 @@
+//! What an operator author writes: one small trait per power.
+//!
+//! | trait | state | runs on | example |
+//! |---|---|---|---|
+//! | [`Transform`] | none | the worker that has the rows, as they come | `require`, `derive` |
+//! | [`Keyed`] | one value per key, in 256 bins | the worker of the key's bin | `standardise`, `join_as_of` |
+//! | [`Fold`] | one value | one worker; each epoch that taught it makes a revision | a model |
+//!
+//! The engine owns everything else: capabilities, order, lanes, dead letters, metrics, snapshots.
+//! Stateful operators see an epoch when the frontier has passed it, its rows in canonical order
+//! (event time, then origin): first the rows of the serve lane, which read the state of before the
+//! epoch, then those of the learn lane.
+//!
+//! Every operator keeps the engine's leading columns (see [`crate::batch`]) as they are.
+
+use std::sync::Arc;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Result;
+use crate::batch::Lane;
+use crate::state::{ErasedKeyed, States};
+
+/// Rows that an operator could not take, with its reasons.
+#[derive(Debug, Default)]
+pub struct Rejects {
+    rows: Vec<(usize, String)>,
+}
+
+impl Rejects {
+    /// Marks input row `row` as a dead letter (and, if it asks, as an error answer).
+    /// A rejected row must not be in the output. A row that is rejected twice keeps its first reason.
+    pub fn push(&mut self, row: usize, reason: impl Into<String>) {
+        self.rows.push((row, reason.into()));
+    }
+
+    /// Whether no row was rejected.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The rejected rows in row order, each once, with its first reason.
+    pub fn take(&mut self) -> Vec<(usize, String)> {
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.sort_by_key(|(row, _)| *row);
+        rows.dedup_by_key(|(row, _)| *row);
+        rows
+    }
+
+    /// A mask of `len` rows that keeps what was not rejected.
+    pub fn keep(&self, len: usize) -> BooleanArray {
+        let mut keep = vec![true; len];
+        for (row, _) in &self.rows {
+            keep[*row] = false;
+        }
+        keep.into()
+    }
+}
+
+/// An operator without state.
+pub trait Transform: Send + Sync + 'static {
+    /// The output rows, in input order. A row that is in neither the output nor `rejects` was dropped
+    /// on purpose; in the serve lane it gets an error answer that says so.
+    fn apply(&self, lane: Lane, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch>;
+}
+
+/// An operator with a state for each key.
+///
+/// One method serves both lanes: it reads [`States::get`] and then writes [`States::update`], which does
+/// nothing in the serve lane. So a row gets the same columns in either lane, and serving cannot change state.
+pub trait Keyed: Send + Sync + 'static {
+    /// What is kept for a key. Its default is what an unknown key has.
+    type State: Default + Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// The columns of input `port` that make its key; with none, all rows share one state.
+    /// The types of the key columns must be the same on all ports.
+    fn key(&self, port: usize) -> &[usize];
+
+    /// The output for `rows` of input `port`, in input order; `None` where the port only feeds state.
+    /// In the learn lane an epoch's ports come in descending order, so that port 0 finds the others' state written.
+    /// In the serve lane only port 0 is given rows.
+    fn apply(
+        &self,
+        port: usize,
+        rows: &RecordBatch,
+        states: &mut States<'_, Self::State>,
+        rejects: &mut Rejects,
+    ) -> Result<Option<RecordBatch>>;
+
+    /// Whether a state can no longer influence any row whose event time is at or after `watermark`
+    /// (milliseconds). The engine then drops it at leisure, so dropping must not be visible in results.
+    fn expired(&self, state: &Self::State, watermark: i64) -> bool;
+}
+
+/// A number that a fold reports about itself: to the progress line, the summary and the metrics.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measure {
+    /// What is measured: `log_loss`, `accuracy`.
+    pub name: &'static str,
+    /// Who reached it: `model`, `majority`, `no_change`.
+    pub who: &'static str,
+    /// The value.
+    pub value: f64,
+}
+
+/// An operator that folds the whole learn lane into one state, and whose state answers: a model.
+pub trait Fold: Send + 'static {
+    /// Learns from `rows` one after the other, and gives them back with the columns that it adds
+    /// (for a model: what it predicted before learning each).
+    fn learn(&mut self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch>;
+
+    /// How many rows it has learned. This is the number of the revision: it grows with each example and
+    /// does not depend on how the stream was cut into epochs.
+    fn examples(&self) -> u64;
+
+    /// An immutable copy of the present state for answering.
+    fn revision(&self) -> Arc<dyn Answer>;
+
+    /// What it has measured so far.
+    fn measures(&self) -> Vec<Measure>;
+
+    /// The whole state: weights, optimiser, counters, evaluation. Equal states give equal bytes.
+    fn snapshot(&self) -> Vec<u8>;
+
+    /// Takes over a state from [`Fold::snapshot`] of the same definition.
+    fn restore(&mut self, snapshot: &[u8]) -> Result<()>;
+}
+
+/// The answering side of a revision.
+pub trait Answer: Send + Sync + 'static {
+    /// For each row that is not rejected, the answer's columns (without the engine's), in input order.
+    fn answer(&self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch>;
+
+    /// The weights and metadata for people and the registry, as (file name, content) pairs.
+    fn artefacts(&self) -> Result<Vec<(String, Vec<u8>)>>;
+}
+
+/// What an operator can do, type-erased for the dataflow.
+#[derive(Clone)]
+pub enum Power {
+    /// No state.
+    Transform(Arc<dyn Transform>),
+    /// State by key.
+    Keyed(Arc<dyn ErasedKeyed>),
+    /// One state; made once, on the worker that holds it.
+    Fold(Arc<dyn Fn() -> Box<dyn Fold> + Send + Sync>),
+}
+
+impl Power {
+    /// A stateless operator.
+    pub fn transform(operator: impl Transform) -> Self {
+        Self::Transform(Arc::new(operator))
+    }
+
+    /// An operator with state by key.
+    pub fn keyed(operator: impl Keyed) -> Self {
+        Self::Keyed(Arc::new(operator))
+    }
+
+    /// A fold, from what makes it in its initial state.
+    pub fn fold<F: Fold>(make: impl Fn() -> F + Send + Sync + 'static) -> Self {
+        Self::Fold(Arc::new(move || Box::new(make())))
+    }
+}
+
+/// A planned operator: checked against its inputs, not started.
+#[derive(Clone)]
+pub struct Step {
+    /// Its output's schema, the engine's columns first.
+    pub schema: SchemaRef,
+    /// Names of the streams on ports 1, 2, …; port 0 is the stream that it stands in.
+    pub others: Vec<String>,
+    /// What runs.
+    pub power: Power,
+}

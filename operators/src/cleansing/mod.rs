@@ -1,0 +1,6 @@
+//! Cleansing steps. One file each.
+
+use millstream_engine::catalogue::StepKind;
+
+/// All cleansing steps.
+pub static KINDS: &[&StepKind] = &[];

@@ -1,0 +1,1 @@
+//! Promoted versions on disk.

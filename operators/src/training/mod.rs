@@ -1,0 +1,1 @@
+//! Training: folds a stream into a model.
