@@ -3,11 +3,21 @@
 //! It knows no file format, no Kafka, no learning and no definition files.
 
 pub mod batch;
+pub mod binder;
 pub mod binding;
+pub mod book;
 pub mod catalogue;
+pub mod digest;
 pub mod fault;
+pub mod graph;
+mod intake;
+pub mod metrics;
+mod mount;
 pub mod operator;
+pub mod publish;
 pub mod raw;
+pub mod run;
+pub mod sequence;
 pub mod source;
 pub mod state;
 pub mod time;

@@ -80,8 +80,9 @@ pub trait Keyed: Send + Sync + 'static {
     fn key(&self, port: usize) -> &[usize];
 
     /// The output for `rows` of input `port`, in input order; `None` where the port only feeds state.
-    /// In the learn lane an epoch's ports come in descending order, so that port 0 finds the others' state written.
-    /// In the serve lane only port 0 is given rows.
+    /// In the learn lane an epoch's ports come in descending order, so that port 0 finds the others' state written. How
+    /// much is in an epoch must not matter, so what port 0 finds there has to be looked up by event time: an epoch may
+    /// already have brought younger rows. In the serve lane only port 0 is given rows.
     fn apply(
         &self,
         port: usize,

@@ -1,0 +1,363 @@
+//! Mints epochs: decides, once and for all, which records enter the dataflow together.
+//!
+//! An idle dataflow gets its epoch at once, a busy one gets larger ones. Nothing is minted while what is bound and
+//! not yet published exceeds the budget, for the dataflow itself has no back-pressure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::thread::Thread;
+use std::time::Duration;
+
+use arrow::array::Array;
+
+use crate::batch::Origin;
+use crate::binding::{Binding, Epoch, Range};
+use crate::book::{Book, Entry, Request};
+use crate::digest::RecordsDigest;
+use crate::fault::{Fault, Result};
+use crate::intake::Intake;
+use crate::metrics::Metrics;
+use crate::raw::RawBatch;
+use crate::time::Clock;
+
+/// How many epochs may be on their way; more would only queue inside the dataflow.
+const EPOCHS_IN_FLIGHT: u64 = 8;
+/// The binder looks at idle times this often.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How epochs are cut, and how much may be in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Records in an epoch, at most.
+    pub max_records: usize,
+    /// Bytes of records in an epoch, at most (one larger record comes alone).
+    pub max_bytes: usize,
+    /// Bytes bound and not published, at most (plus one epoch).
+    pub in_flight_bytes: usize,
+    /// Rows that wait for the watermark, at most: beyond it, only the partitions that hold it back are bound.
+    pub held_rows: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_records: 16_384, max_bytes: 16 << 20, in_flight_bytes: 256 << 20, held_rows: 4_000_000 }
+    }
+}
+
+/// What a worker is sent.
+pub(crate) enum Order {
+    /// Records for an epoch: (source, records). Every worker gets every epoch, most with only some of its records.
+    Epoch(Epoch, Vec<(u32, RawBatch)>),
+    /// No epoch follows.
+    End,
+}
+
+/// Sends to a worker, and wakes it.
+pub(crate) struct WorkerLine {
+    pub(crate) orders: Sender<Order>,
+    pub(crate) thread: Thread,
+}
+
+/// What the binder knows of a source.
+pub(crate) struct SourceInfo {
+    pub(crate) name: String,
+    pub(crate) idle_ms: i64,
+    pub(crate) serving: bool,
+}
+
+/// Mints epochs until the run ends. See the module's documentation.
+pub(crate) struct Binder {
+    pub(crate) sources: Vec<SourceInfo>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) book: Arc<Book>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) seed: u64,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) workers: Vec<WorkerLine>,
+    /// Whether to end when all input is used up; set by the producers when they are done.
+    pub(crate) finish: Option<Arc<AtomicBool>>,
+    pub(crate) offsets: Arc<BTreeMap<String, u64>>,
+    pub(crate) idle: Vec<(u32, u32)>,
+    pub(crate) epoch: Epoch,
+    /// Whether the last epoch was one of requests, so that the lanes take turns.
+    pub(crate) served: bool,
+    /// Which partition goes first; rotates.
+    pub(crate) turn: usize,
+    /// Which worker gets the next records.
+    pub(crate) worker: usize,
+}
+
+impl Binder {
+    /// First binds again what `replay` says, then live records, until the run is asked to end or has used up its input.
+    pub(crate) fn run(mut self, replay: Vec<Binding>) {
+        let outcome = replay.into_iter().try_for_each(|binding| self.replay(binding)).and_then(|()| self.live());
+        if let Err(fault) = outcome {
+            self.book.abort(fault);
+        }
+        for worker in &self.workers {
+            // A worker that is gone has ended the run already.
+            drop(worker.orders.send(Order::End));
+            worker.thread.unpark();
+        }
+    }
+
+    fn live(&mut self) -> Result<()> {
+        while !self.book.is_stopping() {
+            let heard = self.book.bell();
+            self.report_lag();
+            if self.has_room() {
+                if self.bind_next()? {
+                    continue;
+                }
+                if self.is_used_up() {
+                    return self.bind_end();
+                }
+            }
+            self.book.wait(heard, LOOK);
+        }
+        Ok(())
+    }
+
+    /// Whether the dataflow should get more now.
+    fn has_room(&self) -> bool {
+        let in_flight = self.epoch - self.book.published();
+        let idle = self.epoch == self.book.passed();
+        let full =
+            || self.intake.queues().values().map(crate::intake::Queue::len).sum::<usize>() >= self.limits.max_records;
+        self.book.unpublished_bytes() < self.limits.in_flight_bytes && in_flight < EPOCHS_IN_FLIGHT && (idle || full())
+    }
+
+    fn bind_next(&mut self) -> Result<bool> {
+        let first = !self.served;
+        for serving in [first, !first] {
+            let taken = self.take(serving);
+            if !taken.is_empty() {
+                self.served = serving;
+                self.mint(taken);
+                return Ok(true);
+            }
+        }
+        // Nobody waits for an epoch that only says that a partition is idle, unless rows are held.
+        if self.book.held_rows() > 0 && self.idle_now() != self.idle {
+            self.mint(Vec::new());
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The next records of one lane, fairly from all partitions.
+    fn take(&mut self, serving: bool) -> Vec<(u32, RawBatch)> {
+        let mut queues = self.intake.queues();
+        let mut ready: Vec<_> = queues
+            .iter_mut()
+            .filter(|((source, _), queue)| self.sources[*source as usize].serving == serving && !queue.is_empty())
+            .collect();
+        if !serving && self.book.held_rows() > self.limits.held_rows {
+            let holding = self.book.holding();
+            ready.retain(|(partition, _)| holding.contains(*partition));
+        }
+        if ready.is_empty() {
+            return Vec::new();
+        }
+        let start = self.turn % ready.len();
+        ready.rotate_left(start);
+        self.turn += 1;
+        let mut taken = Vec::new();
+        let (mut records, mut bytes) = (self.limits.max_records, self.limits.max_bytes);
+        let parts = ready.len();
+        for (at, ((source, _), queue)) in ready.into_iter().enumerate() {
+            let share = records.div_ceil(parts - at);
+            let share_bytes = bytes.div_ceil(parts - at);
+            for part in queue.take(|_, count, size| count < share && (count == 0 || size < share_bytes)) {
+                records -= part.len();
+                bytes = bytes.saturating_sub(part.bytes());
+                taken.push((*source, part));
+            }
+            if records == 0 {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Partitions from which nothing came for their source's idle time.
+    fn idle_now(&self) -> Vec<(u32, u32)> {
+        let is_idle = |source: u32, quiet: f64| {
+            let info = &self.sources[source as usize];
+            !info.serving && quiet * 1000.0 >= info.idle_ms as f64
+        };
+        let queues = self.intake.queues();
+        let idle =
+            queues.iter().filter(|((source, _), queue)| queue.is_at_end() && is_idle(*source, queue.quiet_seconds()));
+        idle.map(|(partition, _)| *partition).collect()
+    }
+
+    fn is_used_up(&self) -> bool {
+        let finished = self.finish.as_ref().is_some_and(|finish| finish.load(Ordering::SeqCst));
+        finished && self.intake.queues().values().all(crate::intake::Queue::is_at_end)
+    }
+
+    /// The last epoch of a finite input: nobody is waited for any more.
+    fn bind_end(&mut self) -> Result<()> {
+        let queues = self.intake.queues();
+        let learning = queues.keys().filter(|(source, _)| !self.sources[*source as usize].serving);
+        let all: Vec<(u32, u32)> = learning.copied().collect();
+        drop(queues);
+        if self.book.held_rows() > 0 || self.epoch > self.book.passed() {
+            self.mint_as(Vec::new(), all);
+        }
+        Ok(())
+    }
+
+    fn mint(&mut self, taken: Vec<(u32, RawBatch)>) {
+        let idle = self.idle_now();
+        self.mint_as(taken, idle);
+    }
+
+    fn mint_as(&mut self, taken: Vec<(u32, RawBatch)>, idle: Vec<(u32, u32)>) {
+        let binding = Binding {
+            epoch: self.epoch,
+            ranges: ranges(&taken),
+            now_ms: self.clock.now_ms(),
+            seed: crate::state::hash(&[self.seed.to_le_bytes(), self.epoch.to_le_bytes()].concat()),
+            idle,
+        };
+        self.release(binding, taken);
+    }
+
+    /// Binds the same records again; the log must still hold them.
+    fn replay(&mut self, binding: Binding) -> Result<()> {
+        if binding.epoch != self.epoch {
+            return Err(Fault::world(format!(
+                "the journal has no epoch {}: it goes on with epoch {}",
+                self.epoch, binding.epoch
+            )));
+        }
+        let mut taken = Vec::new();
+        for range in &binding.ranges {
+            let Some(records) = self.take_range(range) else { return Ok(()) };
+            let found = ranges(&records);
+            if found.as_slice() != std::slice::from_ref(range) {
+                return Err(self.differs(binding.epoch, range));
+            }
+            taken.extend(records);
+        }
+        while !self.book.is_stopping() && self.epoch - self.book.published() >= EPOCHS_IN_FLIGHT {
+            let heard = self.book.bell();
+            self.book.wait(heard, LOOK);
+        }
+        self.release(binding, taken);
+        Ok(())
+    }
+
+    fn differs(&self, epoch: Epoch, range: &Range) -> Fault {
+        let name = &self.sources[range.source as usize].name;
+        Fault::world(format!(
+            "the log no longer holds what epoch {epoch} was made of: {name}/{} offsets {} to {} differ from the \
+             journal ({} records, digest {}). Was the topic created anew, or has retention passed?",
+            range.partition, range.lo, range.hi, range.count, range.digest
+        ))
+    }
+
+    /// Waits for all records of a range; `None` if the run ends meanwhile.
+    fn take_range(&self, range: &Range) -> Option<Vec<(u32, RawBatch)>> {
+        let mut taken: Vec<(u32, RawBatch)> = Vec::new();
+        loop {
+            if self.book.is_stopping() {
+                return None;
+            }
+            let heard = self.book.bell();
+            let mut queues = self.intake.queues();
+            let queue = queues.get_mut(&(range.source, range.partition))?;
+            taken.extend(queue.take(|offset, _, _| offset < range.hi).into_iter().map(|part| (range.source, part)));
+            let complete = !queue.is_empty() || queue.fetched() >= range.hi || queue.is_at_end();
+            drop(queues);
+            if complete {
+                return Some(taken);
+            }
+            self.book.ring();
+            self.book.wait(heard + 1, LOOK);
+        }
+    }
+
+    /// Writes the epoch into the book and hands its records to the workers.
+    fn release(&mut self, binding: Binding, taken: Vec<(u32, RawBatch)>) {
+        let mut offsets = (*self.offsets).clone();
+        for range in &binding.ranges {
+            let name = &self.sources[range.source as usize].name;
+            offsets.insert(format!("{name}/{}", range.partition), range.hi);
+        }
+        self.offsets = Arc::new(offsets);
+        for (source, part) in &taken {
+            self.metrics.records(&self.sources[*source as usize].name, part.len(), part.bytes());
+        }
+        self.metrics.epochs_total.inc();
+        self.idle.clone_from(&binding.idle);
+        let epoch = binding.epoch;
+        self.book.open(Entry {
+            binding: Arc::new(binding),
+            offsets: self.offsets.clone(),
+            requests: self.requests(&taken),
+            bytes: taken.iter().map(|(_, part)| part.bytes()).sum(),
+            watermark: None,
+        });
+        let mut shares: Vec<Vec<(u32, RawBatch)>> = self.workers.iter().map(|_| Vec::new()).collect();
+        for part in taken {
+            shares[self.worker % self.workers.len()].push(part);
+            self.worker += 1;
+        }
+        for (worker, share) in self.workers.iter().zip(shares) {
+            // A worker that is gone has ended the run already.
+            drop(worker.orders.send(Order::Epoch(epoch, share)));
+            worker.thread.unpark();
+        }
+        self.epoch = epoch + 1;
+        // Readers may wait for room in their queues.
+        self.book.ring();
+    }
+
+    fn requests(&self, taken: &[(u32, RawBatch)]) -> Vec<Request> {
+        let mut requests = Vec::new();
+        for (source, part) in taken.iter().filter(|(source, _)| self.sources[*source as usize].serving) {
+            for (row, &offset) in part.offsets.iter().enumerate() {
+                let key = part.keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row).to_vec());
+                let origin = Origin { source: *source, partition: part.partition, offset, index: 0 };
+                requests.push(Request { origin, key });
+            }
+        }
+        requests.sort_by_key(|request| request.origin);
+        requests
+    }
+
+    fn report_lag(&self) {
+        for ((source, partition), queue) in &*self.intake.queues() {
+            self.metrics.set_lag(&self.sources[*source as usize].name, *partition, queue.lag());
+        }
+    }
+}
+
+/// The ranges of some records, by source and partition.
+fn ranges(taken: &[(u32, RawBatch)]) -> Vec<Range> {
+    let mut parts: BTreeMap<(u32, u32), (u64, u64, u64, RecordsDigest)> = BTreeMap::new();
+    for (source, part) in taken {
+        let entry = parts.entry((*source, part.partition));
+        let (_, hi, count, digest) = entry.or_insert_with(|| (part.offsets[0], 0, 0, RecordsDigest::default()));
+        *hi = part.offsets[part.len() - 1] + 1;
+        *count += part.len() as u64;
+        digest.update(part);
+    }
+    parts
+        .into_iter()
+        .map(|((source, partition), (lo, hi, count, digest))| Range {
+            source,
+            partition,
+            lo,
+            hi,
+            count,
+            digest: digest.finish(),
+        })
+        .collect()
+}

@@ -1,0 +1,232 @@
+//! What a run knows of its open epochs, shared by the binder, the workers and the publisher.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::batch::Origin;
+use crate::binding::{Binding, Epoch, Frontier, Watermark};
+use crate::fault::Fault;
+use crate::operator::Answer;
+
+/// A request that was bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Where it came from.
+    pub origin: Origin,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+}
+
+/// An open epoch.
+pub struct Entry {
+    /// What it is made of.
+    pub binding: Arc<Binding>,
+    /// For each source and partition (`flights/0`), the offset after the last one bound through this epoch.
+    pub offsets: Arc<BTreeMap<String, u64>>,
+    /// Its requests, in origin order.
+    pub requests: Vec<Request>,
+    /// Bytes of its records.
+    pub bytes: usize,
+    /// The watermark after it, once it is known.
+    pub watermark: Option<Watermark>,
+}
+
+/// A revision that can answer.
+#[derive(Clone)]
+pub struct Revision {
+    /// How many examples it had learned.
+    pub number: u64,
+    /// The epoch after which it was complete.
+    pub epoch: Epoch,
+    /// What it had learned through.
+    pub frontier: Arc<Frontier>,
+    /// BLAKE3 of its fold's whole state.
+    pub digest: String,
+    /// Answers.
+    pub answer: Arc<dyn Answer>,
+}
+
+/// The open epochs, and the signals between the threads of a run.
+#[derive(Default)]
+pub struct Book {
+    entries: Mutex<BTreeMap<Epoch, Entry>>,
+    /// By fold (node index): its revisions, oldest first.
+    revisions: Mutex<BTreeMap<usize, Vec<Revision>>>,
+    fault: Mutex<Option<Fault>>,
+    stopping: AtomicBool,
+    aborted: AtomicBool,
+    /// Epochs minted; the next one's number.
+    minted: AtomicU64,
+    /// Epochs that have passed every operator.
+    passed: AtomicU64,
+    /// Epochs published.
+    published: AtomicU64,
+    /// Bytes bound in epochs that are not published.
+    unpublished_bytes: AtomicUsize,
+    /// Rows that wait for the watermark.
+    held_rows: AtomicUsize,
+    /// Partitions that hold back the watermark.
+    holding: Mutex<BTreeSet<(u32, u32)>>,
+    bell: Mutex<u64>,
+    rung: Condvar,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A thread that panics aborts the run; what it leaves half-done here is not used after.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Book {
+    /// Wakes whoever waits in [`Book::wait`].
+    pub fn ring(&self) {
+        *lock(&self.bell) += 1;
+        self.rung.notify_all();
+    }
+
+    /// How often the bell has rung; to be given to [`Book::wait`].
+    pub fn bell(&self) -> u64 {
+        *lock(&self.bell)
+    }
+
+    /// Waits until the bell has rung more than `heard` times, or `timeout` has passed.
+    pub fn wait(&self, heard: u64, timeout: Duration) {
+        let bell = lock(&self.bell);
+        drop(self.rung.wait_timeout_while(bell, timeout, |rung| *rung <= heard));
+    }
+
+    /// Asks the run to finish its open epochs and end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    /// Whether the run is asked to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Ends the run at once. The first fault is the run's.
+    pub fn abort(&self, fault: Fault) {
+        lock(&self.fault).get_or_insert(fault);
+        self.aborted.store(true, Ordering::SeqCst);
+        self.stop();
+    }
+
+    /// Whether the run ends at once.
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::SeqCst)
+    }
+
+    /// Why the run ended at once.
+    pub fn take_fault(&self) -> Option<Fault> {
+        lock(&self.fault).take()
+    }
+
+    pub(crate) fn open(&self, entry: Entry) {
+        let epoch = entry.binding.epoch;
+        self.unpublished_bytes.fetch_add(entry.bytes, Ordering::SeqCst);
+        lock(&self.entries).insert(epoch, entry);
+        self.minted.store(epoch + 1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn binding(&self, epoch: Epoch) -> Option<Arc<Binding>> {
+        lock(&self.entries).get(&epoch).map(|entry| entry.binding.clone())
+    }
+
+    pub(crate) fn set_watermark(&self, epoch: Epoch, watermark: Watermark) {
+        if let Some(entry) = lock(&self.entries).get_mut(&epoch) {
+            entry.watermark = Some(watermark);
+        }
+    }
+
+    pub(crate) fn frontier(&self, epoch: Epoch) -> Frontier {
+        lock(&self.entries).get(&epoch).map_or_else(Frontier::default, Entry::frontier)
+    }
+
+    /// Takes an epoch out; [`Book::set_published`] follows once it is durable.
+    pub(crate) fn close(&self, epoch: Epoch) -> Option<Entry> {
+        lock(&self.entries).remove(&epoch)
+    }
+
+    /// All epochs before `epoch` are durable, the last of them with `bytes` of records.
+    pub(crate) fn set_published(&self, epoch: Epoch, bytes: usize) {
+        self.unpublished_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.published.store(epoch, Ordering::SeqCst);
+        self.ring();
+    }
+
+    pub(crate) fn set_passed(&self, epochs: u64) {
+        self.passed.store(epochs, Ordering::SeqCst);
+        self.ring();
+    }
+
+    /// Epochs minted so far.
+    pub fn minted(&self) -> u64 {
+        self.minted.load(Ordering::SeqCst)
+    }
+
+    /// Epochs that have passed every operator.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
+    }
+
+    /// Epochs published so far.
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::SeqCst)
+    }
+
+    /// Bytes bound in epochs that are not published.
+    pub fn unpublished_bytes(&self) -> usize {
+        self.unpublished_bytes.load(Ordering::SeqCst)
+    }
+
+    /// Rows that wait for the watermark, over all sources and workers.
+    pub fn held_rows(&self) -> usize {
+        self.held_rows.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn hold(&self, added: usize, removed: usize) {
+        self.held_rows.fetch_add(added, Ordering::SeqCst);
+        self.held_rows.fetch_sub(removed, Ordering::SeqCst);
+    }
+
+    pub(crate) fn holding(&self) -> BTreeSet<(u32, u32)> {
+        lock(&self.holding).clone()
+    }
+
+    pub(crate) fn set_holding(&self, holding: BTreeSet<(u32, u32)>) {
+        *lock(&self.holding) = holding;
+    }
+
+    pub(crate) fn publish_revision(&self, fold: usize, revision: Revision) {
+        lock(&self.revisions).entry(fold).or_default().push(revision);
+    }
+
+    /// The newest revision of a fold that was complete before `epoch`.
+    pub(crate) fn revision_before(&self, fold: usize, epoch: Epoch) -> Option<Revision> {
+        lock(&self.revisions).get(&fold)?.iter().rev().find(|revision| revision.epoch < epoch).cloned()
+    }
+
+    /// The newest revision of a fold.
+    pub fn newest_revision(&self, fold: usize) -> Option<Revision> {
+        lock(&self.revisions).get(&fold)?.last().cloned()
+    }
+
+    /// Forgets revisions that no epoch after `published` can ask for.
+    pub(crate) fn prune_revisions(&self, published: Epoch) {
+        for revisions in lock(&self.revisions).values_mut() {
+            let stale = revisions.iter().filter(|revision| revision.epoch <= published).count().saturating_sub(1);
+            revisions.drain(..stale);
+        }
+    }
+}
+
+impl Entry {
+    /// What is complete after this epoch.
+    pub fn frontier(&self) -> Frontier {
+        let time_ms = self.watermark.map(|(time, _)| time).filter(|&time| time != i64::MIN);
+        Frontier { offsets: (*self.offsets).clone(), time_ms }
+    }
+}

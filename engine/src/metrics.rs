@@ -1,0 +1,166 @@
+//! What a run tells Prometheus, and itself: the progress line and the summary read the same numbers.
+//!
+//! Labels are names from the definition, never data, so their number is bounded.
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::operator::Measure;
+
+/// A run's metrics, each prefixed `millstream_`.
+pub struct Metrics {
+    registry: Registry,
+    /// Epochs bound.
+    pub epochs_total: IntCounter,
+    /// Epochs published.
+    pub epochs_published_total: IntCounter,
+    records_total: IntCounterVec,
+    bytes_total: IntCounterVec,
+    lag_records: IntGaugeVec,
+    rows_in_total: IntCounterVec,
+    rows_out_total: IntCounterVec,
+    dead_letters_total: IntCounterVec,
+    state_keys: IntGaugeVec,
+    step_seconds_total: GaugeVec,
+    held_rows: IntGauge,
+    revision: IntGaugeVec,
+    measure: GaugeVec,
+    /// Requests bound.
+    pub requests_total: IntCounter,
+    answers_total: IntCounterVec,
+    /// Seconds that a commit took.
+    pub commit_seconds: Histogram,
+    /// Commits that were tried again.
+    pub commit_retries_total: IntCounter,
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+    let collector = collector.expect("metric names and labels are fixed and valid");
+    registry.register(Box::new(collector.clone())).expect("each metric is registered once");
+    collector
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new_custom(Some("millstream".to_owned()), None).expect("a valid prefix");
+        let r = &registry;
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| registered(r, IntCounterVec::new(Opts::new(name, help), labels));
+        let gauges =
+            |name: &str, help: &str, labels: &[&str]| registered(r, GaugeVec::new(Opts::new(name, help), labels));
+        let int_gauges =
+            |name: &str, help: &str, labels: &[&str]| registered(r, IntGaugeVec::new(Opts::new(name, help), labels));
+        let counter = |name: &str, help: &str| registered(r, IntCounter::new(name, help));
+        Self {
+            epochs_total: counter("epochs_total", "Epochs bound."),
+            epochs_published_total: counter("epochs_published_total", "Epochs published."),
+            records_total: counters("records_total", "Records bound.", &["source"]),
+            bytes_total: counters("bytes_total", "Bytes of the records bound.", &["source"]),
+            lag_records: int_gauges("lag_records", "Records that exist and are not bound.", &["source", "partition"]),
+            rows_in_total: counters("rows_in_total", "Rows that entered a step.", &["step", "lane"]),
+            rows_out_total: counters("rows_out_total", "Rows that left a step.", &["step", "lane"]),
+            dead_letters_total: counters("dead_letters_total", "Records that a step could not take.", &["step"]),
+            state_keys: int_gauges("state_keys", "Keys that a step keeps state for.", &["step", "worker"]),
+            step_seconds_total: gauges("step_seconds_total", "Seconds spent in a step, over all workers.", &["step"]),
+            held_rows: registered(r, IntGauge::new("held_rows", "Rows that wait for the watermark.")),
+            revision: int_gauges("revision", "Newest revision: examples learned.", &["model"]),
+            measure: gauges(
+                "measure",
+                "What a model has measured of itself and its baselines.",
+                &["model", "measure", "who"],
+            ),
+            requests_total: counter("requests_bound_total", "Requests bound."),
+            answers_total: counters("answers_committed_total", "Answers committed.", &["kind"]),
+            commit_seconds: registered(
+                r,
+                Histogram::with_opts(HistogramOpts::new("commit_seconds", "Seconds that a commit took.")),
+            ),
+            commit_retries_total: counter("commit_retries_total", "Commits that were tried again."),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).expect("gathered metrics can be written")
+    }
+
+    /// Adds metrics of another part of the program.
+    pub fn register(&self, collector: impl Collector + 'static) {
+        self.registry.register(Box::new(collector)).expect("each metric is registered once");
+    }
+
+    pub(crate) fn records(&self, source: &str, count: usize, bytes: usize) {
+        self.records_total.with_label_values(&[source]).inc_by(count as u64);
+        self.bytes_total.with_label_values(&[source]).inc_by(bytes as u64);
+    }
+
+    pub(crate) fn set_lag(&self, source: &str, partition: u32, records: u64) {
+        self.lag_records.with_label_values(&[source, &partition.to_string()]).set(records as i64);
+    }
+
+    pub(crate) fn set_held_rows(&self, rows: usize) {
+        self.held_rows.set(rows as i64);
+    }
+
+    pub(crate) fn set_model(&self, model: &str, revision: u64, measures: &[Measure]) {
+        self.revision.with_label_values(&[model]).set(revision as i64);
+        for measure in measures {
+            self.measure.with_label_values(&[model, measure.name, measure.who]).set(measure.value);
+        }
+    }
+
+    pub(crate) fn answers(&self, kind: &str, count: usize) {
+        self.answers_total.with_label_values(&[kind]).inc_by(count as u64);
+    }
+
+    pub(crate) fn dead_letters(&self, step: &str, count: usize) {
+        self.dead_letters_total.with_label_values(&[step]).inc_by(count as u64);
+    }
+
+    /// A step's own counters, looked up once.
+    pub(crate) fn step(&self, step: &str, worker: usize) -> StepMetrics {
+        let lanes = |family: &IntCounterVec| ["learn", "serve"].map(|lane| family.with_label_values(&[step, lane]));
+        StepMetrics {
+            rows_in: lanes(&self.rows_in_total),
+            rows_out: lanes(&self.rows_out_total),
+            seconds: self.step_seconds_total.with_label_values(&[step]),
+            keys: self.state_keys.with_label_values(&[step, &worker.to_string()]),
+        }
+    }
+
+    /// The sum of a family's values, where `labels` (name, value) match; 0 if there is none.
+    pub fn sum(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
+        self.values(family)
+            .iter()
+            .filter(|(found, _)| labels.iter().all(|(name, value)| found.iter().any(|(n, v)| n == name && v == value)))
+            .map(|(_, value)| value)
+            .sum()
+    }
+
+    /// All values of a counter or gauge family (without its prefix), with their labels.
+    pub fn values(&self, family: &str) -> Vec<(Vec<(String, String)>, f64)> {
+        let name = format!("millstream_{family}");
+        let families: Vec<MetricFamily> = self.registry.gather();
+        let metrics = families.iter().filter(|found| found.name() == name).flat_map(|found| found.get_metric());
+        let value =
+            |metric: &prometheus::proto::Metric| metric.get_counter().get_value() + metric.get_gauge().get_value();
+        let labels = |metric: &prometheus::proto::Metric| {
+            metric.get_label().iter().map(|label| (label.name().to_owned(), label.value().to_owned())).collect()
+        };
+        metrics.map(|metric| (labels(metric), value(metric))).collect()
+    }
+}
+
+/// The counters of one step on one worker.
+pub(crate) struct StepMetrics {
+    pub(crate) rows_in: [IntCounter; 2],
+    pub(crate) rows_out: [IntCounter; 2],
+    pub(crate) seconds: prometheus::Gauge,
+    pub(crate) keys: IntGauge,
+}

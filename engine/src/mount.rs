@@ -1,0 +1,130 @@
+//! Mounts a graph on one timely worker.
+//!
+//! ```text
+//! input ─► decode ─► stamp ─► hold ─┬─► step ─► step ─► fold ─► …        learn rows, in canonical order
+//!                                   │            (same operators)  │ revisions
+//! input ─► decode (requests) ───────┴─► step ─► step ──────────► answer
+//! ```
+//! Each edge carries batches of both lanes. Everything that leaves goes to the publisher; every stream is probed, so an
+//! epoch counts as passed only when no branch holds any of it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use timely::dataflow::operators::core::{Concatenate, Probe};
+use timely::dataflow::operators::probe::Handle as ProbeHandle;
+use timely::dataflow::{InputHandle, Scope, StreamVec};
+
+use crate::batch::Batch;
+use crate::binding::Epoch;
+use crate::book::Book;
+use crate::fault::Result;
+use crate::graph::{Graph, Input};
+use crate::metrics::Metrics;
+use crate::operator::Power;
+use crate::publish::Event;
+use crate::raw::RawBatch;
+
+mod answer;
+mod decode;
+mod fold;
+mod keyed;
+mod order;
+mod outlet;
+mod transform;
+
+pub(crate) use outlet::Outlet;
+
+/// A stream of batches.
+pub(crate) type Rows<'scope> = StreamVec<'scope, Epoch, Batch>;
+
+/// What operators need besides their input.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) book: Arc<Book>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) events: Sender<Event>,
+    /// The (source, partition) pairs of the learn lane.
+    pub(crate) partitions: Arc<Vec<(u32, u32)>>,
+    pub(crate) worker: usize,
+    pub(crate) workers: usize,
+}
+
+impl Site {
+    pub(crate) fn outlet(&self, step: &str) -> Outlet {
+        Outlet::new(step.into(), self)
+    }
+}
+
+/// Where records enter, one for each source.
+pub(crate) type Inputs = Vec<InputHandle<Epoch, timely::container::CapacityContainerBuilder<Vec<RawBatch>>>>;
+
+/// Builds the dataflow. Fails only where an operator cannot be mounted, which is the same on every worker.
+pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<(Inputs, ProbeHandle<Epoch>)> {
+    let graph = site.graph.clone();
+    let probe = ProbeHandle::new();
+    let (inputs, sources) = mount_sources(scope, site);
+    let paths = graph.serve_paths();
+    let mut nodes: Vec<Rows<'scope>> = Vec::new();
+    for (at, node) in graph.nodes.iter().enumerate() {
+        let mut ports = Vec::new();
+        for (port, input) in node.inputs.iter().enumerate() {
+            let stream = stream_of(*input, &sources, &nodes);
+            let serves = if port == 0 { paths[at].clone() } else { BTreeSet::new() };
+            ports.push(transform::only_serving(stream, serves, &graph));
+        }
+        let rows = match &node.step.power {
+            Power::Transform(operator) => transform::mount(ports.remove(0), operator.clone(), site.outlet(&node.name)),
+            Power::Keyed(operator) => keyed::mount(ports, operator, at, site)?,
+            Power::Fold(make) => {
+                let rows = fold::mount(ports.remove(0), make.clone(), at, site);
+                let asked = stream_of(node.inputs[0], &sources, &nodes);
+                answer::mount(asked, rows.clone(), at, site).probe_with(&probe);
+                rows
+            }
+        };
+        nodes.push(rows.probe_with(&probe));
+    }
+    for (at, output) in graph.outputs.iter().enumerate() {
+        outlet::mount(stream_of(output.from, &sources, &nodes), at, site).probe_with(&probe);
+    }
+    for source in sources {
+        source.probe_with(&probe);
+    }
+    Ok((inputs, probe))
+}
+
+fn stream_of<'scope>(input: Input, sources: &[Rows<'scope>], nodes: &[Rows<'scope>]) -> Rows<'scope> {
+    match input {
+        Input::Source(source) => sources[source].clone(),
+        Input::Node(node) => nodes[node].clone(),
+    }
+}
+
+/// For each source, the rows that its stream gives: its own in canonical order, and the requests that enter there.
+fn mount_sources<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> (Inputs, Vec<Rows<'scope>>) {
+    let graph = &site.graph;
+    let mut inputs = Vec::new();
+    let mut decoded = Vec::new();
+    for at in 0..graph.sources.len() {
+        let mut input = InputHandle::new();
+        decoded.push(decode::mount(input.to_stream(scope), at, site));
+        inputs.push(input);
+    }
+    let stamped: Vec<_> = (0..graph.sources.len())
+        .filter(|&at| !graph.is_serving(at))
+        .map(|at| (at, order::stamp(decoded[at].clone(), at, site)))
+        .collect();
+    let bounds = scope.concatenate(stamped.iter().map(|(_, (_, bounds))| bounds.clone()).collect::<Vec<_>>());
+    let mut streams: Vec<Rows<'scope>> = decoded.clone();
+    for (at, (rows, _)) in stamped {
+        let mut parts = vec![order::hold(rows, bounds.clone(), at, site)];
+        let entering =
+            graph.sources.iter().enumerate().filter(|(_, source)| source.asks.is_some_and(|asks| asks.enters == at));
+        parts.extend(entering.map(|(source, _)| decoded[source].clone()));
+        streams[at] = scope.concatenate(parts);
+    }
+    (inputs, streams)
+}

@@ -1,0 +1,203 @@
+//! What leaves a step: dead letters, error answers, counts, and the rows of outputs.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use arrow::array::{Array, RecordBatch};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+
+use crate::batch::{Batch, Lane, META, Meta, Origin};
+use crate::binding::Epoch;
+use crate::book::Book;
+use crate::fault::{Blame, Fault, Result};
+use crate::metrics::StepMetrics;
+use crate::mount::{Rows, Site};
+use crate::operator::Rejects;
+use crate::publish::{DeadLetter, Event};
+use crate::time::Stopwatch;
+
+/// A step's way out of the dataflow.
+pub(crate) struct Outlet {
+    step: Arc<str>,
+    book: Arc<Book>,
+    metrics: StepMetrics,
+    events: Sender<Event>,
+}
+
+impl Outlet {
+    pub(crate) fn new(step: Arc<str>, site: &Site) -> Self {
+        let metrics = site.metrics.step(&step, site.worker);
+        Self { step, book: site.book.clone(), metrics, events: site.events.clone() }
+    }
+
+    pub(crate) fn send(&self, event: Event) {
+        // Without a publisher the run has ended already.
+        drop(self.events.send(event));
+    }
+
+    /// Runs an operator on rows: counts, times it, turns what it rejects into dead letters, and sees to it that every request
+    /// that does not come out is answered. A fault ends the run; the rows are then lost with it.
+    pub(crate) fn run(
+        &self,
+        epoch: Epoch,
+        lane: Lane,
+        rows: &RecordBatch,
+        operator: impl FnOnce(&mut Rejects) -> Result<Option<RecordBatch>>,
+    ) -> Option<RecordBatch> {
+        let watch = Stopwatch::start();
+        let mut rejects = Rejects::default();
+        let out = match operator(&mut rejects) {
+            Ok(out) => out,
+            Err(fault) => {
+                self.abort(fault);
+                return None;
+            }
+        };
+        let lane_at = usize::from(lane == Lane::Serve);
+        let left = out.as_ref().map_or(0, RecordBatch::num_rows);
+        self.metrics.rows_in[lane_at].inc_by(rows.num_rows() as u64);
+        self.metrics.rows_out[lane_at].inc_by(left as u64);
+        let rejected = rejects.take();
+        if lane == Lane::Serve && left + rejected.len() < rows.num_rows() {
+            self.refuse_dropped(epoch, rows, out.as_ref(), &rejected);
+        }
+        self.reject(epoch, lane, rows, rejected);
+        self.metrics.seconds.add(watch.seconds());
+        out.filter(|out| out.num_rows() > 0)
+    }
+
+    /// Lets an operator look at rows that it keeps for later; rejected ones become dead letters. Whether all went well.
+    pub(crate) fn check(
+        &self,
+        epoch: Epoch,
+        rows: &RecordBatch,
+        operator: impl FnOnce(&mut Rejects) -> Result<()>,
+    ) -> bool {
+        let mut rejects = Rejects::default();
+        match operator(&mut rejects) {
+            Ok(()) => {
+                self.reject(epoch, Lane::Learn, rows, rejects.take());
+                true
+            }
+            Err(fault) => {
+                self.abort(fault);
+                false
+            }
+        }
+    }
+
+    pub(crate) fn step(&self) -> Arc<str> {
+        self.step.clone()
+    }
+
+    pub(crate) fn abort(&self, fault: Fault) {
+        let message = format!("step {}: {fault}", self.step);
+        let blame = if fault.blame == Blame::Record { Blame::Ours } else { fault.blame };
+        self.book.abort(Fault { blame, retry: false, message, source: Some(Box::new(fault)) });
+    }
+
+    pub(crate) fn set_keys(&self, keys: usize) {
+        self.metrics.keys.set(keys as i64);
+    }
+
+    /// Makes dead letters of rejected rows, and error answers where they asked.
+    pub(crate) fn reject(&self, epoch: Epoch, lane: Lane, rows: &RecordBatch, rejected: Vec<(usize, String)>) {
+        if rejected.is_empty() {
+            return;
+        }
+        let meta = Meta::of(rows);
+        let letter = |(row, reason): (usize, String)| DeadLetter {
+            origin: meta.origin(row),
+            lane,
+            step: self.step.clone(),
+            reason,
+            raw: Some(if meta.raw.is_valid(row) { meta.raw.value(row).to_vec() } else { as_text(rows, row) }),
+        };
+        self.dead(epoch, rejected.into_iter().map(letter).collect());
+    }
+
+    /// Dead letters, with error answers for those that asked.
+    pub(crate) fn dead(&self, epoch: Epoch, letters: Vec<DeadLetter>) {
+        for letter in letters.iter().filter(|letter| letter.lane == Lane::Serve) {
+            let (origins, reason) = (vec![letter.origin], letter.reason.clone());
+            self.send(Event::Refused { epoch, origins, step: self.step.clone(), reason });
+        }
+        if !letters.is_empty() {
+            self.send(Event::Dead { epoch, letters });
+        }
+    }
+
+    fn refuse_dropped(
+        &self,
+        epoch: Epoch,
+        rows: &RecordBatch,
+        out: Option<&RecordBatch>,
+        rejected: &[(usize, String)],
+    ) {
+        let kept: std::collections::BTreeSet<Origin> = out
+            .map(|out| {
+                let meta = Meta::of(out);
+                (0..out.num_rows()).map(|row| meta.origin(row)).collect()
+            })
+            .unwrap_or_default();
+        let meta = Meta::of(rows);
+        let is_dropped = |row: &usize| {
+            !kept.contains(&meta.origin(*row)) && rejected.binary_search_by_key(row, |(rejected, _)| *rejected).is_err()
+        };
+        let origins = (0..rows.num_rows()).filter(is_dropped).map(|row| meta.origin(row)).collect();
+        self.send(Event::Refused { epoch, origins, step: self.step.clone(), reason: "dropped".to_owned() });
+    }
+}
+
+/// A row as text, for sources that have no bytes.
+fn as_text(rows: &RecordBatch, row: usize) -> Vec<u8> {
+    let value = |at: usize| {
+        let column = rows.column(at);
+        let shown = arrow::util::display::array_value_to_string(column, row).unwrap_or_else(|error| error.to_string());
+        format!("{}={shown}", rows.schema_ref().field(at).name())
+    };
+    (META..rows.num_columns()).map(value).collect::<Vec<_>>().join(" ").into_bytes()
+}
+
+/// Sends a stream's learn rows to the publisher.
+pub(crate) fn mount<'scope>(stream: Rows<'scope>, output: usize, site: &Site) -> Rows<'scope> {
+    let outlet = site.outlet(&site.graph.outputs[output].name);
+    stream.unary::<CapacityContainerBuilder<Vec<Batch>>, _, _, _>(Pipeline, "output", move |_, _| {
+        move |input, _sink| {
+            input.for_each_stamp(|time, batches| {
+                let Some(&epoch) = time.least() else { return };
+                for batch in batches.flat_map(|batch| batch.drain(..)).filter(|batch| batch.lane == Lane::Learn) {
+                    let rows = outlet.run(epoch, Lane::Learn, &batch.rows, |_| Ok(Some(batch.rows.clone())));
+                    if let Some(rows) = rows {
+                        outlet.send(Event::Rows { epoch, output, rows });
+                    }
+                }
+            });
+        }
+    })
+}
+
+/// What a worker's rows of an epoch are gathered in until the epoch is complete.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    /// By port: the serve lane's rows.
+    pub(crate) serve: Vec<RecordBatch>,
+    /// By port: the learn lane's rows.
+    pub(crate) learn: Vec<Vec<RecordBatch>>,
+}
+
+impl Gathered {
+    pub(crate) fn add(&mut self, port: usize, batch: Batch) {
+        match batch.lane {
+            Lane::Serve => self.serve.push(batch.rows),
+            Lane::Learn => {
+                if self.learn.len() <= port {
+                    self.learn.resize_with(port + 1, Vec::new);
+                }
+                self.learn[port].push(batch.rows);
+            }
+        }
+    }
+}

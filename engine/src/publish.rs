@@ -1,0 +1,382 @@
+//! Publishes epochs: what an epoch gives becomes durable together, once every branch has passed it.
+//!
+//! ```text
+//! workers ─ rows, answers, dead letters, revisions ─┐
+//! worker 0 ─ "all epochs before e have passed" ─────┴─► publisher ─► commit(epochs) ─► book.close
+//! ```
+//! A worker hands over what an epoch gives before it lets the frontier pass, and the channel keeps the order in which
+//! calls happened; so when the passing is heard, everything of the epoch is here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{Lane, Meta, Origin, canonical};
+use crate::binding::{Binding, Epoch, Frontier};
+use crate::book::{Book, Entry, Request, Revision};
+use crate::fault::{Fault, Result};
+use crate::graph::Graph;
+use crate::metrics::Metrics;
+use crate::operator::Measure;
+use crate::time::Stopwatch;
+
+/// Epochs that share one commit, at most.
+const GROUP_MAX: usize = 64;
+/// The longest pause between two tries of a failing commit.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// A record that a step could not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Where it came from.
+    pub origin: Origin,
+    /// Whether it taught or asked.
+    pub lane: Lane,
+    /// The step, or the source, that could not take it.
+    pub step: Arc<str>,
+    /// Why.
+    pub reason: String,
+    /// Its bytes as they were fetched; for sources of columns, the row as text.
+    pub raw: Option<Vec<u8>>,
+}
+
+/// The answer to a request.
+#[derive(Clone)]
+pub struct Reply {
+    /// The request.
+    pub request: Request,
+    /// What it got.
+    pub outcome: Outcome,
+}
+
+/// What a request got.
+#[derive(Clone)]
+pub enum Outcome {
+    /// An answer.
+    Answered {
+        /// The answer's columns; shared by the replies of a batch.
+        columns: RecordBatch,
+        /// The row that is this request's.
+        row: usize,
+        /// What answered.
+        revision: Arc<Stamp>,
+        /// The request's event time less the time that the revision had learned through, not below 0;
+        /// `None` where the revision's input has no event time yet.
+        staleness_ms: Option<i64>,
+    },
+    /// An error.
+    Refused {
+        /// The step that refused.
+        step: Arc<str>,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Which revision gave an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The model's name.
+    pub model: String,
+    /// How many examples it had learned.
+    pub revision: u64,
+    /// What it had learned through.
+    pub learned_through: Frontier,
+}
+
+/// A revision's number and digest, as recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevisionMark {
+    /// How many examples it had learned.
+    pub revision: u64,
+    /// BLAKE3 of its whole state.
+    pub digest: String,
+}
+
+/// The progress record of an epoch: the commit point. Everything about a run can be derived from these and the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What the epoch was made of.
+    pub binding: Binding,
+    /// By model: the revision after the epoch.
+    pub revisions: BTreeMap<String, RevisionMark>,
+    /// How many answers the epoch gave.
+    pub answers: u64,
+}
+
+/// What an epoch gives.
+pub struct Published {
+    /// The commit point's content.
+    pub progress: Progress,
+    /// For each output of the graph (by index), its rows in canonical order.
+    pub outputs: BTreeMap<usize, RecordBatch>,
+    /// Exactly one for each request of the epoch, in origin order.
+    pub replies: Vec<Reply>,
+    /// In origin order.
+    pub dead_letters: Vec<DeadLetter>,
+    /// By fold (node index): revisions made in the epoch, with what they measured.
+    pub revisions: BTreeMap<usize, (Revision, Vec<Measure>)>,
+    /// What is complete after the epoch.
+    pub frontier: Frontier,
+    /// Milliseconds since 1970, from the binding.
+    pub now_ms: i64,
+}
+
+/// Makes epochs durable.
+pub trait Commit: Send {
+    /// Makes these epochs durable: all, or none. A [`retry`](Fault::retry) fault is tried again.
+    fn commit(&mut self, epochs: &[Published]) -> Result<()>;
+}
+
+/// What workers tell the publisher.
+pub(crate) enum Event {
+    Rows {
+        epoch: Epoch,
+        output: usize,
+        rows: RecordBatch,
+    },
+    Answers {
+        epoch: Epoch,
+        rows: RecordBatch,
+        columns: RecordBatch,
+        revision: Arc<Stamp>,
+    },
+    Refused {
+        epoch: Epoch,
+        origins: Vec<Origin>,
+        step: Arc<str>,
+        reason: String,
+    },
+    Dead {
+        epoch: Epoch,
+        letters: Vec<DeadLetter>,
+    },
+    Revised {
+        epoch: Epoch,
+        fold: usize,
+        revision: Revision,
+        measures: Vec<Measure>,
+    },
+    /// Every operator has passed all epochs before this one.
+    Passed(Epoch),
+}
+
+/// Collects what an epoch gives.
+#[derive(Default)]
+struct Open {
+    rows: BTreeMap<usize, Vec<RecordBatch>>,
+    answers: Vec<(RecordBatch, RecordBatch, Arc<Stamp>)>,
+    refused: BTreeMap<Origin, (Arc<str>, String)>,
+    dead: Vec<DeadLetter>,
+    revised: BTreeMap<usize, (Revision, Vec<Measure>)>,
+}
+
+/// Publishes what the workers give. See the module's documentation.
+pub(crate) struct Publisher<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) book: Arc<Book>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) commit: Box<dyn Commit>,
+    /// What earlier runs committed: these epochs are compared, not published again.
+    pub(crate) committed: BTreeMap<Epoch, Progress>,
+    open: BTreeMap<Epoch, Open>,
+    marks: BTreeMap<String, RevisionMark>,
+}
+
+impl<'a> Publisher<'a> {
+    pub(crate) fn new(
+        graph: &'a Graph,
+        book: Arc<Book>,
+        metrics: Arc<Metrics>,
+        commit: Box<dyn Commit>,
+        committed: BTreeMap<Epoch, Progress>,
+    ) -> Self {
+        Self { graph, book, metrics, commit, committed, open: BTreeMap::new(), marks: BTreeMap::new() }
+    }
+
+    /// Runs until all workers are gone, or something fails.
+    pub(crate) fn run(mut self, events: &Receiver<Event>) -> Result<()> {
+        while let Ok(event) = events.recv() {
+            if self.book.is_aborted() {
+                continue;
+            }
+            let mut passed = self.take(event);
+            // What else is here already may let more epochs share the commit.
+            while let Ok(event) = events.try_recv() {
+                passed = self.take(event).max(passed);
+            }
+            if let Some(passed) = passed {
+                self.publish(passed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) -> Option<Epoch> {
+        match event {
+            Event::Rows { epoch, output, rows } => self.open(epoch).rows.entry(output).or_default().push(rows),
+            Event::Answers { epoch, rows, columns, revision } => {
+                self.open(epoch).answers.push((rows, columns, revision))
+            }
+            Event::Refused { epoch, origins, step, reason } => {
+                let refused = &mut self.open(epoch).refused;
+                for origin in origins {
+                    refused.entry(Origin { index: 0, ..origin }).or_insert_with(|| (step.clone(), reason.clone()));
+                }
+            }
+            Event::Dead { epoch, letters } => self.open(epoch).dead.extend(letters),
+            Event::Revised { epoch, fold, revision, measures } => {
+                self.open(epoch).revised.insert(fold, (revision, measures));
+            }
+            Event::Passed(epoch) => return Some(epoch),
+        }
+        None
+    }
+
+    fn open(&mut self, epoch: Epoch) -> &mut Open {
+        self.open.entry(epoch).or_default()
+    }
+
+    fn publish(&mut self, passed: Epoch) -> Result<()> {
+        let end = passed.min(self.book.minted());
+        let mut epoch = self.book.published();
+        while epoch < end {
+            let mut group = Vec::new();
+            let mut bytes = 0;
+            while epoch < end && group.len() < GROUP_MAX {
+                let open = self.open.remove(&epoch).unwrap_or_default();
+                let entry =
+                    self.book.close(epoch).ok_or_else(|| Fault::ours(format!("epoch {epoch} was never bound")))?;
+                bytes += entry.bytes;
+                let published = self.assemble(open, entry)?;
+                match self.committed.remove(&epoch) {
+                    Some(recorded) => verify(&recorded, &published.progress)?,
+                    None => group.push(published),
+                }
+                epoch += 1;
+            }
+            self.commit(&group)?;
+            self.book.set_published(epoch, bytes);
+            self.book.prune_revisions(epoch.saturating_sub(1));
+            self.metrics.epochs_published_total.inc_by(group.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, group: &[Published]) -> Result<()> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        let watch = Stopwatch::start();
+        let mut pause = Duration::from_millis(50);
+        while let Err(fault) = self.commit.commit(group) {
+            if !fault.retry || self.book.is_aborted() {
+                return Err(fault);
+            }
+            eprintln!("{fault}; trying again");
+            self.metrics.commit_retries_total.inc();
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+        self.metrics.commit_seconds.observe(watch.seconds());
+        for published in group {
+            let answered =
+                published.replies.iter().filter(|reply| matches!(reply.outcome, Outcome::Answered { .. })).count();
+            self.metrics.answers("answered", answered);
+            self.metrics.answers("refused", published.replies.len() - answered);
+            for letter in &published.dead_letters {
+                self.metrics.dead_letters(&letter.step, 1);
+            }
+        }
+        Ok(())
+    }
+
+    fn assemble(&mut self, open: Open, entry: Entry) -> Result<Published> {
+        let frontier = entry.frontier();
+        let replies = replies(&open, &entry)?;
+        self.metrics.requests_total.inc_by(entry.requests.len() as u64);
+        let mut outputs = BTreeMap::new();
+        for (output, rows) in open.rows {
+            outputs.insert(output, canonical(self.graph.schema(self.graph.outputs[output].from), &rows)?);
+        }
+        for (fold, (revision, measures)) in &open.revised {
+            let name = &self.graph.nodes[*fold].name;
+            self.metrics.set_model(name, revision.number, measures);
+            self.marks
+                .insert(name.clone(), RevisionMark { revision: revision.number, digest: revision.digest.clone() });
+        }
+        let mut dead_letters = open.dead;
+        dead_letters.sort_by(|a, b| (a.origin, &a.step).cmp(&(b.origin, &b.step)));
+        Ok(Published {
+            progress: Progress {
+                revisions: self.marks.clone(),
+                answers: replies.len() as u64,
+                binding: (*entry.binding).clone(),
+            },
+            outputs,
+            replies,
+            dead_letters,
+            revisions: open.revised,
+            frontier,
+            now_ms: entry.binding.now_ms,
+        })
+    }
+}
+
+/// One reply for each request: an answer, else why there is none.
+fn replies(open: &Open, entry: &Entry) -> Result<Vec<Reply>> {
+    let mut answered: BTreeMap<Origin, Outcome> = BTreeMap::new();
+    for (rows, columns, revision) in &open.answers {
+        let meta = Meta::of(rows);
+        for row in 0..rows.num_rows() {
+            let staleness_ms =
+                revision.learned_through.time_ms.map(|learned| meta.time[row].saturating_sub(learned).max(0));
+            let outcome = Outcome::Answered { columns: columns.clone(), row, revision: revision.clone(), staleness_ms };
+            if answered.insert(meta.origin(row), outcome).is_some() {
+                return Err(Fault::ours(format!("two answers to one request: {:?}", meta.origin(row))));
+            }
+        }
+    }
+    let mut reply = |request: &Request| {
+        let refused = || match open.refused.get(&request.origin) {
+            Some((step, reason)) => Outcome::Refused { step: step.clone(), reason: reason.clone() },
+            None => {
+                Outcome::Refused { step: "engine".into(), reason: "no step answered or refused the request".to_owned() }
+            }
+        };
+        let outcome = answered.remove(&request.origin).unwrap_or_else(refused);
+        Reply { request: request.clone(), outcome }
+    };
+    let replies = entry.requests.iter().map(&mut reply).collect();
+    match answered.keys().next() {
+        Some(origin) => Err(Fault::ours(format!("an answer to no request of its epoch: {origin:?}"))),
+        None => Ok(replies),
+    }
+}
+
+/// A replayed epoch must reach what was recorded.
+fn verify(recorded: &Progress, found: &Progress) -> Result<()> {
+    let epoch = recorded.binding.epoch;
+    for (model, mark) in &recorded.revisions {
+        if found.revisions.get(model) != Some(mark) {
+            return Err(Fault::world(format!(
+                "replaying epoch {epoch} did not reach what was recorded: model {model} was revision {} with digest {}, \
+                 and is {:?}. Was the definition or the program changed?",
+                mark.revision,
+                mark.digest,
+                found.revisions.get(model)
+            )));
+        }
+    }
+    if recorded.answers != found.answers {
+        return Err(Fault::world(format!(
+            "replaying epoch {epoch} gave {} answers; {} were recorded",
+            found.answers, recorded.answers
+        )));
+    }
+    Ok(())
+}

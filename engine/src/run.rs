@@ -1,0 +1,205 @@
+//! Runs a graph: the threads, and how they start and end.
+//!
+//! ```text
+//! a reader for each source ─► intake ─► binder ─► workers (timely) ─► publisher ─► commit
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::Thread;
+use std::time::Duration;
+
+use timely::dataflow::operators::probe::Handle as ProbeHandle;
+use timely::worker::Worker;
+
+use crate::binder::{Binder, Limits, Order, SourceInfo, WorkerLine};
+use crate::binding::Epoch;
+use crate::book::Book;
+use crate::fault::{Fault, Result};
+use crate::graph::Graph;
+use crate::intake::Intake;
+use crate::metrics::Metrics;
+use crate::mount::{Inputs, Site, mount};
+use crate::publish::{Commit, Event, Progress, Publisher};
+use crate::source::Position;
+use crate::time::Clock;
+
+/// A worker with nothing to do looks up this often, should a wake-up be lost.
+const PARK: Duration = Duration::from_millis(20);
+
+/// How to run a graph.
+pub struct Settings {
+    /// Timely workers: threads.
+    pub workers: usize,
+    /// How epochs are cut, and how much may be in flight.
+    pub limits: Limits,
+    /// The seed of all randomness.
+    pub seed: u64,
+    /// Where `now` comes from.
+    pub clock: Arc<dyn Clock>,
+    /// What the run tells.
+    pub metrics: Arc<Metrics>,
+    /// Signals into the run and out of it.
+    pub book: Arc<Book>,
+    /// End when this is true and all input is used up; `None` runs until it is stopped.
+    pub finish: Option<Arc<AtomicBool>>,
+    /// What earlier runs committed, consecutive from epoch 0: it is replayed from the log, with nothing published, and must reach
+    /// the recorded digests.
+    pub committed: Vec<Progress>,
+}
+
+/// Runs `graph` until it is stopped or its input is used up, and everything bound is published.
+pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<()> {
+    let graph = Arc::new(graph);
+    let book = settings.book.clone();
+    let intake = Arc::new(Intake::new(book.clone(), settings.limits.max_bytes.max(8 << 20)));
+    let partitions = announce(&graph, &intake)?;
+    let (events, events_in) = mpsc::channel();
+    let (joined, threads) = mpsc::channel();
+    let mut lines = Vec::new();
+    let mut lines_in = Vec::new();
+    for _ in 0..settings.workers {
+        let (line, line_in) = mpsc::channel();
+        lines.push(line);
+        lines_in.push(Some(line_in));
+    }
+    let lines_in = Mutex::new(lines_in);
+    let site = Site {
+        graph: graph.clone(),
+        book: book.clone(),
+        metrics: settings.metrics.clone(),
+        events: events.clone(),
+        partitions: Arc::new(partitions),
+        worker: 0,
+        workers: settings.workers,
+    };
+    // The workers' site holds a sender; the publisher ends when all are gone.
+    drop(events);
+    let start = Mutex::new((site, joined));
+    let guards = timely::execute(timely::Config::process(settings.workers), move |worker| {
+        let (site, joined) = {
+            let start = start.lock().expect("no worker panics while it starts");
+            (Site { worker: worker.index(), ..start.0.clone() }, start.1.clone())
+        };
+        let orders = lines_in.lock().expect("no worker panics while it starts")[worker.index()].take();
+        work(worker, &site, &orders.expect("each worker starts once"), &joined);
+    })
+    .map_err(|error| Fault::ours(format!("the workers did not start: {error}")))?;
+    let mut threads: Vec<(usize, Thread)> = threads.iter().take(settings.workers).collect();
+    threads.sort_by_key(|(worker, _)| *worker);
+    let workers = lines.into_iter().zip(threads).map(|(orders, (_, thread))| WorkerLine { orders, thread }).collect();
+    let binder = Binder {
+        sources: graph.sources.iter().map(SourceInfo::of).collect(),
+        intake: intake.clone(),
+        book: book.clone(),
+        limits: settings.limits,
+        clock: settings.clock,
+        seed: settings.seed,
+        metrics: settings.metrics.clone(),
+        workers,
+        finish: settings.finish,
+        offsets: Arc::new(BTreeMap::new()),
+        idle: Vec::new(),
+        epoch: 0,
+        served: false,
+        turn: 0,
+        worker: 0,
+    };
+    let replay = settings.committed.iter().map(|progress| progress.binding.clone()).collect();
+    let committed: BTreeMap<Epoch, Progress> =
+        settings.committed.into_iter().map(|progress| (progress.binding.epoch, progress)).collect();
+    std::thread::scope(|scope| {
+        for (at, source) in graph.sources.iter().enumerate() {
+            let intake = intake.clone();
+            scope.spawn(move || intake.fill(at as u32, &source.name, &*source.source));
+        }
+        scope.spawn(|| binder.run(replay));
+        let publisher = Publisher::new(&graph, book.clone(), settings.metrics.clone(), commit, committed);
+        if let Err(fault) = publisher.run(&events_in) {
+            book.abort(fault);
+        }
+        for outcome in guards.join() {
+            if let Err(panic) = outcome {
+                book.abort(Fault::ours(format!("a worker failed: {panic}")));
+            }
+        }
+        book.stop();
+    });
+    book.take_fault().map_or(Ok(()), Err)
+}
+
+impl SourceInfo {
+    fn of(node: &crate::graph::SourceNode) -> Self {
+        Self { name: node.name.clone(), idle_ms: node.idle_ms, serving: node.asks.is_some() }
+    }
+}
+
+/// Announces every partition, to be read from its start; gives those of the learn lane.
+fn announce(graph: &Graph, intake: &Intake) -> Result<Vec<(u32, u32)>> {
+    let mut learning = Vec::new();
+    for (at, source) in graph.sources.iter().enumerate() {
+        for partition in source.source.partitions()? {
+            intake.announce(at as u32, Position { partition, offset: 0 });
+            if source.asks.is_none() {
+                learning.push((at as u32, partition));
+            }
+        }
+    }
+    Ok(learning)
+}
+
+/// Ends the run if its worker panics, so that the others do not wait for it.
+struct Alarm(Arc<Book>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.abort(Fault::ours("a worker panicked"));
+        }
+    }
+}
+
+fn work(worker: &mut Worker, site: &Site, orders: &Receiver<Order>, joined: &Sender<(usize, Thread)>) {
+    let _alarm = Alarm(site.book.clone());
+    let mounted = worker.dataflow(|scope| mount(scope, site));
+    // The run waits for this: with it, the binder can wake the worker.
+    drop(joined.send((worker.index(), std::thread::current())));
+    match mounted {
+        Ok((inputs, probe)) => drive(worker, site, orders, inputs, &probe),
+        Err(fault) => site.book.abort(fault),
+    }
+    if site.book.is_aborted() {
+        // What is inside is lost with the run; nothing of it was published.
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+    }
+}
+
+fn drive(worker: &mut Worker, site: &Site, orders: &Receiver<Order>, mut inputs: Inputs, probe: &ProbeHandle<Epoch>) {
+    let mut passed = 0;
+    while !site.book.is_aborted() && !probe.done() {
+        for order in orders.try_iter() {
+            match order {
+                Order::Epoch(epoch, records) => {
+                    for (source, records) in records {
+                        inputs[source as usize].send(records);
+                    }
+                    inputs.iter_mut().for_each(|input| input.advance_to(epoch + 1));
+                }
+                Order::End => inputs.clear(),
+            }
+        }
+        worker.step_or_park(Some(PARK));
+        if worker.index() == 0 {
+            let now = probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX));
+            if now > passed {
+                passed = now;
+                site.book.set_passed(passed.min(site.book.minted()));
+                drop(site.events.send(Event::Passed(passed)));
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Event-time order: rows leave a source in one total order that depends on nothing but the data.
+//!
+//! Records of several partitions arrive in any interleaving, and an epoch may be cut anywhere. If operators saw
+//! rows in the order of arrival, a model would depend on both. So each source's rows are held until the
+//! watermark has passed them, and leave in the order (event time, source, partition, offset):
+//!
+//! ```text
+//! decoded rows ─► Stamp (per partition, in offset order) ─► Hold ─► rows in canonical order
+//!                   gives _time, finds late rows   └─ bounds ─► (to all workers: the least of all is the watermark)
+//! ```
+//!
+//! Therefore a backlog bound in a few large epochs and a live stream bound in many small ones teach the same model.
+//! A partition from which nothing came for its idle time is left out of the watermark. That is decided by the
+//! binder and recorded in the binding, so it replays; only then can a result depend on timing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMillisecondArray};
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::batch::{Meta, Origin, TIME, canonical};
+use crate::binding::Watermark;
+use crate::graph::EventTime;
+
+/// How many held runs are merged into one, so that a release looks at few.
+const MERGE_RUNS: usize = 32;
+
+/// The watermark before anything was seen.
+pub const START: Watermark = (i64::MIN, Origin { source: 0, partition: 0, offset: 0, index: 0 });
+
+/// What a partition says of its future.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// The source.
+    pub source: u32,
+    /// The partition.
+    pub partition: u32,
+    /// No row that is not late will come before this place.
+    pub next: Watermark,
+    /// All rows so far are before this place.
+    pub seen: Watermark,
+}
+
+/// Gives each row of one partition its event time.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    time: EventTime,
+    newest_ms: i64,
+    /// The last bound that was told.
+    bound: Option<Bound>,
+}
+
+impl Stamp {
+    /// For a partition of which nothing was seen.
+    pub fn new(time: EventTime) -> Self {
+        Self { time, newest_ms: i64::MIN, bound: None }
+    }
+
+    /// Stamps rows that come in offset order, `_time` holding the record's own timestamp, and removes late ones:
+    /// the row's index with how late it was are pushed to `late`; so are rows without an event time.
+    pub fn apply(&mut self, rows: &RecordBatch, mut reject: impl FnMut(usize, String)) -> Result<RecordBatch> {
+        let meta = Meta::of(rows);
+        let len = rows.num_rows();
+        if len == 0 {
+            return Ok(rows.clone());
+        }
+        let mut times = Vec::with_capacity(len);
+        let mut keep = Vec::with_capacity(len);
+        match self.time {
+            EventTime::Arrival => {
+                for &time in meta.time {
+                    self.newest_ms = self.newest_ms.max(time);
+                    times.push(self.newest_ms);
+                }
+            }
+            EventTime::Column { column, lateness_ms } => {
+                let column: &TimestampMillisecondArray =
+                    rows.column(column).as_any().downcast_ref().expect("planning checked the event-time column's type");
+                for row in 0..len {
+                    let time = column.value(row);
+                    let oldest = self.newest_ms.saturating_sub(lateness_ms);
+                    if column.is_null(row) {
+                        reject(row, "the event time is missing".to_owned());
+                    } else if time < oldest {
+                        reject(row, format!("late by {} ms beyond the allowed {lateness_ms} ms", oldest - time));
+                    } else {
+                        self.newest_ms = self.newest_ms.max(time);
+                        keep.push(row as u32);
+                        times.push(time);
+                    }
+                }
+            }
+        }
+        let last = meta.origin(len - 1);
+        self.tell(last);
+        let kept = if keep.len() == len || self.time == EventTime::Arrival {
+            rows.clone()
+        } else {
+            arrow::compute::take_record_batch(rows, &arrow::array::UInt32Array::from(keep))?
+        };
+        with_times(&kept, times)
+    }
+
+    fn tell(&mut self, last: Origin) {
+        if self.newest_ms == i64::MIN {
+            return;
+        }
+        let after = Origin { offset: last.offset + 1, index: 0, ..last };
+        let next = match self.time {
+            EventTime::Column { lateness_ms, .. } if lateness_ms > 0 => {
+                (self.newest_ms.saturating_sub(lateness_ms), Origin { offset: 0, index: 0, ..last })
+            }
+            // In order: what comes next is at least as new, and has a larger offset.
+            _ => (self.newest_ms, after),
+        };
+        let seen = (self.newest_ms, after);
+        self.bound = Some(Bound { source: last.source, partition: last.partition, next, seen });
+    }
+
+    /// What the partition says now, if anything was seen.
+    pub fn bound(&self) -> Option<Bound> {
+        self.bound
+    }
+}
+
+fn with_times(rows: &RecordBatch, times: Vec<i64>) -> Result<RecordBatch> {
+    let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
+    columns[TIME] = Arc::new(TimestampMillisecondArray::from(times));
+    Ok(RecordBatch::try_new(rows.schema(), columns)?)
+}
+
+/// Joins the bounds of all partitions into the watermark.
+#[derive(Clone, Debug)]
+pub struct Watermarks {
+    bounds: BTreeMap<(u32, u32), Option<Bound>>,
+    released: Watermark,
+}
+
+impl Watermarks {
+    /// For these (source, partition) pairs of the learn lane.
+    pub fn new(partitions: impl IntoIterator<Item = (u32, u32)>) -> Self {
+        Self { bounds: partitions.into_iter().map(|partition| (partition, None)).collect(), released: START }
+    }
+
+    /// Takes a partition's word.
+    pub fn update(&mut self, bound: Bound) {
+        self.bounds.insert((bound.source, bound.partition), Some(bound));
+    }
+
+    /// The watermark after an epoch in which the partitions `idle` hold back nobody. It never goes back.
+    pub fn advance(&mut self, idle: &[(u32, u32)]) -> Watermark {
+        let active = self.bounds.iter().filter(|(partition, _)| !idle.contains(partition));
+        let least = active.map(|(_, bound)| bound.map_or(START, |bound| bound.next)).min();
+        let all_seen = || self.bounds.values().flatten().map(|bound| bound.seen).max();
+        if let Some(reached) = least.or_else(all_seen) {
+            self.released = self.released.max(reached);
+        }
+        self.released
+    }
+
+    /// The partitions that the watermark waits for: those that say least.
+    pub fn holding(&self) -> BTreeSet<(u32, u32)> {
+        let next = |bound: &Option<Bound>| bound.map_or(START, |bound| bound.next);
+        let least = self.bounds.values().map(next).min();
+        self.bounds.iter().filter(|(_, bound)| Some(next(bound)) == least).map(|(partition, _)| *partition).collect()
+    }
+
+    /// The present watermark.
+    pub fn released(&self) -> Watermark {
+        self.released
+    }
+}
+
+/// Rows of one source that wait for the watermark, as sorted runs.
+#[derive(Debug, Default)]
+pub struct Hold {
+    runs: Vec<RecordBatch>,
+}
+
+impl Hold {
+    /// Adds rows that come after `released`. Rows before it, which only a partition that was idle can bring, are
+    /// raised to it (`raise`, for sources whose time is their arrival) or rejected as late.
+    pub fn add(
+        &mut self,
+        rows: &RecordBatch,
+        released: Watermark,
+        raise: bool,
+        mut reject: impl FnMut(usize, String),
+    ) -> Result<()> {
+        let meta = Meta::of(rows);
+        let behind = |row: usize| meta.order(row) < released;
+        let rows = if !(0..rows.num_rows()).any(behind) {
+            rows.clone()
+        } else if raise {
+            // One millisecond past the watermark is a place that no released row has reached.
+            with_times(rows, meta.time.iter().map(|&time| time.max(released.0.saturating_add(1))).collect())?
+        } else {
+            let keep: Vec<bool> = (0..rows.num_rows()).map(|row| !behind(row)).collect();
+            for row in (0..rows.num_rows()).filter(|&row| behind(row)) {
+                reject(row, "late: the source was idle, and the others went on without it".to_owned());
+            }
+            crate::batch::filter(rows, &keep.into())?
+        };
+        if rows.num_rows() > 0 {
+            self.runs.push(canonical(&rows.schema(), &[rows])?);
+        }
+        Ok(())
+    }
+
+    /// Takes out all rows before the watermark, in canonical order.
+    pub fn release(&mut self, watermark: Watermark) -> Result<Option<RecordBatch>> {
+        let mut out = Vec::new();
+        let mut rest = Vec::new();
+        for run in self.runs.drain(..) {
+            let ready = ready(&run, watermark);
+            if ready > 0 {
+                out.push(run.slice(0, ready));
+            }
+            if ready < run.num_rows() {
+                rest.push(run.slice(ready, run.num_rows() - ready));
+            }
+        }
+        if rest.len() > MERGE_RUNS {
+            rest = vec![canonical(&rest[0].schema(), &rest)?];
+        }
+        self.runs = rest;
+        match out.first() {
+            Some(first) => Ok(Some(canonical(&first.schema(), &out)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// How many rows wait.
+    pub fn rows(&self) -> usize {
+        self.runs.iter().map(RecordBatch::num_rows).sum()
+    }
+}
+
+/// How many of a sorted run's rows are before the watermark.
+fn ready(run: &RecordBatch, watermark: Watermark) -> usize {
+    let meta = Meta::of(run);
+    let (mut low, mut high) = (0, run.num_rows());
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if meta.order(middle) < watermark { low = middle + 1 } else { high = middle }
+    }
+    low
+}

@@ -1,0 +1,122 @@
+//! The same input gives the same results, however it is cut into epochs, on any number of workers, live or replayed.
+
+mod pieces;
+
+use std::sync::Arc;
+
+use millstream_engine::binder::Limits;
+use millstream_engine::publish::{Outcome, Progress};
+
+use pieces::{Case, Memory, Run, record, request};
+
+/// Learn records of two sources with disorder across them, and requests.
+fn case() -> Case {
+    let left = (0..500).map(|at| record(at * 10, ["a", "b", "c"][at as usize % 3], at));
+    let right = (0..40).map(|at| record(at * 125 + 3, ["a", "b"][at as usize % 2], 1000 + at));
+    let (even, odd): (Vec<_>, Vec<_>) = left.partition(|record| record.value % 4 < 2);
+    Case {
+        left: Memory::new(vec![even, odd]),
+        right: Memory::new(vec![right.collect()]),
+        asks: Memory::new(vec![vec![]]),
+        lateness_ms: 0,
+    }
+}
+
+fn limits(max_records: usize) -> Limits {
+    Limits { max_records, ..Limits::default() }
+}
+
+#[test]
+fn results_do_not_depend_on_cuts_and_workers() {
+    let expected = Run::new(case()).go().outputs();
+    assert_eq!(expected.lines().count(), 500, "every left record comes out");
+    for workers in [1, 2, 4] {
+        for max_records in [1, 7, 100, usize::MAX] {
+            let run = Run { workers, limits: limits(max_records), ..Run::new(case()) }.go();
+            let found = run.outputs();
+            let differs = found.lines().zip(expected.lines()).find(|(found, expected)| found != expected);
+            assert_eq!(differs, None, "{workers} workers, epochs of {max_records}");
+            assert_eq!(found.len(), expected.len());
+            let mark = |published: &[millstream_engine::publish::Published]| {
+                published.last().expect("epochs").progress.revisions["sum"].clone()
+            };
+            assert_eq!(mark(&run.published).revision, 500);
+            assert_eq!(mark(&run.published), mark(&Run::new(case()).go().published));
+        }
+    }
+}
+
+#[test]
+fn every_request_gets_one_answer_of_the_state_before_it() {
+    let mut case = case();
+    case.asks = Memory::new(vec![vec![request(9_000, "a", 1), request(9_001, "poison", 2), request(9_002, "b", 3)]]);
+    for workers in [1, 2] {
+        let learned = Run { workers, ..Run::new(self::case()) }.go();
+        // What was learned is replayed, then the requests come.
+        let committed: Vec<Progress> = learned.published.iter().map(|epoch| epoch.progress.clone()).collect();
+        let run = Run { workers, committed, ..Run::new(case.clone()) }.go();
+        let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
+        assert_eq!(replies.len(), 3);
+        assert!(matches!(&replies[0].outcome, Outcome::Answered { revision, .. } if revision.revision == 500));
+        assert!(matches!(&replies[1].outcome, Outcome::Refused { reason, .. } if reason == "poison"));
+        assert!(matches!(&replies[2].outcome, Outcome::Answered { staleness_ms: Some(_), .. }));
+        assert_eq!(run.published.iter().map(|epoch| epoch.dead_letters.len()).sum::<usize>(), 1);
+    }
+}
+
+#[test]
+fn a_request_before_anything_is_learned_is_refused() {
+    let mut case = Case { left: Memory::new(vec![vec![]]), right: Memory::new(vec![vec![]]), ..case() };
+    case.asks = Memory::new(vec![vec![request(1, "a", 1)]]);
+    let run = Run::new(case).go();
+    let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
+    assert!(
+        matches!(&replies[..], [reply] if matches!(&reply.outcome, Outcome::Refused { reason, .. } if reason.contains("nothing")))
+    );
+}
+
+#[test]
+fn poison_is_one_dead_letter_and_harms_nothing_else() {
+    let mut records: Vec<_> = (0..100).map(|at| record(at, "a", at)).collect();
+    records[41].key = "poison".into();
+    let case = Case { left: Memory::new(vec![records]), ..case() };
+    let run = Run::new(case).go();
+    let dead: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.dead_letters).collect();
+    assert_eq!(dead.len(), 1);
+    assert_eq!((dead[0].origin.offset, dead[0].reason.as_str(), &*dead[0].step), (41, "poison", "join"));
+    assert!(dead[0].raw.is_some());
+    assert_eq!(run.outputs().lines().count(), 99);
+}
+
+#[test]
+fn late_rows_are_dead_letters_whatever_the_cut() {
+    let mut records: Vec<_> = (0..50).map(|at| record(at * 10, "a", at)).collect();
+    records[30].time = 100;
+    records[40].time = 395;
+    let case = Case { left: Memory::new(vec![records]), lateness_ms: 10, ..case() };
+    for max_records in [1, 13, usize::MAX] {
+        let run = Run { limits: limits(max_records), ..Run::new(case.clone()) }.go();
+        let dead: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.dead_letters).collect();
+        assert_eq!(dead.iter().map(|letter| letter.origin.offset).collect::<Vec<_>>(), [30], "epochs of {max_records}");
+        assert_eq!(run.outputs().lines().count(), 49);
+    }
+}
+
+#[test]
+fn a_replay_that_differs_halts() {
+    let learned = Run::new(case()).go();
+    let mut committed: Vec<Progress> = learned.published.iter().map(|epoch| epoch.progress.clone()).collect();
+    let last = committed.len() - 1;
+    let replay = |committed| Run { committed, ..Run::new(case()) }.try_go();
+    assert!(replay(committed.clone()).is_ok());
+
+    committed[last].revisions.get_mut("sum").expect("a mark").digest = "another".to_owned();
+    let fault = replay(committed).err().expect("another digest").message;
+    assert!(fault.contains("did not reach what was recorded: model sum"), "{fault}");
+
+    let committed = learned.published.iter().map(|epoch| epoch.progress.clone()).collect();
+    let mut changed = case();
+    Arc::make_mut(&mut changed.left.partitions)[0][3].value += 1;
+    let fault = Run { committed, ..Run::new(changed) }.try_go().err().expect("another log").message;
+    assert!(fault.contains("the log no longer holds what epoch 0 was made of: left/0"), "{fault}");
+}

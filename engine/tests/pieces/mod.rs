@@ -1,0 +1,329 @@
+//! A small graph in memory: two learn sources joined by key, a fold that sums, and a source of requests.
+
+use std::fmt::Write;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
+use millstream_engine::batch::{self, META};
+use millstream_engine::binder::Limits;
+use millstream_engine::book::Book;
+use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
+use millstream_engine::metrics::Metrics;
+use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Step};
+use millstream_engine::publish::{Commit, Progress, Published};
+use millstream_engine::raw::{Payload, RawBatch};
+use millstream_engine::run::{Settings, run};
+use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
+use millstream_engine::state::States;
+use millstream_engine::time::StepClock;
+use millstream_engine::{Fault, Result};
+
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub time: i64,
+    pub key: String,
+    pub value: i64,
+}
+
+pub fn record(time: i64, key: &str, value: i64) -> Record {
+    Record { time, key: key.to_owned(), value }
+}
+
+/// A request looks like a record.
+pub use record as request;
+
+/// A source of `time key value` lines.
+#[derive(Clone)]
+pub struct Memory {
+    pub partitions: Arc<Vec<Vec<Record>>>,
+}
+
+impl Memory {
+    pub fn new(partitions: Vec<Vec<Record>>) -> Self {
+        Self { partitions: Arc::new(partitions) }
+    }
+}
+
+impl Source for Memory {
+    fn partitions(&self) -> Result<Vec<u32>> {
+        Ok((0..self.partitions.len() as u32).collect())
+    }
+    fn open(&self, from: &[Position]) -> Result<Box<dyn Reader>> {
+        Ok(Box::new(MemoryReader { source: self.clone(), at: from.to_vec() }))
+    }
+    fn is_finite(&self) -> bool {
+        true
+    }
+}
+
+struct MemoryReader {
+    source: Memory,
+    at: Vec<Position>,
+}
+
+impl Reader for MemoryReader {
+    fn read(&mut self, _: usize, _: Duration) -> Result<Option<RawBatch>> {
+        for at in &mut self.at {
+            let records = &self.source.partitions[at.partition as usize];
+            let rest = &records[at.offset as usize..];
+            // Small reads, so that epochs are made of several.
+            let read = &rest[..rest.len().min(64)];
+            if read.is_empty() {
+                continue;
+            }
+            let values: Vec<String> = read.iter().map(|r| format!("{} {} {}", r.time, r.key, r.value)).collect();
+            let offsets: Vec<u64> = (at.offset..at.offset + read.len() as u64).collect();
+            at.offset += read.len() as u64;
+            return Ok(Some(RawBatch {
+                partition: at.partition,
+                offsets: offsets.into(),
+                timestamps: read.iter().map(|record| record.time).collect::<Vec<_>>().into(),
+                keys: None,
+                payload: Payload::Bytes(BinaryArray::from_iter_values(&values)),
+            }));
+        }
+        Ok(None)
+    }
+    fn ends(&mut self) -> Result<Vec<Position>> {
+        let ends = self.source.partitions.iter().zip(0..);
+        Ok(ends.map(|(records, partition)| Position { partition, offset: records.len() as u64 }).collect())
+    }
+}
+
+fn columns() -> Schema {
+    Schema::new(vec![
+        Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+        Field::new("key", DataType::Utf8, true),
+        Field::new("value", DataType::Int64, true),
+    ])
+}
+
+struct Lines;
+
+impl Decoder for Lines {
+    fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
+        let Payload::Bytes(values) = &raw.payload else { return Err(Fault::ours("bytes")) };
+        let lines: Vec<Vec<&str>> = values
+            .iter()
+            .map(|value| std::str::from_utf8(value.expect("values")).expect("text").split(' ').collect())
+            .collect();
+        let columns_of: Vec<ArrayRef> = vec![
+            Arc::new(lines.iter().map(|line| line[0].parse::<i64>().ok()).collect::<TimestampMillisecondArray>()),
+            Arc::new(StringArray::from_iter_values(lines.iter().map(|line| line[1]))),
+            Arc::new(lines.iter().map(|line| line[2].parse::<i64>().ok()).collect::<Int64Array>()),
+        ];
+        let rows = RecordBatch::try_new(Arc::new(columns()), columns_of)?;
+        Ok(Decoded { rows, record: (0..raw.len() as u32).collect(), rejects: vec![] })
+    }
+}
+
+/// Joins the key's newest right value that is not younger, and numbers the left rows of each key.
+struct Join {
+    schema: SchemaRef,
+}
+
+impl Keyed for Join {
+    type State = (i64, Vec<(i64, i64)>);
+    fn key(&self, _: usize) -> &[usize] {
+        &[META + 1]
+    }
+    fn apply(
+        &self,
+        port: usize,
+        rows: &RecordBatch,
+        states: &mut States<'_, Self::State>,
+        rejects: &mut Rejects,
+    ) -> Result<Option<RecordBatch>> {
+        let values = rows.column(META + 2).as_primitive::<Int64Type>();
+        let times = batch::Meta::of(rows).time;
+        if port == 1 {
+            let seen = |row| (times[row], values.value(row));
+            (0..rows.num_rows()).for_each(|row| states.update(row, |state| state.1.push(seen(row))));
+            return Ok(None);
+        }
+        let keys = rows.column(META + 1).as_string::<i32>();
+        let (mut number, mut newest) = (Vec::new(), Vec::new());
+        for row in 0..rows.num_rows() {
+            if keys.value(row) == "poison" {
+                rejects.push(row, "poison");
+                continue;
+            }
+            let state = states.get(row);
+            number.push(state.0);
+            newest.push(state.1.iter().rev().find(|(time, _)| *time <= times[row]).map(|(_, value)| *value));
+            states.update(row, |state| state.0 += 1);
+        }
+        let kept = batch::filter(rows, &rejects.keep(rows.num_rows()))?;
+        let columns: Vec<(&str, ArrayRef)> =
+            vec![("number", Arc::new(Int64Array::from(number))), ("newest", Arc::new(Int64Array::from(newest)))];
+        Ok(Some(batch::with_columns(&self.schema, &kept, columns)?))
+    }
+    fn expired(&self, _: &Self::State, _: i64) -> bool {
+        false
+    }
+}
+
+/// A sum that depends on the order of its rows.
+#[derive(Clone, Default)]
+struct Sum {
+    sum: i64,
+    examples: u64,
+}
+
+impl Fold for Sum {
+    fn learn(&mut self, rows: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
+        for value in rows.column(META + 2).as_primitive::<Int64Type>().values() {
+            self.sum = self.sum.wrapping_mul(31).wrapping_add(*value);
+            self.examples += 1;
+        }
+        Ok(rows.clone())
+    }
+    fn examples(&self) -> u64 {
+        self.examples
+    }
+    fn revision(&self) -> Arc<dyn Answer> {
+        Arc::new(self.clone())
+    }
+    fn measures(&self) -> Vec<Measure> {
+        vec![]
+    }
+    fn snapshot(&self) -> Vec<u8> {
+        [self.sum.to_le_bytes(), self.examples.to_le_bytes()].concat()
+    }
+    fn restore(&mut self, _: &[u8]) -> Result<()> {
+        Err(Fault::ours("not needed here"))
+    }
+}
+
+impl Answer for Sum {
+    fn answer(&self, rows: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
+        let sums: ArrayRef = Arc::new(Int64Array::from(vec![self.sum; rows.num_rows()]));
+        Ok(RecordBatch::try_from_iter([("sum", sums)])?)
+    }
+    fn artefacts(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        Ok(vec![])
+    }
+}
+
+#[derive(Clone)]
+pub struct Case {
+    pub left: Memory,
+    pub right: Memory,
+    pub asks: Memory,
+    pub lateness_ms: i64,
+}
+
+pub struct Run {
+    pub case: Case,
+    pub workers: usize,
+    pub limits: Limits,
+    pub committed: Vec<Progress>,
+}
+
+pub struct Ran {
+    pub published: Vec<Published>,
+}
+
+struct Collect(Arc<Mutex<Vec<Published>>>, Arc<Mutex<u64>>);
+
+impl Commit for Collect {
+    fn commit(&mut self, epochs: &[Published]) -> Result<()> {
+        for epoch in epochs {
+            let mut next = self.1.lock().expect("one thread");
+            assert_eq!(epoch.progress.binding.epoch, *next, "epochs are published in order");
+            *next += 1;
+        }
+        // A published epoch owns its parts; the test keeps them.
+        let mut all = self.0.lock().expect("one thread");
+        all.extend(epochs.iter().map(|epoch| Published {
+            progress: epoch.progress.clone(),
+            outputs: epoch.outputs.clone(),
+            replies: epoch.replies.clone(),
+            dead_letters: epoch.dead_letters.clone(),
+            revisions: std::collections::BTreeMap::new(),
+            frontier: epoch.frontier.clone(),
+            now_ms: epoch.now_ms,
+        }));
+        Ok(())
+    }
+}
+
+impl Run {
+    pub fn new(case: Case) -> Self {
+        Self { case, workers: 1, limits: Limits::default(), committed: vec![] }
+    }
+
+    pub fn go(self) -> Ran {
+        self.try_go().expect("the run ends well")
+    }
+
+    pub fn try_go(self) -> Result<Ran> {
+        let published = Arc::new(Mutex::new(Vec::new()));
+        let settings = Settings {
+            workers: self.workers,
+            limits: self.limits,
+            seed: 1,
+            clock: Arc::new(StepClock::new(0, 1)),
+            metrics: Arc::new(Metrics::default()),
+            book: Arc::new(Book::default()),
+            finish: Some(Arc::new(AtomicBool::new(true))),
+            committed: self.committed.clone(),
+        };
+        let next = self.committed.len() as u64;
+        run(graph(self.case), settings, Box::new(Collect(published.clone(), Arc::new(Mutex::new(next)))))?;
+        let published = std::mem::take(&mut *published.lock().expect("the run has ended"));
+        Ok(Ran { published })
+    }
+}
+
+impl Ran {
+    /// The output rows as text, in the order of publication, without epochs.
+    pub fn outputs(&self) -> String {
+        let mut text = String::new();
+        for rows in self.published.iter().flat_map(|epoch| epoch.outputs.values()) {
+            for row in 0..rows.num_rows() {
+                let show = |at| arrow::util::display::array_value_to_string(rows.column(at), row).expect("printable");
+                let shown: Vec<String> = (0..rows.num_columns()).filter(|at| *at != batch::RAW).map(show).collect();
+                writeln!(text, "{}", shown.join(" ")).expect("strings take text");
+            }
+        }
+        text
+    }
+}
+
+fn source(name: &str, memory: Memory, lateness_ms: i64, asks: Option<Asks>) -> SourceNode {
+    SourceNode {
+        name: name.to_owned(),
+        source: Arc::new(memory),
+        schema: batch::schema_of(&columns()),
+        decoder: Arc::new(|| Box::new(Lines)),
+        time: EventTime::Column { column: META, lateness_ms },
+        idle_ms: i64::MAX,
+        asks,
+    }
+}
+
+fn graph(case: Case) -> Graph {
+    let left = batch::schema_of(&columns());
+    let joined = batch::with_fields(
+        &left,
+        [Field::new("number", DataType::Int64, true), Field::new("newest", DataType::Int64, true)],
+    );
+    let join = Step { schema: joined.clone(), others: vec![], power: Power::keyed(Join { schema: joined.clone() }) };
+    let sum = Step { schema: joined, others: vec![], power: Power::fold(Sum::default) };
+    Graph {
+        sources: vec![
+            source("left", case.left, case.lateness_ms, None),
+            source("right", case.right, 0, None),
+            source("asks", case.asks, 0, Some(Asks { enters: 0, fold: 1 })),
+        ],
+        nodes: vec![
+            Node { name: "join".into(), inputs: vec![Input::Source(0), Input::Source(1)], step: join },
+            Node { name: "sum".into(), inputs: vec![Input::Node(0)], step: sum },
+        ],
+        outputs: vec![Output { name: "out".into(), from: Input::Node(1) }],
+    }
+}
