@@ -1,0 +1,96 @@
+//! From a planned pipeline to the engine's graph: opens the broker and the sources, starts nothing.
+
+use std::sync::Arc;
+
+use millstream_connectors::broker::Broker;
+use millstream_connectors::formats;
+use millstream_connectors::sources::World;
+use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
+use millstream_engine::{Result, batch};
+
+use crate::plan::{self, Pipeline};
+
+/// The largest record that is taken; a larger one becomes a dead letter.
+const RECORD_BYTES_MAX: usize = 16 << 20;
+
+/// What the pipeline's sources may touch.
+pub fn world(pipeline: &Pipeline, broker: Arc<dyn Broker>) -> World {
+    World { broker, folder: pipeline.folder.clone(), max_record_bytes: RECORD_BYTES_MAX }
+}
+
+/// Creates the topics that the pipeline names and its own.
+pub fn create_topics(pipeline: &Pipeline, broker: &dyn Broker) -> Result<()> {
+    for (topic, partitions) in &pipeline.topics {
+        broker.create(topic, *partitions)?;
+    }
+    let own = Topics::of(&pipeline.name);
+    [own.progress, own.dead, own.feeds].iter().try_for_each(|topic| broker.create(topic, 1))
+}
+
+/// The topics that belong to a pipeline itself.
+pub struct Topics {
+    /// Progress records: the journal and commit points.
+    pub progress: String,
+    /// Dead letters: raw bytes, with origin, step and reason as headers.
+    pub dead: String,
+    /// How far each feed has come.
+    pub feeds: String,
+}
+
+impl Topics {
+    /// Their names.
+    pub fn of(pipeline: &str) -> Self {
+        let topic = |part: &str| format!("{pipeline}.{part}");
+        Self { progress: topic("progress"), dead: topic("dead"), feeds: topic("feeds") }
+    }
+}
+
+/// The graph of a pipeline: its sources, then its requests; its nodes; its sinks.
+pub fn graph(pipeline: &Pipeline, world: &World) -> Result<Graph> {
+    let mut sources = Vec::new();
+    for source in &pipeline.sources {
+        sources.push(source_node(source, None, world)?);
+    }
+    for request in &pipeline.requests {
+        let asks = Asks { enters: request.enters, fold: pipeline.models[request.model].node };
+        sources.push(source_node(&request.source, Some(asks), world)?);
+    }
+    let node = |node: &plan::Node| Node {
+        name: node.label.clone(),
+        inputs: node.inputs.iter().map(|at| input(*at)).collect(),
+        step: node.step.clone(),
+    };
+    let output = |sink: &plan::Sink| Output { name: sink.name.clone(), from: input(sink.from) };
+    Ok(Graph {
+        sources,
+        nodes: pipeline.nodes.iter().map(node).collect(),
+        outputs: pipeline.sinks.iter().map(output).collect(),
+    })
+}
+
+fn source_node(source: &plan::Source, asks: Option<Asks>, world: &World) -> Result<SourceNode> {
+    let decoder = match &source.format {
+        Some(format) => format.decoder.clone(),
+        None => formats::rows_decoder(source.columns.clone()),
+    };
+    let time = source.event_time.map_or(EventTime::Arrival, |column| EventTime::Column {
+        column: batch::META + column,
+        lateness_ms: source.lateness_ms,
+    });
+    Ok(SourceNode {
+        name: source.name.clone(),
+        source: (source.source.open)(world)?,
+        schema: source.schema.clone(),
+        decoder: formats::limited(decoder, world.max_record_bytes),
+        time,
+        idle_ms: source.idle_ms,
+        asks,
+    })
+}
+
+fn input(at: plan::Input) -> Input {
+    match at {
+        plan::Input::Source(source) => Input::Source(source),
+        plan::Input::Node(node) => Input::Node(node),
+    }
+}

@@ -1,0 +1,231 @@
+//! Runs a planned pipeline.
+//!
+//! ```text
+//! lock state ─► open broker ─► fence ─► read progress ─► replay it ─► live
+//!                  feeds ─► topics ─────────────────────────┘
+//! ```
+
+pub mod assemble;
+mod commit;
+mod feed;
+pub mod journal;
+mod promote;
+mod reply;
+mod server;
+mod show;
+pub mod state;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use millstream_connectors::broker::Broker;
+use millstream_engine::binder::Limits;
+use millstream_engine::book::Book;
+use millstream_engine::metrics::Metrics;
+use millstream_engine::publish::Progress;
+use millstream_engine::run::Settings;
+use millstream_engine::time::{Clock, Stopwatch, SystemClock};
+use millstream_engine::{Fault, Result};
+use millstream_operators::registry::Registry;
+
+use crate::plan::Pipeline;
+use assemble::Topics;
+use commit::{Answers, BrokerCommit};
+use feed::Feeds;
+use promote::{Candidate, Promoter};
+pub use show::{ModelSummary, Summary};
+use show::{ModelShown, Observer};
+use state::{StateDir, models_path};
+
+/// How to run a pipeline.
+pub struct Options {
+    /// The state directory.
+    pub state: PathBuf,
+    /// The broker to use instead of the definition's.
+    pub broker: Option<Arc<dyn Broker>>,
+    /// End when all input is used up.
+    pub until_idle: bool,
+    /// How many seconds of the feeds' own time pass in a second; without it they go at full speed.
+    pub speed: Option<f64>,
+    /// Worker threads, instead of the definition's.
+    pub workers: Option<usize>,
+    /// Records in an epoch at most, instead of the definition's.
+    pub max_records: Option<usize>,
+    /// Where to serve metrics, instead of the definition's address.
+    pub metrics: Option<SocketAddr>,
+    /// Show no progress.
+    pub quiet: bool,
+    /// Where `now` comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Asks the run to stop.
+    pub book: Arc<Book>,
+}
+
+impl Options {
+    /// As a user runs it, with the given state directory.
+    pub fn new(state: PathBuf) -> Self {
+        Self {
+            state,
+            broker: None,
+            until_idle: false,
+            speed: None,
+            workers: None,
+            max_records: None,
+            metrics: None,
+            quiet: false,
+            clock: Arc::new(SystemClock),
+            book: Arc::new(Book::default()),
+        }
+    }
+}
+
+/// Runs a pipeline until it is stopped, or, with [`Options::until_idle`], until its input is used up.
+pub fn run(pipeline: &Pipeline, options: Options) -> Result<Summary> {
+    let state = StateDir::lock(&options.state)?;
+    let broker = match &options.broker {
+        Some(broker) => broker.clone(),
+        None => crate::catalogue::open_broker(&pipeline.broker, state.path())?,
+    };
+    assemble::create_topics(pipeline, &*broker)?;
+    let topics = Topics::of(&pipeline.name);
+    // Fences an older run first: what is read after this is final.
+    let producer = broker.producer(&topics.progress)?;
+    let committed = journal::read(&*broker, &topics.progress, &pipeline.digest)?;
+    let world = assemble::world(pipeline, broker.clone());
+    let graph = assemble::graph(pipeline, &world)?;
+    let feeds = Feeds::open(pipeline, &world, &*broker, options.book.clone())?;
+    let registry = Registry::open(&models_path(state.path()))?;
+    let commit = BrokerCommit {
+        producer,
+        definition: pipeline.digest.clone(),
+        sources: graph.sources.iter().map(|source| source.name.clone()).collect(),
+        answers: answers(pipeline),
+        sinks: commit::open_sinks(pipeline)?,
+        promoter: promoter(pipeline, registry, &committed, options.clock.now_ms())?,
+        topics,
+    };
+    let metrics = Arc::new(Metrics::default());
+    let (_server, bound) = server::start(options.metrics.or(pipeline.metrics), metrics.clone(), options.book.clone())?;
+    if let Some(bound) = bound.filter(|_| !options.quiet) {
+        eprintln!("metrics at http://{bound}/metrics");
+    }
+    let observer = Observer {
+        metrics: metrics.clone(),
+        book: options.book.clone(),
+        models: pipeline.models.iter().map(|model| ModelShown { name: model.name.clone(), fold: model.node }).collect(),
+        watch: Stopwatch::start(),
+    };
+    let replayed = committed.len() as u64;
+    let fed = Arc::new(AtomicBool::new(false));
+    let settings = settings(pipeline, &options, metrics, committed, options.until_idle.then(|| fed.clone()));
+    drive(&options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, Box::new(commit)))?;
+    let registry = Registry::open(&models_path(state.path()))?;
+    Ok(observer.summary(&pipeline.name, replayed, &versions(&registry)?))
+}
+
+/// Runs the engine, the feeds and the display side by side.
+fn drive(
+    options: &Options,
+    feeds: Feeds,
+    fed: &AtomicBool,
+    observer: &Observer,
+    engine: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if let Err(fault) = feeds.run(options.speed) {
+                options.book.abort(fault);
+            }
+            fed.store(true, Ordering::SeqCst);
+            options.book.ring();
+        });
+        let shown = scope.spawn(|| observer.watch(options.quiet, &|| done.load(Ordering::SeqCst)));
+        let outcome = engine();
+        options.book.stop();
+        done.store(true, Ordering::SeqCst);
+        shown.thread().unpark();
+        outcome
+    })
+}
+
+fn settings(
+    pipeline: &Pipeline,
+    options: &Options,
+    metrics: Arc<Metrics>,
+    committed: Vec<Progress>,
+    finish: Option<Arc<AtomicBool>>,
+) -> Settings {
+    let epochs = &pipeline.epochs;
+    let limits = Limits {
+        max_records: options.max_records.unwrap_or(epochs.max_records as usize),
+        max_bytes: epochs.max_bytes as usize,
+        in_flight_bytes: epochs.in_flight_bytes as usize,
+        ..Limits::default()
+    };
+    Settings {
+        workers: options.workers.unwrap_or(pipeline.workers),
+        limits,
+        // The digest is the only seed: the same definition makes the same choices.
+        seed: millstream_engine::state::hash(pipeline.digest.as_bytes()),
+        clock: options.clock.clone(),
+        metrics,
+        book: options.book.clone(),
+        finish,
+        committed,
+    }
+}
+
+fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
+    let first = pipeline.sources.len();
+    let answers = |request: &crate::plan::Request| Answers {
+        asked: request.source.source.topic.as_ref().map_or_else(String::new, |(topic, _)| topic.clone()),
+        topic: request.answers.clone(),
+        partitions: request.partitions,
+    };
+    pipeline.requests.iter().enumerate().map(|(at, request)| ((first + at) as u32, answers(request))).collect()
+}
+
+fn promoter(pipeline: &Pipeline, registry: Registry, committed: &[Progress], now_ms: i64) -> Result<Promoter> {
+    let versions = versions(&registry)?;
+    let mut candidates = BTreeMap::new();
+    for model in &pipeline.models {
+        let Some(rule) = model.promote else { continue };
+        let reached = committed.last().and_then(|progress| progress.revisions.get(&model.name));
+        let candidate = Candidate {
+            model: model.name.clone(),
+            rule,
+            examples: reached.map_or(0, |mark| mark.revision),
+            parent: versions.get(&model.name).and_then(|ids| ids.last().cloned()),
+        };
+        candidates.insert(model.node, candidate);
+    }
+    Ok(Promoter {
+        registry,
+        candidates,
+        pipeline: pipeline.name.clone(),
+        definition: pipeline.digest.clone(),
+        started_ms: now_ms,
+        since_start: Stopwatch::start(),
+    })
+}
+
+/// The ids of all versions by model, in the order of their promotion.
+fn versions(registry: &Registry) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for listed in registry.list()? {
+        versions.entry(listed.model).or_default().push(listed.id);
+    }
+    Ok(versions)
+}
+
+/// Opens the broker that a pipeline's topics are on, for commands that look at them.
+pub fn open_broker(pipeline: &Pipeline, state: &std::path::Path) -> Result<Arc<dyn Broker>> {
+    if !state.exists() && pipeline.broker == "embedded" {
+        return Err(Fault::definition(format!("{} has no state yet: run the pipeline first, or create a topic", state.display())));
+    }
+    crate::catalogue::open_broker(&pipeline.broker, state)
+}

@@ -1,0 +1,76 @@
+//! Promotes revisions into the registry as their epochs are committed.
+
+use std::collections::BTreeMap;
+
+use millstream_engine::Result;
+use millstream_engine::book::Revision;
+use millstream_engine::operator::Measure;
+use millstream_engine::publish::Published;
+use millstream_engine::time::Stopwatch;
+use millstream_operators::registry::{Metadata, Promotion, PromotionRule, Registry};
+
+/// A model that may be promoted.
+pub struct Candidate {
+    /// Its name.
+    pub model: String,
+    /// When its revisions become versions.
+    pub rule: PromotionRule,
+    /// Its newest committed revision: how many examples it had learned.
+    pub examples: u64,
+    /// Its newest version.
+    pub parent: Option<String>,
+}
+
+/// Writes versions. They are content-addressed and nothing refers to them before the commit, so writing one twice after a
+/// crash does no harm.
+pub struct Promoter {
+    /// Where versions are.
+    pub registry: Registry,
+    /// The models, by their fold's node index.
+    pub candidates: BTreeMap<usize, Candidate>,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The definition's digest.
+    pub definition: String,
+    /// When the run started.
+    pub started_ms: i64,
+    /// Runs since then.
+    pub since_start: Stopwatch,
+}
+
+impl Promoter {
+    /// Promotes what the rules say of these epochs' revisions.
+    pub fn promote(&mut self, epochs: &[Published]) -> Result<()> {
+        for epoch in epochs {
+            for (fold, (revision, measures)) in &epoch.revisions {
+                self.consider(*fold, revision, measures, epoch.now_ms)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn consider(&mut self, fold: usize, revision: &Revision, measures: &[Measure], now_ms: i64) -> Result<()> {
+        let Some(candidate) = self.candidates.get_mut(&fold) else { return Ok(()) };
+        if let Some(reason) = candidate.rule.decide(candidate.examples, revision.number, measures) {
+            let metadata = Metadata {
+                model: candidate.model.clone(),
+                pipeline: self.pipeline.clone(),
+                definition_digest: self.definition.clone(),
+                revision: revision.number,
+                epoch: revision.epoch,
+                frontier: (*revision.frontier).clone(),
+                examples: revision.number,
+                measures: measures.iter().map(Into::into).collect(),
+                started_ms: self.started_ms,
+                promoted_ms: now_ms,
+                durations_seconds: BTreeMap::from([("since_start".to_owned(), self.since_start.seconds())]),
+                reason,
+                parent: candidate.parent.clone(),
+            };
+            let artefacts = revision.answer.artefacts()?;
+            candidate.parent = Some(self.registry.promote(&Promotion { metadata, artefacts })?.id);
+        }
+        candidate.examples = revision.number;
+        Ok(())
+    }
+}

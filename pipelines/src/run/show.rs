@@ -1,0 +1,274 @@
+//! What a person sees of a run: a line while it goes on, a summary at its end.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use millstream_engine::book::Book;
+use millstream_engine::metrics::Metrics;
+use millstream_engine::time::Stopwatch;
+use serde::Serialize;
+
+/// How often the line is renewed on a terminal.
+const REDRAW: Duration = Duration::from_millis(250);
+/// How often a line is printed elsewhere.
+const PRINT_SECONDS: f64 = 5.0;
+
+/// What is shown of a model.
+pub struct ModelShown {
+    /// Its name.
+    pub name: String,
+    /// Its fold's node index.
+    pub fold: usize,
+}
+
+/// A run's outcome.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// How long the run took.
+    pub seconds: f64,
+    /// Epochs that earlier runs had committed, and that were replayed.
+    pub epochs_replayed: u64,
+    /// Epochs committed by this run.
+    pub epochs: u64,
+    /// Records bound, those replayed included.
+    pub records: u64,
+    /// The same, by source.
+    pub records_by_source: BTreeMap<String, u64>,
+    /// Bytes of these records.
+    pub bytes: u64,
+    /// Records for each second of the run.
+    pub records_per_second: f64,
+    /// Requests bound.
+    pub requests: u64,
+    /// Answers committed; each request has exactly one.
+    pub answers: u64,
+    /// Of the answers, those that are errors.
+    pub refused: u64,
+    /// Dead letters, by the step that could not take them.
+    pub dead_letters: BTreeMap<String, u64>,
+    /// The models.
+    pub models: BTreeMap<String, ModelSummary>,
+}
+
+/// A model's outcome.
+#[derive(Debug, Serialize)]
+pub struct ModelSummary {
+    /// Examples learned.
+    pub revision: u64,
+    /// BLAKE3 of its whole state.
+    pub digest: String,
+    /// By measure, by who reached it: the model and its baselines.
+    pub measures: BTreeMap<String, BTreeMap<String, f64>>,
+    /// The ids of its versions, oldest first.
+    pub versions: Vec<String>,
+}
+
+/// Reads a run's numbers.
+pub struct Observer {
+    /// The run's metrics.
+    pub metrics: Arc<Metrics>,
+    /// The run's signals.
+    pub book: Arc<Book>,
+    /// Its models.
+    pub models: Vec<ModelShown>,
+    /// Since the run started.
+    pub watch: Stopwatch,
+}
+
+impl Observer {
+    /// Shows progress on standard error until `done` says so.
+    pub fn watch(&self, quiet: bool, done: &dyn Fn() -> bool) {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let terminal = std::io::stderr().is_terminal();
+        bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("a valid template"));
+        let (mut printed, mut before) = (0.0, (0.0, 0.0, 0.0));
+        while !done() {
+            std::thread::park_timeout(REDRAW);
+            let now = self.watch.seconds();
+            if quiet || (!terminal && now - printed < PRINT_SECONDS) || done() {
+                continue;
+            }
+            let (records, bytes) = (self.metrics.sum("records_total", &[]), self.metrics.sum("bytes_total", &[]));
+            let seconds = (now - before.2).max(1e-3);
+            let line = self.line((records - before.0) / seconds, (bytes - before.1) / seconds);
+            before = (records, bytes, now);
+            printed = now;
+            if terminal {
+                bar.set_message(line);
+                bar.tick();
+            } else {
+                eprintln!("{line}");
+            }
+        }
+        bar.finish_and_clear();
+    }
+
+    fn line(&self, records_per_second: f64, bytes_per_second: f64) -> String {
+        let sum = |family| self.metrics.sum(family, &[]);
+        let mut line = format!(
+            "epoch {} · {} records/s · {:.1} MB/s · lag {}",
+            self.book.published(),
+            thousands(records_per_second),
+            bytes_per_second / 1e6,
+            thousands(sum("lag_records")),
+        );
+        for model in &self.models {
+            let measure = |who: &str, name: &str| self.metrics.sum("measure", &[("model", &model.name), ("who", who), ("measure", name)]);
+            let revision = self.metrics.sum("revision", &[("model", &model.name)]);
+            let name = if measure("model", "rmse") > 0.0 { "rmse" } else { "log_loss" };
+            let baseline = if name == "rmse" { "mean" } else { "majority" };
+            let (reached, other) = (measure("model", name), measure(baseline, name));
+            // Writing to a string cannot fail.
+            let _ = write!(line, " · {} revision {}: {name} {reached:.4} ({baseline} {other:.4})", model.name, thousands(revision));
+        }
+        let _ = write!(
+            line,
+            " · dead {} · answers {}/{}",
+            thousands(sum("dead_letters_total")),
+            thousands(sum("answers_committed_total")),
+            thousands(sum("requests_bound_total")),
+        );
+        line
+    }
+
+    /// The run's outcome.
+    pub fn summary(&self, pipeline: &str, epochs_replayed: u64, versions: &BTreeMap<String, Vec<String>>) -> Summary {
+        let metrics = &self.metrics;
+        let by_label = |family: &str| {
+            let values = metrics.values(family).into_iter().filter(|(_, value)| *value > 0.0);
+            values.map(|(labels, value)| (labels[0].1.clone(), value as u64)).collect::<BTreeMap<_, _>>()
+        };
+        let seconds = self.watch.seconds();
+        let records = metrics.sum("records_total", &[]);
+        Summary {
+            pipeline: pipeline.to_owned(),
+            seconds,
+            epochs_replayed,
+            epochs: metrics.sum("epochs_published_total", &[]) as u64,
+            records: records as u64,
+            records_by_source: by_label("records_total"),
+            bytes: metrics.sum("bytes_total", &[]) as u64,
+            records_per_second: records / seconds,
+            requests: metrics.sum("requests_bound_total", &[]) as u64,
+            answers: metrics.sum("answers_committed_total", &[]) as u64,
+            refused: metrics.sum("answers_committed_total", &[("kind", "refused")]) as u64,
+            dead_letters: by_label("dead_letters_total"),
+            models: self.models.iter().map(|model| (model.name.clone(), self.model(model, versions))).collect(),
+        }
+    }
+
+    fn model(&self, model: &ModelShown, versions: &BTreeMap<String, Vec<String>>) -> ModelSummary {
+        let newest = self.book.newest_revision(model.fold);
+        let mut measures: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+        for (labels, value) in self.metrics.values("measure") {
+            let label = |wanted: &str| labels.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.as_str());
+            if label("model") == model.name {
+                measures.entry(label("measure").to_owned()).or_default().insert(label("who").to_owned(), value);
+            }
+        }
+        ModelSummary {
+            revision: newest.as_ref().map_or(0, |revision| revision.number),
+            digest: newest.map(|revision| revision.digest).unwrap_or_default(),
+            measures,
+            versions: versions.get(&model.name).cloned().unwrap_or_default(),
+        }
+    }
+}
+
+impl Summary {
+    /// The summary for people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<14}{value}");
+        };
+        line("pipeline", self.pipeline.clone());
+        line(
+            "records",
+            format!(
+                "{} in {:.1} s: {} records/s, {:.1} MB/s",
+                thousands(self.records as f64),
+                self.seconds,
+                thousands(self.records_per_second),
+                self.bytes as f64 / 1e6 / self.seconds
+            ),
+        );
+        for (source, records) in &self.records_by_source {
+            line("", format!("{source} {}", thousands(*records as f64)));
+        }
+        line("epochs", format!("{} committed, {} replayed", thousands(self.epochs as f64), thousands(self.epochs_replayed as f64)));
+        line("requests", thousands(self.requests as f64));
+        line("answers", format!("{}, {} of them errors", thousands(self.answers as f64), thousands(self.refused as f64)));
+        line("dead letters", thousands(self.dead_letters.values().sum::<u64>() as f64));
+        for (step, letters) in &self.dead_letters {
+            line("", format!("{step} {}", thousands(*letters as f64)));
+        }
+        for (name, model) in &self.models {
+            let digest = model.digest.get(..16).unwrap_or("none");
+            line("model", format!("{name}, revision {}, digest {digest}", thousands(model.revision as f64)));
+            text.push_str(&model.table());
+            if !model.versions.is_empty() {
+                let _ = writeln!(text, "{:<14}versions {}", "", model.versions.join(" "));
+            }
+            line = |name: &str, value: String| {
+                let _ = writeln!(text, "{name:<14}{value}");
+            };
+        }
+        text
+    }
+}
+
+impl ModelSummary {
+    /// Measures in rows, the model and its baselines in columns.
+    fn table(&self) -> String {
+        let mut whos: Vec<&str> = self.measures.values().flat_map(|by_who| by_who.keys().map(String::as_str)).collect();
+        whos.sort_unstable();
+        whos.dedup();
+        whos.sort_by_key(|who| *who != "model");
+        let mut table = format!("{:<14}{:<16}", "", "");
+        whos.iter().for_each(|who| drop(write!(table, "{who:>12}")));
+        table.push('\n');
+        for (measure, by_who) in &self.measures {
+            let _ = write!(table, "{:<14}{measure:<16}", "");
+            for who in &whos {
+                match by_who.get(*who) {
+                    Some(value) => drop(write!(table, "{value:>12.4}")),
+                    None => drop(write!(table, "{:>12}", "")),
+                }
+            }
+            table.push('\n');
+        }
+        table
+    }
+}
+
+/// A number with its thousands apart: `1,234,567`.
+fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) && !out.ends_with('-') {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::thousands;
+
+    #[test]
+    fn thousands_are_apart() {
+        for (number, shown) in [(0.0, "0"), (999.4, "999"), (1000.0, "1,000"), (1_234_567.0, "1,234,567")] {
+            assert_eq!(thousands(number), shown);
+        }
+    }
+}
