@@ -1,1 +1,20 @@
-//! Millstream.
+//! Pipelines: reads a definition file, checks everything at once, and plans it.
+//!
+//! ```text
+//! file ─ definition ─► tree with spans ─ check ─► Pipeline (planned, nothing opened)
+//!                                          └────► Report (all findings at once)
+//! ```
+
+pub mod catalogue;
+mod check;
+pub mod definition;
+pub mod graph;
+pub mod list;
+mod load;
+pub mod plan;
+pub mod report;
+pub mod schema;
+pub mod shape;
+
+pub use check::check;
+pub use load::{inspect, load};

@@ -1,2 +1,80 @@
 //! The `millstream` program.
-fn main() {}
+
+mod commands;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Streams become models that never stop learning, and answer.
+///
+/// A definition file describes a pipeline: topics and files flow through cleansing steps into online models, which
+/// answer queued requests.
+#[derive(Parser)]
+#[command(name = "millstream", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Finds everything that is wrong with a definition, without touching network or disk.
+    ///
+    /// Exit code 0: it can run. 2: it cannot; every problem is shown with its place and its mend.
+    Check {
+        /// The definition.
+        file: PathBuf,
+        /// For people or for machines.
+        #[arg(long, value_enum, default_value_t = Form::Text)]
+        format: Form,
+    },
+    /// Prints the JSON Schema of definition files, for editors.
+    ///
+    /// In VS Code, for example: `# yaml-language-server: $schema=millstream.schema.json` in the first line.
+    Schema,
+    /// Draws a pipeline.
+    Graph {
+        /// The definition.
+        file: PathBuf,
+        /// What to draw with.
+        #[arg(long, value_enum, default_value_t = Drawing::Mermaid)]
+        format: Drawing,
+    },
+    /// Lists every source, format, step, learner and sink, or tells all about one.
+    List {
+        /// A kind's name: `join_as_of`.
+        kind: Option<String>,
+    },
+}
+
+/// How findings are shown.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// Blocks with an excerpt of the text.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// What a pipeline is drawn with.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Drawing {
+    /// Mermaid, for Markdown.
+    Mermaid,
+    /// Graphviz.
+    Dot,
+    /// A picture.
+    Svg,
+}
+
+fn main() -> ExitCode {
+    // A bad command line ends here, with exit code 2.
+    match Arguments::parse().command {
+        Command::Check { file, format } => commands::check(&file, format),
+        Command::Schema => commands::schema(),
+        Command::Graph { file, format } => commands::graph(&file, format),
+        Command::List { kind } => commands::list(kind.as_deref()),
+    }
+}

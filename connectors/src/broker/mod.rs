@@ -8,6 +8,14 @@
 //! open(topic, from) ──► read ──► read ──► …                   only what was appended completely is seen
 //! ```
 
+pub mod config;
+pub mod embedded;
+pub mod kafka;
+pub mod simulated;
+
+mod columns;
+mod partition;
+
 use std::time::Duration;
 
 use millstream_engine::Result;
@@ -56,6 +64,7 @@ pub struct Topic {
     /// Its name.
     pub name: String,
     /// For each partition, in order: the first offset that is kept, and the offset after the last record.
+    /// Where transactions leave marks in the log (Kafka), the end may lie some marks beyond the last record.
     pub partitions: Vec<(u64, u64)>,
 }
 
@@ -85,6 +94,7 @@ pub trait TopicReader: Send {
     fn read(&mut self, max_bytes: usize, wait: Duration) -> Result<Option<Fetched>>;
 
     /// For each partition read, the offset after its last record, as far as known without waiting long.
+    /// A reader that has read all there is reports the offset after the last record that it returned.
     fn ends(&mut self) -> Result<Vec<Position>>;
 }
 
@@ -94,6 +104,55 @@ pub trait Producer: Send {
     /// An error that is not [`retry`](millstream_engine::Fault::retry) leaves the outcome open: drop the producer, make
     /// a new one, and read back what became of it.
     fn append(&mut self, appends: &[Append]) -> Result<()>;
+}
+
+/// The largest record that brokers take unless told otherwise: 128 MiB.
+pub const MAX_RECORD_BYTES: usize = 128 << 20;
+
+impl Message {
+    /// Bytes of key, value and headers.
+    pub fn bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len) + headers
+    }
+}
+
+/// The faults that all brokers report in the same words.
+mod faults {
+    use millstream_engine::Fault;
+
+    pub(super) fn no_topic(topic: &str) -> Fault {
+        Fault::world(format!("there is no topic `{topic}`"))
+    }
+
+    pub(super) fn no_partition(topic: &str, partition: u32, partitions: usize) -> Fault {
+        Fault::world(format!("topic `{topic}` has no partition {partition}: it has {partitions}"))
+    }
+
+    pub(super) fn other_partitions(topic: &str, has: usize, wanted: u32) -> Fault {
+        Fault::definition(format!("topic `{topic}` exists with {has} partitions, not {wanted}"))
+    }
+
+    pub(super) fn out_of_range(topic: &str, partition: u32, offset: u64, (first, end): (u64, u64)) -> Fault {
+        let place = format!("cannot read topic `{topic}` partition {partition} from offset {offset}");
+        if offset < first {
+            return Fault::world(format!("{place}: the first offset that is kept is {first} (the end is {end})"));
+        }
+        Fault::world(format!("{place}: the log ends at offset {end} (the first that is kept is {first})"))
+    }
+
+    pub(super) fn fenced(producer: &str) -> Fault {
+        Fault::world(format!("producer `{producer}` is fenced: a newer producer with this id has started"))
+    }
+
+    pub(super) fn too_large(topic: &str, index: usize, bytes: usize, max: usize) -> Fault {
+        Fault::world(format!("message {index} for topic `{topic}` has {bytes} bytes, more than the {max} allowed"))
+    }
+
+    pub(super) fn open_outcome(producer: &str) -> Fault {
+        let what = format!("producer `{producer}` cannot go on: what became of its last append is not known");
+        Fault::world(format!("{what}; make a new producer and read back"))
+    }
 }
 
 /// The topic names that are accepted: `[a-zA-Z0-9._-]{1,249}`, not `.` or `..` (Kafka's rule).

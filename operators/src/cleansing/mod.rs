@@ -1,6 +1,226 @@
-//! Cleansing steps. One file each.
+//! Cleansing steps. One file each; what several share is in `columns`, `moments`, `median` and `history`.
+//!
+//! Everywhere, a number that is not finite (NaN, infinite) counts as missing: it never enters a state, and a step that
+//! computes with it gives null in its place.
 
+use std::collections::BTreeMap;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use millstream_engine::batch;
 use millstream_engine::catalogue::StepKind;
 
+mod clip;
+mod columns;
+mod deduplicate;
+mod derive;
+#[cfg(test)]
+pub(crate) mod harness;
+pub mod hash_category;
+mod history;
+mod impute;
+mod join_as_of;
+mod median;
+mod moments;
+mod one_hot;
+mod rename;
+mod require;
+mod select;
+mod standardise;
+
 /// All cleansing steps.
-pub static KINDS: &[&StepKind] = &[];
+pub static KINDS: &[&StepKind] = &[
+    &clip::KIND,
+    &deduplicate::KIND,
+    &derive::KIND,
+    &hash_category::KIND,
+    &impute::KIND,
+    &join_as_of::KIND,
+    &one_hot::KIND,
+    &rename::KIND,
+    &require::KIND,
+    &select::KIND,
+    &standardise::KIND,
+];
+
+/// The stream that the steps' examples stand in: readings of sensors in rooms.
+pub fn example_schema() -> SchemaRef {
+    source_schema(&[
+        ("sensor", DataType::Utf8),
+        ("room", DataType::Utf8),
+        ("temperature", DataType::Float64),
+        ("humidity", DataType::Float64),
+        ("count", DataType::Int64),
+        ("at", DataType::Timestamp(TimeUnit::Millisecond, None)),
+        ("ok", DataType::Boolean),
+    ])
+}
+
+/// The other streams that the steps' examples may name: `weather`, what each room's window sees.
+pub fn example_streams() -> BTreeMap<String, SchemaRef> {
+    let weather = [("room", DataType::Utf8), ("wind", DataType::Float64), ("sky", DataType::Utf8)];
+    BTreeMap::from([("weather".to_owned(), source_schema(&weather))])
+}
+
+fn source_schema(columns: &[(&str, DataType)]) -> SchemaRef {
+    let fields: Vec<_> = columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect();
+    batch::schema_of(&Schema::new(fields))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::RecordBatch;
+    use arrow::compute::concat_batches;
+    use millstream_engine::batch::{Lane, Meta};
+    use serde_json::{Value, json};
+
+    use super::harness::{Bench, Random, plan, random_rows, random_table};
+    use super::*;
+
+    /// Configurations for the properties below: each kind's example, and what else leads to other code.
+    fn configurations() -> Vec<(&'static StepKind, Value)> {
+        let examples = KINDS.iter().map(|kind| (*kind, yaml(kind.example)));
+        let also: [(&StepKind, Value); 8] = [
+            (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "mean", "by": ["sensor", "room"]})),
+            (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "median"})),
+            (&impute::KIND, json!({"columns": ["sensor", "ok", "at"], "with": "last"})),
+            (&impute::KIND, json!({"columns": ["temperature"], "with": {"constant": 1.5}})),
+            (&standardise::KIND, json!({"columns": ["humidity"], "warm_up": 0})),
+            (&deduplicate::KIND, json!({"by": ["sensor", "ok"], "within_seconds": 2})),
+            (&join_as_of::KIND, json!({"with": "weather", "by": ["room"], "within_seconds": 2, "horizon_seconds": 9})),
+            (&require::KIND, json!({"that": "100 / count > 9 and temperature < 50", "otherwise": "drop"})),
+        ];
+        examples.chain(also).collect()
+    }
+
+    fn yaml(text: &str) -> Value {
+        use saphyr::{LoadableYamlNode, Scalar, Yaml};
+        fn convert(yaml: &Yaml<'_>) -> Value {
+            match yaml {
+                Yaml::Value(Scalar::Null) => Value::Null,
+                Yaml::Value(Scalar::Boolean(truth)) => json!(truth),
+                Yaml::Value(Scalar::Integer(number)) => json!(number),
+                Yaml::Value(Scalar::FloatingPoint(number)) => json!(number.into_inner()),
+                Yaml::Value(Scalar::String(text)) => json!(text),
+                Yaml::Sequence(items) => items.iter().map(convert).collect(),
+                Yaml::Mapping(entries) => {
+                    let entry = |(key, value): (&Yaml<'_>, _)| (key.as_str().unwrap().to_owned(), convert(value));
+                    entries.iter().map(entry).collect::<serde_json::Map<_, _>>().into()
+                }
+                other => panic!("examples have no {other:?}"),
+            }
+        }
+        convert(&Yaml::load_from_str(text).unwrap()[0])
+    }
+
+    /// The rows of both ports, cut at these places of the left one. A cut lies between two event times, as the
+    /// engine's do, and goes through both ports.
+    struct Rows {
+        left: RecordBatch,
+        right: RecordBatch,
+    }
+
+    impl Rows {
+        fn random(random: &mut Random) -> Self {
+            let right = random_table(random, &example_streams()["weather"], 200);
+            Self { left: random_rows(random, 200), right }
+        }
+
+        fn cut(&self, times: &[i64]) -> Vec<(RecordBatch, RecordBatch)> {
+            let part = |rows: &RecordBatch, from: i64, to: i64| {
+                let time = Meta::of(rows).time;
+                let [first, end] = [from, to].map(|cut| time.partition_point(|time| *time < cut));
+                rows.slice(first, end - first)
+            };
+            let cuts: Vec<i64> = [&[i64::MIN], times, &[i64::MAX]].concat();
+            cuts.windows(2).map(|cut| (part(&self.left, cut[0], cut[1]), part(&self.right, cut[0], cut[1]))).collect()
+        }
+    }
+
+    /// Learns an epoch; gives what came out.
+    fn learn(bench: &mut Bench, (left, right): &(RecordBatch, RecordBatch)) -> RecordBatch {
+        if !bench.step.others.is_empty() {
+            assert!(bench.run(Lane::Learn, 1, right).is_none());
+        }
+        bench.learn(left)
+    }
+
+    fn learn_all(bench: &mut Bench, epochs: &[(RecordBatch, RecordBatch)]) -> RecordBatch {
+        let outputs: Vec<_> = epochs.iter().map(|epoch| learn(bench, epoch)).collect();
+        concat_batches(&bench.step.schema, &outputs).unwrap()
+    }
+
+    fn snapshot(bench: &Bench) -> Option<BTreeMap<u8, Vec<u8>>> {
+        bench.state.as_ref().map(|state| state.snapshot().unwrap())
+    }
+
+    #[test]
+    fn results_do_not_depend_on_how_the_rows_are_cut() {
+        for (seed, (kind, config)) in (0..).zip(configurations()) {
+            let mut random = Random::new(seed);
+            let rows = Rows::random(&mut random);
+            let mut cuts: Vec<i64> = (0..20).map(|_| random.below(220) as i64 * 1000).collect();
+            cuts.sort_unstable();
+            let (mut one, mut many) = (Bench::new(kind, &config), Bench::new(kind, &config));
+            let expected = learn_all(&mut one, &rows.cut(&[]));
+            assert!(expected.num_rows() > 0, "{} gives nothing", kind.name);
+            assert_eq!(learn_all(&mut many, &rows.cut(&cuts)), expected, "{} {config}, seed {seed}", kind.name);
+            assert_eq!(snapshot(&many), snapshot(&one), "{} {config}, seed {seed}", kind.name);
+        }
+    }
+
+    #[test]
+    fn a_restored_state_goes_on_as_the_original() {
+        for (seed, (kind, config)) in (0..).zip(configurations()) {
+            let epochs = Rows::random(&mut Random::new(seed)).cut(&[100_000]);
+            let mut bench = Bench::new(kind, &config);
+            learn(&mut bench, &epochs[0]);
+            let mut restored = bench.restored(kind, &config);
+            assert_eq!(snapshot(&restored), snapshot(&bench));
+            assert_eq!(learn(&mut restored, &epochs[1]), learn(&mut bench, &epochs[1]), "{} {config}", kind.name);
+        }
+    }
+
+    #[test]
+    fn requests_get_the_same_columns_and_change_nothing() {
+        for (seed, (kind, config)) in (0..).zip(configurations()) {
+            let rows = Rows::random(&mut Random::new(seed));
+            let mut bench = Bench::new(kind, &config);
+            for (left, right) in rows.cut(&[20_000, 50_000, 90_000, 120_000]) {
+                if !bench.step.others.is_empty() {
+                    bench.run(Lane::Learn, 1, &right);
+                }
+                // A request sees the state of before the epoch: as the epoch's first row does.
+                let before = snapshot(&bench);
+                let served = bench.serve(&left);
+                assert_eq!(snapshot(&bench), before, "{} {config}", kind.name);
+                let learned = bench.learn(&left);
+                if kind.name != "deduplicate" {
+                    assert_eq!(served.slice(0, 1), learned.slice(0, 1), "{} {config}, seed {seed}", kind.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        for kind in KINDS {
+            let mut config = yaml(kind.example);
+            config["no_such_key"] = json!([]);
+            let problems = plan(kind, &config).err().unwrap_or_else(|| panic!("{} takes any key", kind.name));
+            assert_eq!(problems[0].code, "bad-value", "{}", kind.name);
+        }
+    }
+
+    #[test]
+    fn every_kind_is_documented() {
+        for kind in KINDS {
+            let schema = serde_json::to_string(&(kind.schema)()).unwrap();
+            assert!(schema.contains("description") || schema.contains("additionalProperties"), "{}", kind.name);
+            assert!(
+                kind.about.contains("\n\n") || kind.about.len() < 100,
+                "{} needs one line, then details",
+                kind.name
+            );
+        }
+    }
+}

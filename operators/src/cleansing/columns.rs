@@ -1,0 +1,96 @@
+//! Checks of the columns that a configuration names, and typed views of them.
+
+use arrow::array::{ArrayRef, AsArray, Float64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type, SchemaRef};
+use millstream_engine::Result;
+use millstream_engine::batch::META;
+use millstream_engine::catalogue::{Problem, Problems, column};
+
+/// The columns called `names`, for reading; what is wrong with them goes to `problems`.
+pub(super) fn readable(schema: &SchemaRef, problems: &mut Problems, path: &str, names: &[String]) -> Vec<usize> {
+    if names.is_empty() {
+        problems.push(Problem::new(path, "empty-list", "at least one column is needed here"));
+    }
+    let mut found = Vec::new();
+    for (place, name) in names.iter().enumerate() {
+        let path = format!("{path}.{place}");
+        if names[..place].contains(name) {
+            problems.push(Problem::new(&path, "duplicate-name", format!("`{name}` stands here twice")));
+        } else if let Some(at) = problems.take(column(schema, &path, name)) {
+            found.push(at);
+        }
+    }
+    found
+}
+
+/// The columns called `names`, for changing: the engine's are refused.
+pub(super) fn changeable(schema: &SchemaRef, problems: &mut Problems, path: &str, names: &[String]) -> Vec<usize> {
+    for (place, name) in names.iter().enumerate() {
+        problems.take(not_reserved(&format!("{path}.{place}"), name));
+    }
+    readable(schema, problems, path, names)
+}
+
+/// Like [`changeable`], for columns of numbers.
+pub(super) fn numeric(schema: &SchemaRef, problems: &mut Problems, path: &str, names: &[String]) -> Vec<usize> {
+    let found = changeable(schema, problems, path, names);
+    for &at in &found {
+        problems.take(is_number(schema, path, at));
+    }
+    found
+}
+
+/// Refuses a column that does not hold numbers.
+pub(super) fn is_number(schema: &SchemaRef, path: &str, at: usize) -> Result<(), Problem> {
+    let field = schema.field(at);
+    if matches!(field.data_type(), DataType::Int64 | DataType::Float64) {
+        return Ok(());
+    }
+    let message = format!("column `{}` does not hold numbers, but {}", field.name(), field.data_type());
+    Err(Problem::new(path, "wrong-type", message).help("`derive` can make a number of it"))
+}
+
+/// Refuses a column that does not hold values to tell apart: text, whole numbers, true and false.
+pub(super) fn is_category(schema: &SchemaRef, path: &str, at: usize) -> Result<(), Problem> {
+    let field = schema.field(at);
+    if matches!(field.data_type(), DataType::Utf8 | DataType::Int64 | DataType::Boolean) {
+        return Ok(());
+    }
+    let message = format!("column `{}` does not hold categories, but {}", field.name(), field.data_type());
+    Err(Problem::new(path, "wrong-type", message).help("`derive` can make text or whole numbers of it"))
+}
+
+/// Refuses the names of the engine's columns.
+pub(super) fn not_reserved(path: &str, name: &str) -> Result<(), Problem> {
+    static RESERVED: std::sync::LazyLock<SchemaRef> =
+        std::sync::LazyLock::new(|| millstream_engine::batch::schema_of(&arrow::datatypes::Schema::empty()));
+    if RESERVED.index_of(name).is_err() {
+        return Ok(());
+    }
+    let message = format!("`{name}` says where a row came from, and stays as it is");
+    Err(Problem::new(path, "reserved-column", message).help("choose another name"))
+}
+
+/// The names of a stream's own columns.
+pub(super) fn own_names(schema: &SchemaRef) -> impl Iterator<Item = &String> {
+    schema.fields()[META..].iter().map(|field| field.name())
+}
+
+/// A column of numbers as floats; what is not finite is null.
+pub(super) fn numbers(column: &ArrayRef) -> Result<Float64Array> {
+    let floats = cast(column, &DataType::Float64)?;
+    let floats = floats.as_primitive::<Float64Type>();
+    if floats.values().iter().all(|value| value.is_finite()) {
+        return Ok(floats.clone());
+    }
+    Ok(floats.iter().map(|value| value.filter(|value| value.is_finite())).collect())
+}
+
+/// A column in which numbers that are not finite are null; other types are as they are.
+pub(super) fn finite(column: &ArrayRef) -> Result<ArrayRef> {
+    match column.data_type() {
+        DataType::Float64 => Ok(std::sync::Arc::new(numbers(column)?)),
+        _ => Ok(column.clone()),
+    }
+}

@@ -1,0 +1,261 @@
+//! How tests write rows, run a step on them, and read the outcome: all as text tables.
+//!
+//! A table has a line of column names and a line per row. `t` is the event time in seconds, which comes first;
+//! `at` and other timestamps are in seconds, too. Columns of the schema that are not named hold null.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, BinaryViewArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray, UInt32Array, UInt64Array,
+};
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMillisecondType};
+use arrow::util::display::array_value_to_string;
+use millstream_engine::batch::{Lane, META, TIME};
+use millstream_engine::catalogue::{Problem, StepInput, StepKind};
+use millstream_engine::operator::{Power, Rejects, Step};
+use millstream_engine::state::KeyedInstance;
+use serde_json::Value;
+
+use super::{example_schema, example_streams};
+
+/// A step that stands in the example stream, with its state.
+pub(crate) struct Bench {
+    pub(crate) step: Step,
+    pub(crate) state: Option<Box<dyn KeyedInstance>>,
+    pub(crate) rejects: Vec<(usize, String)>,
+}
+
+impl Bench {
+    pub(crate) fn new(kind: &StepKind, config: &Value) -> Self {
+        let step = plan(kind, config).unwrap_or_else(|problems| panic!("{} does not plan: {problems:#?}", kind.name));
+        let streams = example_streams();
+        let ports: Vec<_> =
+            std::iter::once(example_schema()).chain(step.others.iter().map(|name| streams[name].clone())).collect();
+        let state = match &step.power {
+            Power::Keyed(operator) => Some(operator.clone().mount(&ports).unwrap()),
+            _ => None,
+        };
+        Self { step, state, rejects: Vec::new() }
+    }
+
+    pub(crate) fn run(&mut self, lane: Lane, port: usize, rows: &RecordBatch) -> Option<RecordBatch> {
+        let mut rejects = Rejects::default();
+        let output = match (&self.step.power, &mut self.state) {
+            (Power::Transform(operator), _) => Some(operator.apply(lane, rows, &mut rejects).unwrap()),
+            (_, Some(state)) => state.apply(lane, port, rows, &mut rejects).unwrap(),
+            _ => unreachable!("cleansing steps do not fold"),
+        };
+        self.rejects = rejects.take();
+        if let Some(output) = &output {
+            assert_eq!(output.schema(), self.step.schema);
+            assert_eq!(output.columns()[TIME].data_type(), rows.columns()[TIME].data_type());
+        }
+        output
+    }
+
+    pub(crate) fn learn(&mut self, rows: &RecordBatch) -> RecordBatch {
+        self.run(Lane::Learn, 0, rows).expect("port 0 gives rows")
+    }
+
+    pub(crate) fn serve(&mut self, rows: &RecordBatch) -> RecordBatch {
+        self.run(Lane::Serve, 0, rows).expect("port 0 gives rows")
+    }
+
+    /// A bench whose state went through a checkpoint.
+    pub(crate) fn restored(&self, kind: &StepKind, config: &Value) -> Self {
+        let mut other = Self::new(kind, config);
+        if let (Some(from), Some(to)) = (&self.state, &mut other.state) {
+            for bin in from.snapshot().unwrap().values() {
+                to.restore(bin).unwrap();
+            }
+        }
+        other
+    }
+
+    /// The names of `input`'s columns and of those that the step adds, as far as they are in the output.
+    pub(crate) fn shown(&self, input: &[&str]) -> Vec<String> {
+        let known = example_schema();
+        let added = self.step.schema.fields().iter().map(|field| field.name().as_str());
+        let added = added.filter(|name| known.index_of(name).is_err());
+        let there = |name: &&str| *name == "t" || self.step.schema.index_of(name).is_ok();
+        input.iter().copied().filter(there).chain(added).map(str::to_owned).collect()
+    }
+}
+
+pub(crate) fn plan(kind: &StepKind, config: &Value) -> Result<Step, Vec<Problem>> {
+    (kind.plan)(config, &StepInput { schema: &example_schema(), streams: &example_streams() })
+}
+
+/// Plans, and gives the problems as `path code; path code`.
+pub(crate) fn problems(kind: &StepKind, config: &Value) -> String {
+    let problems = plan(kind, config).err().expect("this has problems");
+    problems.iter().map(|problem| format!("{} {}", problem.path.join("."), problem.code)).collect::<Vec<_>>().join("; ")
+}
+
+/// The names of the output's columns without the engine's.
+pub(crate) fn own_columns(kind: &StepKind, config: &Value) -> String {
+    let bench = Bench::new(kind, config);
+    let names: Vec<_> = bench.step.schema.fields()[META..].iter().map(|field| field.name().as_str()).collect();
+    let output = bench.restored(kind, config).learn(&random_rows(&mut Random::new(1), 3));
+    assert_eq!(output.num_columns(), META + names.len());
+    names.join(" ")
+}
+
+/// Learns the rows of `input`, and compares output and rejects.
+pub(crate) fn check(kind: &StepKind, config: &Value, input: &str, expected: &str) {
+    check_lane(Lane::Learn, kind, config, input, expected);
+}
+
+/// The same for requests.
+pub(crate) fn check_serve(kind: &StepKind, config: &Value, input: &str, expected: &str) {
+    check_lane(Lane::Serve, kind, config, input, expected);
+}
+
+fn check_lane(lane: Lane, kind: &StepKind, config: &Value, input: &str, expected: &str) {
+    let mut bench = Bench::new(kind, config);
+    let output = bench.run(lane, 0, &table(&example_schema(), input)).expect("port 0 gives rows");
+    let mut actual = bench.shown_output(&output, input);
+    for (row, reason) in &bench.rejects {
+        actual.push_str(&format!("row {row}: {reason}\n"));
+    }
+    assert_eq!(actual, tidy(expected));
+}
+
+impl Bench {
+    /// The output as text, with the columns that `input`'s table names and those that are new.
+    pub(crate) fn shown_output(&self, output: &RecordBatch, input: &str) -> String {
+        let named: Vec<&str> = input.trim().lines().next().unwrap_or_default().split_whitespace().collect();
+        let shown = self.shown(&named);
+        show(output, &shown.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+/// Lines with single spaces between their cells.
+pub(crate) fn tidy(text: &str) -> String {
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    text.trim().lines().map(|line| words(line) + "\n").collect()
+}
+
+/// Rows from a text table.
+pub(crate) fn table(schema: &SchemaRef, text: &str) -> RecordBatch {
+    let mut lines = text.trim().lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let names = lines.next().expect("a table has a line of names");
+    let rows: Vec<Vec<&str>> = lines.collect();
+    for name in &names[1..] {
+        assert!(schema.index_of(name).is_ok(), "the test's table names `{name}`, which the schema lacks");
+    }
+    let cells = |name: &str| {
+        let place = names.iter().position(|other| *other == name);
+        rows.iter().map(move |row| place.map(|place| row[place]).filter(|cell| *cell != "null"))
+    };
+    let times = cells("t").map(|cell| seconds(cell.expect("`t` is never null"))).collect();
+    let own = schema.fields()[META..].iter().map(|field| column(field.data_type(), cells(field.name())));
+    RecordBatch::try_new(schema.clone(), engine_columns(times).into_iter().chain(own).collect()).unwrap()
+}
+
+fn seconds(cell: &str) -> i64 {
+    (cell.parse::<f64>().unwrap() * 1000.0) as i64
+}
+
+fn column<'a>(kind: &DataType, cells: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    match kind {
+        DataType::Utf8 => Arc::new(cells.collect::<StringArray>()),
+        DataType::Float64 => Arc::new(cells.map(|cell| cell.map(|c| c.parse().unwrap())).collect::<Float64Array>()),
+        DataType::Int64 => Arc::new(cells.map(|cell| cell.map(|c| c.parse().unwrap())).collect::<Int64Array>()),
+        DataType::Boolean => Arc::new(cells.map(|cell| cell.map(|c| c == "true")).collect::<BooleanArray>()),
+        DataType::Timestamp(TimeUnit::Millisecond, None) => {
+            Arc::new(cells.map(|cell| cell.map(seconds)).collect::<TimestampMillisecondArray>())
+        }
+        other => unreachable!("test tables have no columns of type {other}"),
+    }
+}
+
+/// The engine's columns of rows with these times, at offsets from 0.
+pub(crate) fn engine_columns(times: Vec<i64>) -> Vec<ArrayRef> {
+    let rows = times.len();
+    vec![
+        Arc::new(UInt32Array::from(vec![0; rows])),
+        Arc::new(UInt32Array::from(vec![0; rows])),
+        Arc::new(UInt64Array::from_iter_values(0..rows as u64)),
+        Arc::new(UInt32Array::from(vec![0; rows])),
+        Arc::new(TimestampMillisecondArray::from(times)),
+        Arc::new(BinaryViewArray::new_null(rows)),
+        Arc::new(BinaryViewArray::new_null(rows)),
+    ]
+}
+
+/// These columns of some rows as text.
+pub(crate) fn show(rows: &RecordBatch, columns: &[&str]) -> String {
+    let cell = |name: &str, row: usize| {
+        let column = match name {
+            "t" => rows.column(TIME),
+            name => rows.column_by_name(name).unwrap_or_else(|| panic!("the output has no column `{name}`")),
+        };
+        if column.is_null(row) {
+            return "null".to_owned();
+        }
+        match column.data_type() {
+            DataType::Timestamp(..) => {
+                (column.as_primitive::<TimestampMillisecondType>().value(row) as f64 / 1000.0).to_string()
+            }
+            DataType::Float64 => column.as_primitive::<arrow::datatypes::Float64Type>().value(row).to_string(),
+            _ => array_value_to_string(column, row).unwrap(),
+        }
+    };
+    let line = |row: usize| columns.iter().map(|name| cell(name, row)).collect::<Vec<_>>().join(" ");
+    std::iter::once(columns.join(" ")).chain((0..rows.num_rows()).map(line)).map(|line| line + "\n").collect()
+}
+
+/// A small generator (SplitMix64), so that a seed gives the same rows for ever.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.below(from.len())]
+    }
+}
+
+/// Rows of the example stream in canonical order: few keys, many nulls, some numbers that are not finite, equal times.
+pub(crate) fn random_rows(random: &mut Random, rows: usize) -> RecordBatch {
+    random_table(random, &example_schema(), rows)
+}
+
+/// The same for another stream that has columns of that kind.
+pub(crate) fn random_table(random: &mut Random, schema: &SchemaRef, rows: usize) -> RecordBatch {
+    let mut text = String::from("t");
+    schema.fields()[META..].iter().for_each(|field| text.push_str(&format!(" {}", field.name())));
+    let mut time = 0;
+    for _ in 0..rows {
+        time += random.below(3);
+        text.push_str(&format!("\n{time}"));
+        for field in &schema.fields()[META..] {
+            let cell = match field.data_type() {
+                _ if random.below(8) == 0 => "null".to_owned(),
+                DataType::Utf8 => random.pick(&["a", "b", "c", "d-longer-than-a-few-bytes"]).to_owned(),
+                DataType::Float64 if random.below(12) == 0 => random.pick(&["NaN", "inf", "-inf"]).to_owned(),
+                DataType::Float64 => (random.below(1000) as f64 / 8.0 - 20.0).to_string(),
+                DataType::Int64 => random.below(20).to_string(),
+                DataType::Boolean => (random.below(2) == 0).to_string(),
+                _ => (time as f64 - 5.0 + random.below(10) as f64).to_string(),
+            };
+            text.push_str(&format!(" {cell}"));
+        }
+    }
+    table(schema, &text)
+}

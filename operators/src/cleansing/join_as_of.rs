@@ -1,0 +1,448 @@
+//! `join_as_of`: the columns of another stream's newest row of the same key.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit, TimestampMillisecondType};
+use arrow::row::{OwnedRow, RowConverter, RowParser, SortField};
+use millstream_engine::Result;
+use millstream_engine::batch::{Meta, TIME, with_fields};
+use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
+use millstream_engine::operator::{Keyed, Power, Rejects, Step};
+use millstream_engine::state::States;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::columns::{own_names, readable};
+use super::history::History;
+
+pub(super) static KIND: StepKind = Kind {
+    name: "join_as_of",
+    about: "Adds the columns of another stream's newest row of the same key, as it was at a point in time.\n\n\
+            For each row, that is the newest row of the other stream whose event time is not after `at`, \
+            nor after the row's own event time: what was not known yet is not seen, even if `at` lies in the future. \
+            Of two with the same event time, the one that came in later wins. \
+            The new columns are null if there is none, if it is more than `within_seconds` older than `at`, \
+            if `at` or a key is null, or if `at` lies more than `horizon_seconds` before the row's own event time. \
+            The two streams may be out of order by as much as their sources' lateness allows.",
+    schema: schema_of::<Config>,
+    example: "with: weather\nby: [room]\nat: at\nwithin_seconds: 3600\ncolumns: [wind, sky]\n",
+    plan,
+};
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// The other stream.
+    with: String,
+    /// The columns that must be equal, or a map from this stream's columns to the other's.
+    by: By,
+    /// The point in time: a timestamp column of this stream.
+    #[serde(default = "event_time")]
+    at: String,
+    /// How much older than `at` the other row may be.
+    within_seconds: u32,
+    /// The other stream's columns to add; all but the key, if not given.
+    columns: Option<Vec<String>>,
+    /// What to put before the names of the added columns.
+    #[serde(default)]
+    prefix: String,
+    /// How far `at` may lie before the row's own event time. The other stream's rows are kept for this long.
+    #[serde(default = "a_day")]
+    horizon_seconds: u32,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a list of columns, or a map from this stream's columns to the other's")]
+enum By {
+    Same(Vec<String>),
+    Pairs(BTreeMap<String, String>),
+}
+
+fn event_time() -> String {
+    "_time".to_owned()
+}
+
+fn a_day() -> u32 {
+    86_400
+}
+
+fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
+    let config: Config = configuration(config)?;
+    let mut problems = Problems::default();
+    let Some(right) = input.streams.get(&config.with) else {
+        let message = format!("there is no stream `{}`", config.with);
+        return Err(vec![Problem::new("with", "unknown-stream", message).choices(&config.with, input.streams.keys())]);
+    };
+    let (ours, theirs) = match &config.by {
+        By::Same(names) => (names.clone(), names.clone()),
+        By::Pairs(pairs) => pairs.iter().map(|(ours, theirs)| (ours.clone(), theirs.clone())).unzip(),
+    };
+    let keys = keys(input.schema, right, &ours, &theirs, &mut problems);
+    let at = problems.take(at(input, &config.at));
+    let names = config
+        .columns
+        .clone()
+        .unwrap_or_else(|| own_names(right).filter(|name| !theirs.contains(name)).cloned().collect());
+    let columns = readable(right, &mut problems, "columns", &names);
+    let fields = added(input.schema, right, &columns, &config.prefix, &mut problems);
+    problems.finish()?;
+    let schema = with_fields(input.schema, fields);
+    let operator = JoinAsOf {
+        keys,
+        at: at.expect("no problem was found"),
+        within_ms: i64::from(config.within_seconds) * 1000,
+        horizon_ms: i64::from(config.horizon_seconds) * 1000,
+        rows: RowFormat::new(right, &columns),
+        columns,
+        schema: schema.clone(),
+    };
+    Ok(Step { schema, others: vec![config.with], power: Power::keyed(operator) })
+}
+
+/// The key columns of both ports.
+fn keys(
+    left: &SchemaRef,
+    right: &SchemaRef,
+    ours: &[String],
+    theirs: &[String],
+    problems: &mut Problems,
+) -> [Vec<usize>; 2] {
+    let before = problems.0.len();
+    let keys = [readable(left, problems, "by", ours), readable(right, problems, "by", theirs)];
+    // With the same names on both sides, a mistake that is none of the columns' would be told twice.
+    problems.0.dedup_by(|later, first| later == first);
+    if problems.0.len() == before {
+        for (&ours, &theirs) in keys[0].iter().zip(&keys[1]) {
+            let (ours, theirs) = (left.field(ours), right.field(theirs));
+            if ours.data_type() != theirs.data_type() {
+                let message = format!(
+                    "`{}` is {} here, but `{}` is {} in the other stream",
+                    ours.name(),
+                    ours.data_type(),
+                    theirs.name(),
+                    theirs.data_type()
+                );
+                problems.push(Problem::new("by", "wrong-type", message).help("`derive` can cast one of them"));
+            }
+        }
+    }
+    keys
+}
+
+fn at(input: &StepInput<'_>, name: &str) -> Result<usize, Problem> {
+    let at = input.column("at", name)?;
+    match input.schema.field(at).data_type() {
+        DataType::Timestamp(TimeUnit::Millisecond, None) => Ok(at),
+        other => Err(Problem::new("at", "wrong-type", format!("column `{name}` holds {other}, not timestamps"))
+            .help("`derive` can make one: `to_timestamp(...)`")),
+    }
+}
+
+/// The fields that the right columns become.
+fn added(left: &SchemaRef, right: &SchemaRef, columns: &[usize], prefix: &str, problems: &mut Problems) -> Vec<Field> {
+    let mut fields: Vec<Field> = Vec::new();
+    for &at in columns {
+        let name = format!("{prefix}{}", right.field(at).name());
+        if left.index_of(&name).is_ok() {
+            let message = format!("there is a column `{name}` already");
+            problems
+                .push(Problem::new("columns", "duplicate-name", message).help("set a `prefix` for the added columns"));
+        }
+        fields.push(right.field(at).clone().with_name(name).with_nullable(true));
+    }
+    fields
+}
+
+/// Turns the right rows' columns into bytes, and back.
+struct RowFormat {
+    converter: RowConverter,
+    parser: RowParser,
+    /// The row of nulls, for left rows without a match.
+    none: OwnedRow,
+}
+
+impl RowFormat {
+    fn new(right: &SchemaRef, columns: &[usize]) -> Self {
+        let types = || columns.iter().map(|&at| right.field(at).data_type().clone());
+        let converter =
+            RowConverter::new(types().map(SortField::new).collect()).expect("every column type has a row format");
+        let nulls: Vec<ArrayRef> = types().map(|kind| new_null_array(&kind, 1)).collect();
+        let none = converter.convert_columns(&nulls).expect("these are the converter's types").row(0).owned();
+        Self { parser: converter.parser(), converter, none }
+    }
+}
+
+struct JoinAsOf {
+    keys: [Vec<usize>; 2],
+    at: usize,
+    within_ms: i64,
+    horizon_ms: i64,
+    /// The right stream's columns that are added.
+    columns: Vec<usize>,
+    rows: RowFormat,
+    schema: SchemaRef,
+}
+
+impl Keyed for JoinAsOf {
+    type State = History;
+
+    fn key(&self, port: usize) -> &[usize] {
+        &self.keys[port]
+    }
+
+    fn apply(
+        &self,
+        port: usize,
+        rows: &RecordBatch,
+        states: &mut States<'_, History>,
+        _: &mut Rejects,
+    ) -> Result<Option<RecordBatch>> {
+        if port == 0 {
+            return self.look_up(rows, states).map(Some);
+        }
+        self.remember(rows, states)?;
+        Ok(None)
+    }
+
+    fn expired(&self, history: &History, watermark: i64) -> bool {
+        // A left row at or after the watermark asks for no earlier time than this.
+        history.expire(watermark.saturating_sub(self.horizon_ms).saturating_sub(self.within_ms))
+    }
+}
+
+impl JoinAsOf {
+    fn look_up(&self, rows: &RecordBatch, states: &mut States<'_, History>) -> Result<RecordBatch> {
+        let own = Meta::of(rows).time;
+        let at = rows.column(self.at).as_primitive::<TimestampMillisecondType>();
+        let complete = self.complete_keys(0, rows);
+        let mut found = self.rows.converter.empty_rows(rows.num_rows(), 0);
+        for row in 0..rows.num_rows() {
+            let askable = at.is_valid(row) && complete.as_ref().is_none_or(|complete| complete.is_valid(row));
+            let (own, at) = (own[row], at.value(row));
+            let values = if askable && at >= own.saturating_sub(self.horizon_ms) {
+                states.get(row).newest(at.min(own), at.saturating_sub(self.within_ms))
+            } else {
+                None
+            };
+            match values {
+                Some(values) => found.push(self.rows.parser.parse(values)),
+                None => found.push(self.rows.none.row()),
+            }
+        }
+        let mut columns = rows.columns().to_vec();
+        columns.extend(self.rows.converter.convert_rows(&found)?);
+        Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
+    }
+
+    fn remember(&self, rows: &RecordBatch, states: &mut States<'_, History>) -> Result<()> {
+        let meta = Meta::of(rows);
+        let columns: Vec<_> = self.columns.iter().map(|&at| rows.column(at).clone()).collect();
+        let values = self.rows.converter.convert_columns(&columns)?;
+        let complete = self.complete_keys(1, rows);
+        for row in 0..rows.num_rows() {
+            if complete.as_ref().is_none_or(|complete| complete.is_valid(row)) {
+                states.update(row, |history| history.insert(meta.order(row), values.row(row).data()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Which rows have no null in their key.
+    fn complete_keys(&self, port: usize, rows: &RecordBatch) -> Option<NullBuffer> {
+        let nulls = self.keys[port].iter().map(|&at| rows.column(at).logical_nulls());
+        nulls.fold(None, |all, nulls| NullBuffer::union(all.as_ref(), nulls.as_ref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_engine::batch::{Lane, Meta};
+    use millstream_engine::operator::Keyed;
+    use serde_json::{Value, json};
+
+    use super::super::harness::{Bench, Random, problems, random_rows, random_table, show, table, tidy};
+    use super::super::{example_schema, example_streams};
+
+    fn weather(bench: &mut Bench, rows: &str) {
+        assert!(bench.run(Lane::Learn, 1, &table(&example_streams()["weather"], rows)).is_none());
+    }
+
+    fn check(config: &Value, right: &[&str], left: &str, expected: &str) {
+        let mut bench = Bench::new(&super::KIND, config);
+        right.iter().for_each(|rows| weather(&mut bench, rows));
+        let left_rows = table(&example_schema(), left);
+        let served = bench.serve(&left_rows);
+        let output = bench.learn(&left_rows);
+        assert_eq!(served, output);
+        assert_eq!(bench.shown_output(&output, left), tidy(expected));
+    }
+
+    #[test]
+    fn the_newest_row_of_the_key_is_added() {
+        check(
+            &json!({"with": "weather", "by": ["room"], "within_seconds": 10}),
+            &["t room wind sky
+               1 a    1.5  clear
+               4 a    null grey
+               4 a    2.5  null
+               6 b    7    blue
+               7 null 9    x"],
+            "t  room
+             0  a
+             3  a
+             5  a
+             14 a
+             15 a
+             16 b
+             16 c
+             16 null",
+            "t  room wind sky
+             0  a    null null
+             3  a    1.5  clear
+             5  a    2.5  null
+             14 a    2.5  null
+             15 a    null null
+             16 b    7    blue
+             16 c    null null
+             16 null null null",
+        );
+    }
+
+    #[test]
+    fn another_point_in_time() {
+        check(
+            &json!({"with": "weather", "by": {"sensor": "room"}, "at": "at", "within_seconds": 5,
+                    "columns": ["wind", "_time"], "prefix": "at_", "horizon_seconds": 10}),
+            &["t room wind\n1 a 1\n4 a 4\n8 a 8"],
+            "t  sensor at
+             9  a      5
+             9  a      3.5
+             9  a      null
+             9  a      11
+             6  a      7
+             6  a      10
+             12 a      2
+             12 a      1.5",
+            "t  sensor at   at_wind at__time
+             9  a      5    4       4
+             9  a      3.5  1       1
+             9  a      null null    null
+             9  a      11   8       8
+             6  a      7    4       4
+             6  a      10   null    null
+             12 a      2    1       1
+             12 a      1.5  null    null",
+        );
+    }
+
+    #[test]
+    fn late_rows_find_their_place() {
+        check(
+            &json!({"with": "weather", "by": ["room"], "within_seconds": 100, "columns": ["sky"]}),
+            &["t room sky\n10 a ten\n20 a twenty", "t room sky\n5 a five\n10 a ten-first-offset\n15 a fifteen"],
+            "t room\n4 a\n5 a\n12 a\n15 a\n30 a",
+            // Both rows of 10 are there; the one with the greater offset wins.
+            "t room sky\n4 a null\n5 a five\n12 a ten-first-offset\n15 a fifteen\n30 a twenty",
+        );
+    }
+
+    #[test]
+    fn agrees_with_a_search_through_all_right_rows() {
+        for seed in 0..5 {
+            let mut random = Random::new(seed);
+            let (left, right) =
+                (random_rows(&mut random, 300), random_table(&mut random, &example_streams()["weather"], 300));
+            let config =
+                json!({"with": "weather", "by": ["room"], "at": "at", "within_seconds": 3, "horizon_seconds": 4});
+            let mut bench = Bench::new(&super::KIND, &config);
+            assert!(bench.run(Lane::Learn, 1, &right).is_none());
+            let output = bench.learn(&left);
+            let cells = |rows, columns: &[&str]| -> Vec<Vec<String>> {
+                show(rows, columns).lines().skip(1).map(|line| line.split(' ').map(str::to_owned).collect()).collect()
+            };
+            let right = cells(&right, &["t", "room", "wind", "sky"]);
+            let number = |cell: &str| cell.parse::<f64>().ok();
+            let mut matches = 0;
+            for row in cells(&output, &["t", "at", "room", "wind", "sky"]) {
+                let (own, at) = (number(&row[0]).unwrap(), number(&row[1]));
+                let matching = right.iter().rev().filter(|_| row[2] != "null").find(|right| {
+                    let time = number(&right[0]).unwrap();
+                    right[1] == row[2] && time <= own && at.is_some_and(|at| time <= at)
+                });
+                let matching = matching
+                    .filter(|right| at.unwrap() - number(&right[0]).unwrap() <= 3.0 && at.unwrap() >= own - 4.0);
+                matches += usize::from(matching.is_some());
+                let expected = matching.map_or(["null", "null"], |right| [&right[2], &right[3]]);
+                assert_eq!([&row[3], &row[4]], expected, "seed {seed}: {row:?}");
+            }
+            assert!((50..250).contains(&matches), "{matches} matches say little");
+        }
+    }
+
+    #[test]
+    fn dropping_the_expired_is_not_visible() {
+        for seed in 0..5 {
+            let mut random = Random::new(seed);
+            let config =
+                json!({"with": "weather", "by": ["room"], "at": "at", "within_seconds": 2, "horizon_seconds": 3});
+            let (mut kept, mut swept) = (Bench::new(&super::KIND, &config), Bench::new(&super::KIND, &config));
+            let (left, right) =
+                (random_rows(&mut random, 400), random_table(&mut random, &example_streams()["weather"], 400));
+            let mut shrunk = false;
+            for first in (0..400).step_by(20) {
+                let (left, right) = (left.slice(first, 20), right.slice(first, 20));
+                for bench in [&mut kept, &mut swept] {
+                    assert!(bench.run(Lane::Learn, 1, &right).is_none());
+                }
+                assert_eq!(kept.learn(&left), swept.learn(&left), "seed {seed}, rows from {first}");
+                let watermark = Meta::of(&left).time[19];
+                swept.state.as_mut().unwrap().sweep(20, watermark);
+                let bytes = |bench: &Bench| {
+                    bench.state.as_ref().unwrap().snapshot().unwrap().values().map(Vec::len).sum::<usize>()
+                };
+                shrunk |= bytes(&swept) * 4 < bytes(&kept);
+            }
+            assert!(shrunk, "seed {seed}: nothing was dropped");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_found() {
+        let of = |config: Value| problems(&super::KIND, &config);
+        assert_eq!(of(json!({"with": "wether", "by": ["room"], "within_seconds": 1})), "with unknown-stream");
+        assert_eq!(
+            of(
+                json!({"with": "weather", "by": {"rom": "room", "count": "wnd"}, "within_seconds": 1, "at": "count", "columns": ["x"]})
+            ),
+            "by.1 unknown-column; by.0 unknown-column; at wrong-type; columns.0 unknown-column"
+        );
+        assert_eq!(
+            of(json!({"with": "weather", "by": {"count": "room"}, "within_seconds": 1, "columns": ["room", "_time"]})),
+            "by wrong-type; columns duplicate-name; columns duplicate-name"
+        );
+        assert_eq!(
+            of(json!({"with": "weather", "by": [], "within_seconds": 1, "columns": []})),
+            "by empty-list; columns empty-list"
+        );
+    }
+
+    #[test]
+    fn what_no_later_row_can_ask_for_has_expired() {
+        let operator = super::JoinAsOf {
+            keys: [vec![], vec![]],
+            at: super::TIME,
+            within_ms: 20,
+            horizon_ms: 300,
+            columns: vec![],
+            rows: super::RowFormat::new(&example_schema(), &[8]),
+            schema: example_schema(),
+        };
+        let mut history = super::History::default();
+        let origin = millstream_engine::batch::Origin { source: 0, partition: 0, offset: 0, index: 0 };
+        history.insert((1000, origin), &[]);
+        assert!(!operator.expired(&history, 1320) && operator.expired(&history, 1321));
+    }
+}

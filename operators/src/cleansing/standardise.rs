@@ -1,0 +1,199 @@
+//! `standardise`: numbers as distances from their running mean.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Float64Array, Float64Builder, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use millstream_engine::Result;
+use millstream_engine::batch::{with_columns, with_fields};
+use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
+use millstream_engine::operator::{Keyed, Power, Rejects, Step};
+use millstream_engine::state::States;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::columns::{numbers, numeric, readable};
+use super::moments::Moments;
+
+pub(super) static KIND: StepKind = Kind {
+    name: "standardise",
+    about: "Numbers become standard deviations from their running mean.\n\n\
+            A row is measured against the rows before it, and then counts itself. \
+            The result is a float between `-limit` and `limit`: on the first rows of a stream the deviation is known so badly \
+            that unlimited results can be enormous, and a model that learns from them diverges. \
+            It is 0 during the warm-up, and while all values have been the same. \
+            Null and numbers that are not finite give null and count for nothing.",
+    schema: schema_of::<Config>,
+    example: "columns: [temperature, count]\nby: [sensor]\n",
+    plan,
+};
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// The columns of numbers.
+    columns: Vec<String>,
+    /// Columns that make a key: each key has its own mean and deviation.
+    #[serde(default)]
+    by: Vec<String>,
+    /// As long as there are fewer values than this, the result is 0.
+    #[serde(default = "warm_up")]
+    warm_up: u64,
+    /// The greatest distance.
+    #[serde(default = "limit")]
+    limit: f64,
+}
+
+fn warm_up() -> u64 {
+    10
+}
+
+fn limit() -> f64 {
+    5.0
+}
+
+fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
+    let config: Config = configuration(config)?;
+    let mut problems = Problems::default();
+    let columns = numeric(input.schema, &mut problems, "columns", &config.columns);
+    let by = if config.by.is_empty() { Vec::new() } else { readable(input.schema, &mut problems, "by", &config.by) };
+    if config.by.iter().any(|key| config.columns.contains(key)) {
+        problems.push(Problem::new("by", "duplicate-name", "a column cannot be both the key and standardised"));
+    }
+    if config.limit.is_nan() || config.limit <= 0.0 {
+        problems.push(Problem::new("limit", "bad-value", "a limit is greater than 0"));
+    }
+    problems.finish()?;
+    let fields = columns.iter().map(|&at| input.schema.field(at).clone().with_data_type(DataType::Float64));
+    let schema = with_fields(input.schema, fields);
+    let operator = Standardise { columns, by, warm_up: config.warm_up, limit: config.limit, schema: schema.clone() };
+    Ok(Step { schema, others: Vec::new(), power: Power::keyed(operator) })
+}
+
+struct Standardise {
+    columns: Vec<usize>,
+    by: Vec<usize>,
+    warm_up: u64,
+    limit: f64,
+    schema: SchemaRef,
+}
+
+impl Keyed for Standardise {
+    /// The moments of each column; none before the key's first row.
+    type State = Vec<Moments>;
+
+    fn key(&self, _: usize) -> &[usize] {
+        &self.by
+    }
+
+    fn apply(
+        &self,
+        _: usize,
+        rows: &RecordBatch,
+        states: &mut States<'_, Vec<Moments>>,
+        _: &mut Rejects,
+    ) -> Result<Option<RecordBatch>> {
+        let inputs = self.columns.iter().map(|&at| numbers(rows.column(at))).collect::<Result<Vec<_>>>()?;
+        let mut outputs: Vec<_> = inputs.iter().map(|_| Float64Builder::with_capacity(rows.num_rows())).collect();
+        for row in 0..rows.num_rows() {
+            let known = states.get(row);
+            for (place, (input, output)) in inputs.iter().zip(&mut outputs).enumerate() {
+                let moments = known.get(place).copied().unwrap_or_default();
+                output.append_option(input.is_valid(row).then(|| self.score(moments, input.value(row))));
+            }
+            states.update(row, |known| learn(known, &inputs, row));
+        }
+        let names = self.columns.iter().map(|&at| self.schema.field(at).name().as_str());
+        let columns = names.zip(outputs.iter_mut().map(|output| Arc::new(output.finish()) as ArrayRef)).collect();
+        Ok(Some(with_columns(&self.schema, rows, columns)?))
+    }
+
+    fn expired(&self, _: &Vec<Moments>, _: i64) -> bool {
+        false
+    }
+}
+
+impl Standardise {
+    fn score(&self, moments: Moments, value: f64) -> f64 {
+        if moments.count() < self.warm_up { 0.0 } else { moments.score(value, self.limit) }
+    }
+}
+
+fn learn(known: &mut Vec<Moments>, inputs: &[Float64Array], row: usize) {
+    known.resize(inputs.len(), Moments::default());
+    for (moments, input) in known.iter_mut().zip(inputs) {
+        if input.is_valid(row) {
+            moments.push(input.value(row));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::Float64Type;
+    use serde_json::json;
+
+    use super::super::harness::{Bench, Random, check, problems, random_rows};
+    use super::numbers;
+
+    #[test]
+    fn a_row_is_measured_against_those_before() {
+        check(
+            &super::KIND,
+            &json!({"columns": ["temperature", "count"], "by": ["sensor"], "warm_up": 2, "limit": 4}),
+            "t sensor temperature count
+             1 a      1           5
+             2 a      3           5
+             3 b      70          5
+             4 a      2           5
+             5 a      NaN         5
+             6 a      99          6
+             7 a      null        null",
+            "t sensor temperature count
+             1 a      0           0
+             2 a      0           0
+             3 b      0           0
+             4 a      0           0
+             5 a      null        0
+             6 a      4           0
+             7 a      null        null",
+        );
+    }
+
+    #[test]
+    fn agrees_with_recomputation_from_all_earlier_rows() {
+        let seed = 11;
+        let rows = random_rows(&mut Random::new(seed), 300);
+        let output =
+            Bench::new(&super::KIND, &json!({"columns": ["temperature"], "by": ["room"], "warm_up": 5})).learn(&rows);
+        let scores = output.column_by_name("temperature").unwrap().as_primitive::<Float64Type>();
+        let values = numbers(rows.column_by_name("temperature").unwrap()).unwrap();
+        let rooms: Vec<_> = rows.column_by_name("room").unwrap().as_string::<i32>().iter().collect();
+        for row in 0..rows.num_rows() {
+            let before: Vec<f64> =
+                (0..row).filter(|&r| rooms[r] == rooms[row] && values.is_valid(r)).map(|r| values.value(r)).collect();
+            let count = before.len() as f64;
+            let mean = before.iter().sum::<f64>() / count;
+            let deviation = (before.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0)).sqrt();
+            let expected = values.is_valid(row).then(|| {
+                if before.len() < 5 { 0.0 } else { ((values.value(row) - mean) / deviation).clamp(-5.0, 5.0) }
+            });
+            let actual = scores.is_valid(row).then(|| scores.value(row));
+            let near = expected.zip(actual).is_none_or(|(a, b)| (a - b).abs() < 1e-9);
+            assert!(
+                near && expected.is_some() == actual.is_some(),
+                "seed {seed}, row {row}: {actual:?}, not {expected:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_problems_are_found() {
+        let config = json!({"columns": ["room", "_offset", "temp"], "by": ["count"], "limit": 0});
+        let expected = "columns.1 reserved-column; columns.2 unknown-column; columns wrong-type; columns wrong-type; limit bad-value";
+        assert_eq!(problems(&super::KIND, &config), expected);
+        assert_eq!(problems(&super::KIND, &json!({"columns": ["count"], "by": ["count"]})), "by duplicate-name");
+    }
+}

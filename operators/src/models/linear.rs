@@ -1,0 +1,207 @@
+//! A weighted sum of the features, learned by one of the update rules: what both regressions are made of.
+//!
+//! Safe on columns of any scale without preparation: a feature counts as `x / scale`, where `scale` is its largest
+//! magnitude so far, so it is in [-1, 1], and in a request never beyond.
+
+use std::sync::Arc;
+
+use millstream_engine::catalogue::{Planned, configuration};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::learner::Erased;
+use super::update::{self, Rule, Update};
+use super::{Design, Make, Model, ModelKind, Row, Shape, Task, Tensor, component};
+
+/// Settings of linear models.
+#[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Config {
+    /// How the weights move with each example.
+    update: Update,
+}
+
+/// Checks the settings, and picks the update rule once for all rows.
+pub(super) fn plan<L: Loss>(kind: &ModelKind, task: Task, value: &Value) -> Planned<Design> {
+    let config: Config = configuration(&with_full_update(value)?)?;
+    let below = |problem: millstream_engine::catalogue::Problem| problem.under("update");
+    config.update.check().map_err(|problems| problems.into_iter().map(below).collect::<Vec<_>>())?;
+    let make: Make = match config.update {
+        Update::Sgd(rule) => Arc::new(move |shape| Erased::boxed(Linear::<L, _>::new(shape, rule), shape)),
+        Update::Adagrad(rule) => Arc::new(move |shape| Erased::boxed(Linear::<L, _>::new(shape, rule), shape)),
+        Update::Ftrl(rule) => Arc::new(move |shape| Erased::boxed(Linear::<L, _>::new(shape, rule), shape)),
+    };
+    let parameters = serde_json::to_value(&config).expect("numbers can be written");
+    Ok(Design { kind: kind.name, task, parameters, make })
+}
+
+/// Writes `update: name` as `update: {name: {}}`.
+fn with_full_update(value: &Value) -> Planned<Value> {
+    let mut value = value.clone();
+    if let Some(update) = value.get_mut("update") {
+        let (name, config) = component(update, "unknown-update", "update rule", update::NAMES)
+            .map_err(|problem| vec![problem.under("update")])?;
+        *update = json!({name: config});
+    }
+    Ok(value)
+}
+
+/// From the weighted sum to a prediction, and how wrong that is.
+pub(super) trait Loss: Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Whether the gradient grows with the error, so that a long step can overshoot the target.
+    const OVERSHOOTS: bool;
+
+    /// The prediction from the weighted sum.
+    fn output(&self, sum: f64) -> f64;
+
+    /// Takes note of a target, before the gradient is asked for.
+    fn observe(&mut self, target: f64);
+
+    /// The bounded derivative of the loss with regard to the sum, where `output` belongs to `sum`
+    /// (unless [`Loss::observe`] moved it).
+    fn gradient(&self, sum: f64, output: f64, target: f64) -> f64;
+
+    /// What is needed to turn sums into predictions.
+    fn tensors(&self) -> Vec<Tensor>;
+}
+
+/// A linear model. Its coordinates: the numbers, then the bias, then the categories.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(bound = "")]
+pub(super) struct Linear<L: Loss, R: Rule> {
+    rule: R,
+    loss: L,
+    weights: Vec<f64>,
+    cells: Vec<R::Cell>,
+    /// The largest magnitude of each number so far.
+    scales: Vec<f64>,
+    /// Sum over all rows of their squared norms, and how many rows that were.
+    norms: f64,
+    rows: f64,
+}
+
+impl<L: Loss, R: Rule> Linear<L, R> {
+    pub(super) fn new(shape: Shape, rule: R) -> Self {
+        let coordinates = shape.dense + 1 + shape.categories;
+        Self {
+            rule,
+            loss: L::default(),
+            weights: vec![0.0; coordinates],
+            cells: vec![R::Cell::default(); coordinates],
+            // Not zero, so that nothing is ever divided by zero.
+            scales: vec![f64::MIN_POSITIVE; shape.dense],
+            norms: 0.0,
+            rows: 0.0,
+        }
+    }
+
+    /// Normalises the row's numbers into `scaled`, and gives the weighted sum.
+    #[inline]
+    fn sum(&self, row: Row<'_>, scaled: &mut Vec<f64>) -> f64 {
+        scaled.clear();
+        scaled.extend(row.dense.iter().zip(&self.scales).map(|(x, scale)| (x / scale).clamp(-1.0, 1.0)));
+        let (dense, rest) = self.weights.split_at(scaled.len());
+        let categories: f64 = row.active.iter().map(|&category| rest[1 + category as usize]).sum();
+        dot(dense, scaled) + rest[0] + categories
+    }
+
+    /// Raises the scales to the row's numbers; true if any was raised.
+    #[inline]
+    fn grow(&mut self, dense: &[f64]) -> bool {
+        if !dense.iter().zip(&self.scales).fold(false, |grows, (x, scale)| grows | (x.abs() > *scale)) {
+            return false;
+        }
+        for (at, x) in dense.iter().enumerate() {
+            let (old, new) = (self.scales[at], x.abs());
+            if new > old {
+                self.scales[at] = new;
+                self.rule.rescale(&mut self.weights[at], &mut self.cells[at], old / new);
+            }
+        }
+        true
+    }
+
+    /// How far the sum would move per unit of gradient.
+    #[inline]
+    fn reach(&self, row: Row<'_>, scaled: &[f64], pace: f64, gradient: f64) -> f64 {
+        let (dense, rest) = self.cells.split_at(scaled.len());
+        let moved = |cell: R::Cell, z: f64| self.rule.rate(pace, cell, gradient * z) * z * z;
+        let categories: f64 = row.active.iter().map(|&category| moved(rest[1 + category as usize], 1.0)).sum();
+        dense.iter().zip(scaled).map(|(cell, z)| moved(*cell, *z)).sum::<f64>() + moved(rest[0], 1.0) + categories
+    }
+
+    #[inline]
+    fn step(&mut self, row: Row<'_>, scaled: &[f64], pace: f64, gradient: f64) {
+        let rule = self.rule;
+        let (weights, weights_rest) = self.weights.split_at_mut(scaled.len());
+        let (cells, cells_rest) = self.cells.split_at_mut(scaled.len());
+        for ((weight, cell), z) in weights.iter_mut().zip(cells).zip(scaled) {
+            rule.step(pace, weight, cell, gradient * z);
+        }
+        rule.unregularised().step(pace, &mut weights_rest[0], &mut cells_rest[0], gradient);
+        for &category in row.active {
+            let at = 1 + category as usize;
+            rule.step(pace, &mut weights_rest[at], &mut cells_rest[at], gradient);
+        }
+    }
+}
+
+impl<L: Loss, R: Rule> Model for Linear<L, R> {
+    fn predict(&self, row: Row<'_>, scratch: &mut Vec<f64>) -> f64 {
+        self.loss.output(self.sum(row, scratch))
+    }
+
+    fn learn(&mut self, row: Row<'_>, target: f64, scratch: &mut Vec<f64>) -> f64 {
+        let mut sum = self.sum(row, scratch);
+        let prediction = self.loss.output(sum);
+        let mut output = prediction;
+        if self.grow(row.dense) {
+            sum = self.sum(row, scratch);
+            output = self.loss.output(sum);
+        }
+        self.norms += dot(scratch, scratch) + 1.0 + row.active.len() as f64;
+        self.rows += 1.0;
+        self.loss.observe(target);
+        let pace = self.rule.pace(self.norms / self.rows);
+        let mut gradient = self.loss.gradient(sum, output, target);
+        if L::OVERSHOOTS {
+            // The implicit step: towards the target, however long, but never past it.
+            gradient /= 1.0 + self.reach(row, scratch, pace, gradient);
+        }
+        self.step(row, scratch, pace, gradient);
+        prediction
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let (weights, rest) = self.weights.split_at(self.scales.len());
+        let mut tensors = vec![
+            Tensor { name: "weights", values: weights.to_vec() },
+            Tensor { name: "scales", values: self.scales.clone() },
+            Tensor { name: "bias", values: rest[..1].to_vec() },
+            Tensor { name: "categories", values: rest[1..].to_vec() },
+        ];
+        tensors.extend(self.loss.tensors());
+        tensors
+    }
+
+    fn fits(&self, shape: Shape) -> bool {
+        let coordinates = shape.dense + 1 + shape.categories;
+        self.scales.len() == shape.dense && self.weights.len() == coordinates && self.cells.len() == coordinates
+    }
+}
+
+/// A sum in four interleaved parts: fixed in order, and four times as fast as one chain of additions.
+#[inline]
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut parts = [0.0; 4];
+    let (a, b) = (a.chunks_exact(4), b.chunks_exact(4));
+    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a.zip(b) {
+        for at in 0..4 {
+            parts[at] += x[at] * y[at];
+        }
+    }
+    (parts[0] + parts[1]) + (parts[2] + parts[3]) + rest
+}

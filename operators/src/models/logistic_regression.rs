@@ -1,0 +1,47 @@
+//! Logistic regression: the probability of yes.
+
+use millstream_engine::catalogue::{Kind, Planned, schema_of};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::linear::{self, Config, Loss};
+use super::{Design, ModelKind, Task, Tensor};
+
+/// Logistic regression.
+pub static KIND: ModelKind = Kind {
+    name: "logistic_regression",
+    about: "The probability that the label is true: a weighted sum of the features through the logistic function.\n\n\
+            Takes columns of any scale as they are. Learns from each example once, in order.",
+    schema: schema_of::<Config>,
+    example: "update: {ftrl: {alpha: 0.1, l1: 0.5}}",
+    plan,
+};
+
+fn plan(value: &Value) -> Planned<Design> {
+    linear::plan::<Logistic>(&KIND, Task::Classification, value)
+}
+
+/// Log loss through the logistic function.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(super) struct Logistic;
+
+impl Loss for Logistic {
+    /// The gradient is never longer than 1.
+    const OVERSHOOTS: bool = false;
+
+    #[inline]
+    fn output(&self, sum: f64) -> f64 {
+        1.0 / (1.0 + libm::exp(-sum))
+    }
+
+    fn observe(&mut self, _: f64) {}
+
+    #[inline]
+    fn gradient(&self, _: f64, output: f64, target: f64) -> f64 {
+        output - target
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,123 @@
+//! The update rules against the textbook, written down naively. Features in {-1, 1} and categories need no scaling,
+//! so that normalisation drops out of the formulas.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::Shape;
+use super::samples::{Pupil, Random};
+
+const SHAPE: Shape = Shape { dense: 5, active: 2, categories: 9 };
+/// The mean squared norm of a row: numbers, bias and categories, each 1.
+const NORM: f64 = 8.0;
+
+fn sigmoid(sum: f64) -> f64 {
+    1.0 / (1.0 + (-sum).exp())
+}
+
+/// An example by coordinate name, as a textbook would have it.
+struct Example {
+    dense: Vec<f64>,
+    active: Vec<u32>,
+    named: Vec<(String, f64)>,
+    target: f64,
+}
+
+fn example(random: &mut Random) -> Example {
+    let dense: Vec<f64> = (0..SHAPE.dense).map(|_| if random.uniform() < 0.5 { -1.0 } else { 1.0 }).collect();
+    let active = vec![random.below(4) as u32, 4 + random.below(5) as u32];
+    let sum = dense[0] - 0.5 * dense[1] + if active[0] == 2 { 1.0 } else { -0.3 };
+    let named = (0..SHAPE.dense).map(|at| (format!("x{at}"), dense[at]));
+    let named = named.chain([("bias".to_owned(), 1.0)]).chain(active.iter().map(|c| (format!("c{c}"), 1.0))).collect();
+    Example { target: random.flip(sigmoid(sum)), dense, active, named }
+}
+
+/// Follows `textbook`, which predicts and then learns, for some thousand examples.
+fn follows(model: &Value, mut textbook: impl FnMut(&[(String, f64)], f64) -> f64) {
+    let mut random = Random::seeded(11);
+    let mut pupil = Pupil::new(model, SHAPE);
+    let mut moved = 0;
+    for row in 0..5000 {
+        let Example { dense, active, named, target } = example(&mut random);
+        let (want, got) = (textbook(&named, target), pupil.learn(&dense, &active, target));
+        assert!((want - got).abs() < 1e-9, "row {row}: textbook {want}, model {got}");
+        moved += usize::from((want - 0.5).abs() > 0.1);
+    }
+    assert!(moved > 1000, "the models hardly learned anything: {moved}");
+}
+
+#[test]
+fn adagrad_is_the_textbooks() {
+    for (rate, l2) in [(0.1, 0.0), (0.5, 0.01)] {
+        let (mut weights, mut squares) = (BTreeMap::new(), BTreeMap::new());
+        follows(
+            &json!({"logistic_regression": {"update": {"adagrad": {"learning_rate": rate, "l2": l2}}}}),
+            |xs, y| {
+                let p = sigmoid(xs.iter().map(|(name, x)| weights.get(name).unwrap_or(&0.0) * x).sum());
+                for (name, x) in xs {
+                    let weight: &mut f64 = weights.entry(name.clone()).or_insert(0.0);
+                    let gradient = (p - y) * x + if name == "bias" { 0.0 } else { l2 * *weight };
+                    let sum: &mut f64 = squares.entry(name.clone()).or_insert(0.0);
+                    *sum += gradient.powi(2);
+                    *weight -= rate / NORM.sqrt() * gradient / sum.sqrt();
+                }
+                p
+            },
+        );
+    }
+}
+
+#[test]
+fn sgd_is_the_textbooks() {
+    let mut weights = BTreeMap::new();
+    follows(&json!({"logistic_regression": {"update": {"sgd": {"learning_rate": 0.3}}}}), |xs, y| {
+        let p = sigmoid(xs.iter().map(|(name, x)| weights.get(name).unwrap_or(&0.0) * x).sum());
+        for (name, x) in xs {
+            *weights.entry(name.clone()).or_insert(0.0) -= 0.3 / NORM * (p - y) * x;
+        }
+        p
+    });
+}
+
+/// Algorithm 1 of "Ad Click Prediction: a View from the Trenches", line by line.
+#[test]
+fn ftrl_is_the_papers() {
+    for (alpha, beta, l1, l2) in [(0.1, 1.0, 0.0, 0.0), (0.5, 0.1, 1.5, 0.3)] {
+        let (mut z, mut n) = (BTreeMap::<String, f64>::new(), BTreeMap::<String, f64>::new());
+        let settings = json!({"alpha": alpha, "beta": beta, "l1": l1, "l2": l2});
+        follows(&json!({"logistic_regression": {"update": {"ftrl": settings}}}), |xs, y| {
+            let penalty = |name: &str| if name == "bias" { (0.0, 0.0) } else { (l1, l2) };
+            let mut w = BTreeMap::new();
+            for (name, _) in xs {
+                let (l1, l2) = penalty(name);
+                let (z, n) = (*z.entry(name.clone()).or_default(), *n.entry(name.clone()).or_default());
+                let weight =
+                    if z.abs() <= l1 { 0.0 } else { -(z - z.signum() * l1) / ((beta + n.sqrt()) / alpha + l2) };
+                w.insert(name.clone(), weight);
+            }
+            let p = sigmoid(xs.iter().map(|(name, x)| w[name] * x).sum());
+            for (name, x) in xs {
+                let gradient = (p - y) * x;
+                let old = n[name];
+                let sigma = ((old + gradient.powi(2)).sqrt() - old.sqrt()) / alpha;
+                *z.get_mut(name).unwrap() += gradient - sigma * w[name];
+                *n.get_mut(name).unwrap() += gradient.powi(2);
+            }
+            p
+        });
+    }
+}
+
+#[test]
+fn l1_keeps_useless_weights_at_zero() {
+    let mut random = Random::seeded(5);
+    let mut pupil = Pupil::new(&json!({"logistic_regression": {"update": {"ftrl": {"l1": 60.0}}}}), SHAPE);
+    for _ in 0..5000 {
+        let Example { dense, active, target, .. } = example(&mut random);
+        pupil.learn(&dense, &active, target);
+    }
+    let weights = pupil.tensor("weights");
+    assert!(weights[0] > 0.3 && weights[1] < -0.1, "{weights:?}");
+    assert_eq!(weights[2..], [0.0; 3], "these features say nothing");
+}

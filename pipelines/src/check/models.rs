@@ -1,0 +1,173 @@
+//! Models and the requests that they answer.
+
+use millstream_connectors::sources::PlannedSource;
+use millstream_engine::batch::schema_of;
+use millstream_engine::catalogue::StepInput;
+use serde_json::{Value, json};
+
+use super::sources::{Columns, Tried};
+use super::streams::{Graph, plan_node};
+use super::{CONSEQUENCES, Checker, Known, config, section_of};
+use crate::definition::{Entry, Node};
+use crate::plan::{self, Input};
+use crate::report::Finding;
+use crate::shape;
+
+impl Checker<'_> {
+    pub(super) fn models(&mut self, root: &Node, graph: &mut Graph) -> Vec<plan::Model> {
+        let mut models = Vec::new();
+        let mut outputs = Vec::new();
+        for entry in section_of(root, "models") {
+            let input = self.input(entry, graph);
+            if input.is_none() {
+                self.unknown_input(entry.value.entry("input"), graph);
+            }
+            let input = input.unwrap_or_else(Graph::unknown);
+            let planned = self.model(entry, &input, graph);
+            let mut known = Known { certain: false, ..input.clone() };
+            if let Some((node, config, shape)) = planned {
+                known = Known { schema: node.step.schema.clone(), output: Input::Node(graph.nodes.len()), ..input.clone() };
+                let (name, enters) = (entry.key.clone(), input.head.unwrap_or_default());
+                models.push(plan::Model { name, node: graph.nodes.len(), config, promote: shape.promote, enters });
+                graph.nodes.push(node);
+            }
+            outputs.push((entry.key.clone(), known));
+        }
+        // Only now: a model cannot be another's input.
+        graph.known.extend(outputs);
+        models
+    }
+
+    fn model(&mut self, entry: &Entry, input: &Known, graph: &Graph) -> Option<(plan::Node, Value, shape::Model)> {
+        if !entry.value.is_sound() {
+            return None;
+        }
+        let mut config = config(entry, &self.secrets);
+        let shape: shape::Model = serde_json::from_value(config.clone()).ok()?;
+        let own = config.as_object_mut()?;
+        own.retain(|key, _| !matches!(key.as_str(), "input" | "promote"));
+        let streams = graph.known.iter().map(|(name, known)| (name.clone(), known.schema.clone())).collect();
+        match (self.catalogue.model.plan)(&config, &StepInput { schema: &input.schema, streams: &streams }) {
+            Ok(step) => Some((plan_node(entry.key.clone(), &entry.key, "model", step, input, graph), config, shape)),
+            Err(problems) => {
+                let own = problems.into_iter().filter(|problem| input.certain || !CONSEQUENCES.contains(&problem.code));
+                self.problems(entry, own.collect());
+                None
+            }
+        }
+    }
+
+    pub(super) fn requests(
+        &mut self,
+        root: &Node,
+        graph: &Graph,
+        sources: &[Tried],
+        models: &[plan::Model],
+    ) -> Vec<plan::Request> {
+        let names: Vec<&str> = section_of(root, "sources").iter().map(|entry| entry.key.as_str()).collect();
+        let entries = section_of(root, "requests");
+        entries.iter().filter_map(|entry| self.request(root, entry, graph, &names, sources, models)).collect()
+    }
+
+    fn request(
+        &mut self,
+        root: &Node,
+        entry: &Entry,
+        graph: &Graph,
+        names: &[&str],
+        sources: &[Tried],
+        models: &[plan::Model],
+    ) -> Option<plan::Request> {
+        let enters = self.choose(entry, "enters", "source", names);
+        let model_names: Vec<&str> = section_of(root, "models").iter().map(|entry| entry.key.as_str()).collect();
+        let model = self.choose(entry, "model", "model", &model_names);
+        if let (Some(enters), Some(model)) = (enters, model) {
+            self.downstream(entry, enters, model_names[model], graph, names);
+        }
+        let shape: shape::Request = self.read(Some(&entry.value))?;
+        self.request_topics(entry, &shape);
+        let source = self.questions(root, entry, &shape, enters?, sources)?;
+        let model = models.iter().position(|planned| planned.name == shape.model)?;
+        let (answers, partitions) = (shape.answers.topic, shape.answers.partitions);
+        Some(plan::Request { name: entry.key.clone(), source, enters: enters?, model, answers, partitions })
+    }
+
+    /// The index of the name that stands under `key`.
+    fn choose(&mut self, entry: &Entry, key: &str, what: &str, names: &[&str]) -> Option<usize> {
+        let at = entry.value.entry(key)?;
+        let name = at.value.text()?;
+        let found = names.iter().position(|other| *other == name);
+        if found.is_none() {
+            let message = format!("there is no {what} `{name}`");
+            let code = if what == "model" { "unknown-model" } else { "unknown-source" };
+            self.find(Finding::error(at.value.span, code, message).choices(name, names));
+        }
+        found
+    }
+
+    /// A question takes the way of the source that it enters, so that way must lead to the model.
+    fn downstream(&mut self, entry: &Entry, enters: usize, model: &str, graph: &Graph, names: &[&str]) {
+        let Some(head) = graph.known.get(model).and_then(|known| known.head) else { return };
+        if head != enters
+            && let Some(at) = entry.value.entry("enters")
+        {
+            let message = format!("what enters `{}` does not reach the model `{model}`", names[enters]);
+            let help = format!("the model learns from what enters `{}`; questions must enter there", names[head]);
+            self.find(Finding::error(at.value.span, "model-not-downstream", message).help(help));
+        }
+    }
+
+    fn request_topics(&mut self, entry: &Entry, shape: &shape::Request) {
+        let Some(answers) = entry.value.get("answers").and_then(|answers| answers.entry("topic")) else { return };
+        if shape.topic == shape.answers.topic {
+            let message = format!("questions and answers share the topic `{}`", shape.topic);
+            let finding = Finding::error(answers.value.span, "same-topic", message);
+            self.find(finding.help("every answer would be taken for a question; use another topic"));
+            return;
+        }
+        self.topic_name(answers);
+        self.topic(&shape.answers.topic, shape.answers.partitions, answers.value.span);
+        if let Some(topic) = entry.value.entry("topic") {
+            self.topic(&shape.topic, shape.partitions, topic.value.span);
+        }
+    }
+
+    /// Plans a topic of questions: read like the records of the source that it enters.
+    fn questions(
+        &mut self,
+        root: &Node,
+        entry: &Entry,
+        shape: &shape::Request,
+        enters: usize,
+        sources: &[Tried],
+    ) -> Option<plan::Source> {
+        let (_, Columns { schema: columns, certain }) = sources.get(enters)?;
+        let source = self.planned_topic(entry, &shape.topic, shape.partitions)?;
+        let format = section_of(root, "sources").get(enters).and_then(|entry| entry.value.entry("format").cloned());
+        let format = self.planned_format_or_json(format.as_ref(), &Columns { schema: columns.clone(), certain: *certain });
+        let entered = sources[enters].0.as_ref()?;
+        Some(plan::Source {
+            name: entry.key.clone(),
+            source,
+            columns: columns.clone(),
+            schema: schema_of(columns),
+            format: Some(format?),
+            event_time: entered.event_time,
+            lateness_ms: entered.lateness_ms,
+            idle_ms: entered.idle_ms,
+        })
+    }
+
+    fn planned_topic(&mut self, entry: &Entry, topic: &str, partitions: u32) -> Option<PlannedSource> {
+        let kind = self.catalogue.sources.iter().find(|kind| kind.name == "topic")?;
+        match (kind.plan)(&json!({"name": topic, "partitions": partitions})) {
+            Ok(source) => Some(source),
+            Err(mut problems) => {
+                // The topic's name stands under another key here.
+                problems.iter_mut().for_each(|problem| problem.path = vec!["topic".to_owned()]);
+                self.problems(entry, problems);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What each subcommand does, and the exit codes: 0 done, 1 the run failed, 2 a bad definition or command line.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use millstream_pipelines::catalogue::Catalogue;
+use millstream_pipelines::report::Report;
+use millstream_pipelines::{graph, inspect, list, schema};
+
+use crate::{Drawing, Form};
+
+/// A bad definition or command line.
+const BAD_DEFINITION: u8 = 2;
+
+pub(crate) fn check(file: &Path, form: Form) -> ExitCode {
+    let report = match inspect(file, &Catalogue::shipped()) {
+        Ok((_, report)) | Err(report) => report,
+    };
+    match form {
+        Form::Json => print(&format!("{:#}\n", report.to_json())),
+        Form::Text if report.findings().is_empty() => print(&report.render(false)),
+        Form::Text => complain(&report),
+    }
+    if report.has_errors() { ExitCode::from(BAD_DEFINITION) } else { ExitCode::SUCCESS }
+}
+
+pub(crate) fn schema() -> ExitCode {
+    print(&format!("{:#}\n", schema::compose(&Catalogue::shipped())));
+    ExitCode::SUCCESS
+}
+
+pub(crate) fn graph(file: &Path, drawing: Drawing) -> ExitCode {
+    let (pipeline, report) = match inspect(file, &Catalogue::shipped()) {
+        Ok(inspected) => inspected,
+        Err(report) => (None, report),
+    };
+    if !report.findings().is_empty() {
+        complain(&report);
+    }
+    let Some(pipeline) = pipeline else { return ExitCode::from(BAD_DEFINITION) };
+    let picture = graph::Picture::of(&pipeline);
+    print(&match drawing {
+        Drawing::Mermaid => picture.mermaid(),
+        Drawing::Dot => picture.dot(),
+        Drawing::Svg => picture.svg(),
+    });
+    ExitCode::SUCCESS
+}
+
+pub(crate) fn list(kind: Option<&str>) -> ExitCode {
+    let catalogue = Catalogue::shipped();
+    match kind.map(|kind| list::details(&catalogue, kind)) {
+        None => print(&list::overview(&catalogue)),
+        Some(Ok(details)) => print(&details),
+        Some(Err(message)) => {
+            eprintln!("{message}");
+            return ExitCode::from(BAD_DEFINITION);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Shows a report on standard error, in colour where that is a terminal.
+pub(crate) fn complain(report: &Report) {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    eprint!("{}", report.render(colour));
+}
+
+/// Prints to standard output. Whoever reads it may stop reading (`| head`), which is no failure.
+fn print(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

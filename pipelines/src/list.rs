@@ -1,0 +1,160 @@
+//! The catalogue for people: `millstream list`.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use crate::catalogue::{Catalogue, Entry};
+
+/// Sections in the order in which data passes them.
+const SECTIONS: [(&str, &str); 5] = [
+    ("source", "Sources: where records come from"),
+    ("format", "Formats: bytes into columns, and back"),
+    ("step", "Steps: cleansing, one stream at a time"),
+    ("learner", "Learners: what a model is"),
+    ("sink", "Sinks: where rows go"),
+];
+
+/// All kinds, each with a line.
+pub fn overview(catalogue: &Catalogue) -> String {
+    let entries = catalogue.entries();
+    let width = entries.iter().map(|entry| entry.name.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (what, heading) in SECTIONS {
+        let _ = writeln!(out, "{heading}");
+        for entry in entries.iter().filter(|entry| entry.what == what) {
+            let _ = writeln!(out, "  {:width$}  {}", entry.name, entry.summary());
+        }
+        out.push('\n');
+    }
+    out.push_str("`millstream list NAME` tells more of one.\n");
+    out
+}
+
+/// Everything about the kinds called `name` (a source and a sink may share one), or what there is instead.
+pub fn details(catalogue: &Catalogue, name: &str) -> Result<String, String> {
+    let entries = catalogue.entries();
+    let found: Vec<&Entry> = entries.iter().filter(|entry| entry.name == name).collect();
+    if found.is_empty() {
+        let names: Vec<String> = entries.iter().map(|entry| entry.name.to_owned()).collect();
+        return Err(match crate::report::nearest(name, &names) {
+            Some(nearest) => format!("there is no kind `{name}`: did you mean `{nearest}`?"),
+            None => format!("there is no kind `{name}`: `millstream list` shows what there is"),
+        });
+    }
+    Ok(found.into_iter().map(describe).collect::<Vec<_>>().join("\n"))
+}
+
+fn describe(entry: &Entry) -> String {
+    let mut out = format!("{} ({})\n\n{}\n", entry.name, entry.what, entry.about.trim());
+    let schema = (entry.schema)().to_value();
+    let rows = rows(&schema, &schema);
+    if rows.is_empty() {
+        if let Some(kind) = schema["additionalProperties"].as_object() {
+            let _ = writeln!(out, "\nConfiguration: any number of keys, each with {}", kind_of(&Value::Object(kind.clone()), &schema));
+        }
+    } else {
+        out.push_str("\nConfiguration\n");
+        out.push_str(&table(&rows));
+    }
+    let _ = write!(out, "\nExample\n{}", indent(entry.name, entry.example));
+    out
+}
+
+/// One key of a configuration.
+struct Row {
+    name: String,
+    kind: String,
+    default: String,
+    about: String,
+}
+
+fn rows(schema: &Value, root: &Value) -> Vec<Row> {
+    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    let mut rows: Vec<Row> = properties
+        .map(|(name, property)| Row {
+            name: name.clone(),
+            kind: kind_of(property, root),
+            default: match &property["default"] {
+                _ if required.contains(&name.as_str()) => "required".to_owned(),
+                Value::Null => "-".to_owned(),
+                default => default.to_string(),
+            },
+            about: description(property, root),
+        })
+        .collect();
+    // What must be given comes first.
+    rows.sort_by_key(|row| row.default != "required");
+    rows
+}
+
+fn table(rows: &[Row]) -> String {
+    let width = |cell: fn(&Row) -> &str| rows.iter().map(|row| cell(row).chars().count()).max().unwrap_or(0).min(40);
+    let (name, kind, default) = (width(|row| &row.name), width(|row| &row.kind), width(|row| &row.default));
+    let mut out = String::new();
+    for row in rows {
+        let _ = writeln!(out, "  {:name$}  {:kind$}  {:default$}  {}", row.name, row.kind, row.default, row.about);
+    }
+    out
+}
+
+fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
+    match schema["$ref"].as_str().and_then(|target| target.strip_prefix("#/$defs/")) {
+        Some(name) => &root["$defs"][name],
+        None => schema,
+    }
+}
+
+fn description(schema: &Value, root: &Value) -> String {
+    let own = schema["description"].as_str().or_else(|| resolve(schema, root)["description"].as_str());
+    own.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A type in a few words: `list of text`, `ftrl | sgd`.
+fn kind_of(schema: &Value, root: &Value) -> String {
+    let schema = resolve(schema, root);
+    let word = |kind: &str| match kind {
+        "string" => "text".to_owned(),
+        "integer" => "int".to_owned(),
+        "number" => "float".to_owned(),
+        "boolean" => "bool".to_owned(),
+        "array" => format!("list of {}", kind_of(&schema["items"], root)),
+        "object" => match &schema["properties"] {
+            Value::Object(properties) => properties.keys().cloned().collect::<Vec<_>>().join(" + "),
+            _ if schema["additionalProperties"].is_object() => {
+                format!("map to {}", kind_of(&schema["additionalProperties"], root))
+            }
+            _ => "map".to_owned(),
+        },
+        other => other.to_owned(),
+    };
+    if let Some(constant) = schema["const"].as_str() {
+        return constant.to_owned();
+    }
+    if let Some(choices) = schema["enum"].as_array() {
+        return choices.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" | ");
+    }
+    if let Some(choices) = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array()) {
+        let kinds = choices.iter().filter(|choice| choice["type"] != "null").map(|choice| kind_of(choice, root));
+        return kinds.collect::<Vec<_>>().join(" | ");
+    }
+    match &schema["type"] {
+        Value::String(kind) => word(kind),
+        Value::Array(kinds) => {
+            let kinds = kinds.iter().filter_map(Value::as_str).filter(|kind| *kind != "null").map(word);
+            kinds.collect::<Vec<_>>().join(" | ")
+        }
+        _ => "any".to_owned(),
+    }
+}
+
+/// An example under its kind's name, as it stands in a definition.
+fn indent(name: &str, example: &str) -> String {
+    let example = example.trim_matches('\n');
+    if !example.contains('\n') {
+        return format!("  {name}: {}\n", if example.is_empty() { "{}" } else { example });
+    }
+    let lines: String = example.lines().map(|line| format!("    {line}\n")).collect();
+    format!("  {name}:\n{lines}")
+}

@@ -1,0 +1,180 @@
+//! A planned pipeline: everything that a run needs, checked, and nothing opened yet.
+//!
+//! ```text
+//! Feed ─► topic                             a producer beside the pipeline
+//! Source ─► Node ─► Node ─► … ─► Model      nodes in an order in which inputs come first
+//!    ▲        │                    │
+//! Request     └──► Sink ◄──────────┘        from any source or node
+//! ```
+
+use std::path::PathBuf;
+
+use arrow::datatypes::SchemaRef;
+use millstream_connectors::formats::Format;
+use millstream_connectors::sinks::PlannedSink;
+use millstream_connectors::sources::PlannedSource;
+use millstream_engine::operator::Step;
+use serde_json::Value;
+
+use crate::definition::Secrets;
+pub use crate::shape::{Epochs, Promote};
+
+/// A planned pipeline.
+pub struct Pipeline {
+    /// Its name.
+    pub name: String,
+    /// The definition's fingerprint: without comments, blanks and secrets.
+    pub digest: String,
+    /// What relative paths are relative to: the definition's folder.
+    pub folder: PathBuf,
+    /// The broker's configuration, checked: `"embedded"` or `{"kafka": {…}}`. It may hold secrets.
+    pub broker: Value,
+    /// How records are grouped.
+    pub epochs: Epochs,
+    /// How many worker threads there are, at least one.
+    pub workers: usize,
+    /// Producers.
+    pub feeds: Vec<Feed>,
+    /// Sources, in the order of the definition: a source's index is its `_source`. The source of `requests[i]` has
+    /// the number `sources.len() + i`.
+    pub sources: Vec<Source>,
+    /// Cleansing steps and models; each comes after all its inputs.
+    pub nodes: Vec<Node>,
+    /// The streams' names and where they end.
+    pub streams: Vec<Stream>,
+    /// Models, in the order of the definition.
+    pub models: Vec<Model>,
+    /// Topics of questions.
+    pub requests: Vec<Request>,
+    /// Where rows go.
+    pub sinks: Vec<Sink>,
+    /// The address that metrics are served at.
+    pub metrics: Option<std::net::SocketAddr>,
+    /// All topics that the pipeline names, by name, each with its number of partitions.
+    pub topics: Vec<(String, u32)>,
+    /// The secrets that the definition refers to: pass whatever is printed through [`Secrets::redact`].
+    pub secrets: Secrets,
+}
+
+/// Where rows come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Input {
+    /// An index into [`Pipeline::sources`].
+    Source(usize),
+    /// An index into [`Pipeline::nodes`].
+    Node(usize),
+}
+
+/// A producer: reads a source and fills a topic.
+pub struct Feed {
+    /// Its name.
+    pub name: String,
+    /// What it reads.
+    pub source: PlannedSource,
+    /// The columns that it reads, without the engine's.
+    pub columns: SchemaRef,
+    /// How bytes become columns; `None` where the source gives rows.
+    pub format: Option<Format>,
+    /// How the columns become the topic's records: in the format of the source that reads the topic, else JSON.
+    pub writes: Format,
+    /// Index of the timestamp column in `columns`, which paces the records and stamps them.
+    pub time: usize,
+    /// Index of the column in `columns` whose value is the record's key.
+    pub key: Option<usize>,
+    /// The topic that it fills.
+    pub topic: String,
+    /// How many partitions the topic has.
+    pub partitions: u32,
+}
+
+/// Where records come from.
+pub struct Source {
+    /// Its name.
+    pub name: String,
+    /// What it reads.
+    pub source: PlannedSource,
+    /// The columns, without the engine's.
+    pub columns: SchemaRef,
+    /// The schema of its batches: the engine's columns, then its own.
+    pub schema: SchemaRef,
+    /// How bytes become columns; `None` where the source gives rows.
+    pub format: Option<Format>,
+    /// Index in `columns` of the timestamp that is the event time; `None` for the record's own timestamp.
+    pub event_time: Option<usize>,
+    /// How much later than newer records a record may come.
+    pub lateness_ms: i64,
+    /// How long a partition may be silent before nobody waits for it.
+    pub idle_ms: i64,
+}
+
+/// A cleansing step or a model.
+pub struct Node {
+    /// For metrics: `flights_known/2/join_as_of`, or a model's name.
+    pub label: String,
+    /// The stream or model that it belongs to.
+    pub of: String,
+    /// The step's kind, or `model`.
+    pub kind: &'static str,
+    /// What its ports read, port 0 first.
+    pub inputs: Vec<Input>,
+    /// What runs.
+    pub step: Step,
+}
+
+/// A stream: a name for where a chain of steps ends.
+pub struct Stream {
+    /// Its name.
+    pub name: String,
+    /// Its rows; one without steps is its input.
+    pub output: Input,
+}
+
+/// A model.
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Its node, an index into [`Pipeline::nodes`].
+    pub node: usize,
+    /// The trainer's configuration.
+    pub config: Value,
+    /// When a revision is kept as a version.
+    pub promote: Option<Promote>,
+    /// The source at the head of its chain: the one that requests for it enter.
+    pub enters: usize,
+}
+
+/// A topic of questions and who answers them.
+pub struct Request {
+    /// Its name.
+    pub name: String,
+    /// The questions, read like the records of the source that they enter; its `name` is the request's.
+    pub source: Source,
+    /// The source whose way they go, an index into [`Pipeline::sources`].
+    pub enters: usize,
+    /// Who answers, an index into [`Pipeline::models`].
+    pub model: usize,
+    /// The topic of the answers.
+    pub answers: String,
+    /// How many partitions that topic has.
+    pub partitions: u32,
+}
+
+/// Where rows go.
+pub struct Sink {
+    /// Its name.
+    pub name: String,
+    /// Whose rows.
+    pub from: Input,
+    /// What it writes.
+    pub sink: PlannedSink,
+}
+
+impl Pipeline {
+    /// The schema of the rows at `input`.
+    pub fn schema(&self, input: Input) -> &SchemaRef {
+        match input {
+            Input::Source(index) => &self.sources[index].schema,
+            Input::Node(index) => &self.nodes[index].step.schema,
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The shape of a definition file. Its schema and its documentation are derived from here; the parts that are
+//! components (a source, a step, …) are described by the catalogue.
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// A Millstream pipeline: topics and files flow through cleansing steps into models that answer requests.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    /// The version of this file format: 1.
+    pub millstream: u64,
+    /// The pipeline's name.
+    pub name: String,
+    /// Where topics live: `embedded`, or a Kafka cluster.
+    #[serde(default)]
+    #[schemars(schema_with = "broker")]
+    pub broker: Value,
+    /// How records are grouped before they enter the pipeline.
+    #[serde(default)]
+    pub epochs: Epochs,
+    /// How many threads work; as many as there are cores by default.
+    #[schemars(range(min = 1, max = 1024))]
+    pub workers: Option<usize>,
+    /// Producers, which fill topics from files or generators in the order of time.
+    #[serde(default)]
+    pub feeds: BTreeMap<String, Feed>,
+    /// Where records come from.
+    #[serde(default)]
+    pub sources: BTreeMap<String, Source>,
+    /// Chains of cleansing steps.
+    #[serde(default)]
+    pub streams: BTreeMap<String, Stream>,
+    /// What learns.
+    #[serde(default)]
+    #[schemars(schema_with = "models")]
+    pub models: BTreeMap<String, Value>,
+    /// Topics of questions, which models answer.
+    #[serde(default)]
+    pub requests: BTreeMap<String, Request>,
+    /// Where rows go.
+    #[serde(default)]
+    pub sinks: BTreeMap<String, Sink>,
+    /// What the pipeline serves while it runs.
+    #[serde(default)]
+    pub serve: Serve,
+}
+
+/// How records are grouped before they enter the pipeline. An idle pipeline takes what there is at once; a busy
+/// one takes more at a time, up to these limits.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Epochs {
+    /// Records in one epoch at most.
+    #[schemars(range(min = 1))]
+    pub max_records: u64,
+    /// Bytes in one epoch at most.
+    #[schemars(range(min = 1))]
+    pub max_bytes: u64,
+    /// Bytes that may have entered and not yet left: the memory budget of the records.
+    #[schemars(range(min = 1))]
+    pub in_flight_bytes: u64,
+}
+
+impl Default for Epochs {
+    fn default() -> Self {
+        Self { max_records: 65_536, max_bytes: 16 << 20, in_flight_bytes: 128 << 20 }
+    }
+}
+
+/// A producer, which fills a topic.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Feed {
+    /// What it reads.
+    #[schemars(schema_with = "source")]
+    pub from: Value,
+    /// How the bytes that it reads become columns; by default as in the source that reads the topic.
+    #[schemars(schema_with = "format")]
+    pub format: Option<Value>,
+    /// The columns and their types, in order; by default those of the source that reads the topic.
+    pub columns: Option<BTreeMap<String, ColumnType>>,
+    /// The timestamp column that paces the records and stamps them.
+    pub time: String,
+    /// The topic that it fills.
+    pub topic: String,
+    /// How many partitions the topic has.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub partitions: u32,
+    /// The column whose value is the record's key, which decides the partition.
+    pub key: Option<String>,
+}
+
+/// Where records come from.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// What it reads.
+    #[schemars(schema_with = "source")]
+    pub from: Value,
+    /// How the bytes become columns.
+    #[schemars(schema_with = "format")]
+    pub format: Option<Value>,
+    /// The columns and their types, in order. A value may be missing in any of them.
+    pub columns: Option<BTreeMap<String, ColumnType>>,
+    /// When things happened; by default the record's own timestamp.
+    pub event_time: Option<EventTime>,
+    /// How long a partition may be silent before the pipeline no longer waits for it.
+    #[serde(default = "idle_seconds")]
+    #[schemars(range(min = 0))]
+    pub idle_seconds: f64,
+}
+
+/// When things happened.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventTime {
+    /// A timestamp column.
+    pub column: String,
+    /// How much later than newer records a record may come.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub lateness_seconds: f64,
+}
+
+/// The type of a column.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline, title = "column type")]
+pub enum ColumnType {
+    /// UTF-8 text.
+    Text,
+    /// A whole number of 64 bits.
+    Int,
+    /// A floating-point number of 64 bits.
+    Float,
+    /// True or false.
+    Bool,
+    /// Milliseconds since 1970, UTC.
+    Timestamp,
+}
+
+/// A chain of cleansing steps.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// The source or stream that it continues.
+    pub input: String,
+    /// The steps, one after the other.
+    #[serde(default)]
+    #[schemars(schema_with = "steps")]
+    pub steps: Vec<Value>,
+}
+
+/// What learns. The rest of its configuration is described by the trainer.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct Model {
+    /// The source or stream that it learns from.
+    pub input: String,
+    /// When a revision is kept as a version, under its own number.
+    pub promote: Option<Promote>,
+}
+
+/// When a revision is kept as a version.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    /// Each time that this many more examples have been learned.
+    #[schemars(range(min = 1))]
+    pub every_examples: u64,
+}
+
+/// A topic of questions, which a model answers.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The topic that the questions come from. They look like the records of the source that they enter.
+    pub topic: String,
+    /// How many partitions the topic has.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub partitions: u32,
+    /// The source whose way through the steps the questions take.
+    pub enters: String,
+    /// The model that answers.
+    pub model: String,
+    /// Where the answers go.
+    pub answers: Answers,
+}
+
+/// Where answers go.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Answers {
+    /// The topic.
+    pub topic: String,
+    /// How many partitions the topic has.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub partitions: u32,
+}
+
+/// Where rows go.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sink {
+    /// The source, stream or model whose rows it gets.
+    pub from: String,
+    /// What it writes.
+    #[schemars(schema_with = "sink")]
+    pub to: Value,
+}
+
+/// What the pipeline serves while it runs.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// The address of the Prometheus metrics: `127.0.0.1:9464`.
+    pub metrics: Option<String>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn idle_seconds() -> f64 {
+    30.0
+}
+
+fn broker(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"$ref": "#/$defs/any_broker"})
+}
+
+fn source(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"$ref": "#/$defs/any_source"})
+}
+
+fn format(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"$ref": "#/$defs/any_format"})
+}
+
+fn sink(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"$ref": "#/$defs/any_sink"})
+}
+
+fn steps(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "items": {"$ref": "#/$defs/any_step"}})
+}
+
+fn models(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "additionalProperties": {"$ref": "#/$defs/any_model"}})
+}
