@@ -112,7 +112,10 @@ mod tests {
              3 a      ü    -7
              4 null   a    null",
             "t sensor room count
-             CODES",
+             1 170    990  479
+             2 90     0    479
+             3 170    912  232
+             4 0      990  0",
         );
     }
 

@@ -7,7 +7,7 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::row::{OwnedRow, RowConverter, RowParser, SortField};
 use millstream_engine::Result;
-use millstream_engine::batch::{Meta, TIME, with_fields};
+use millstream_engine::batch::{Meta, with_fields};
 use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
 use millstream_engine::operator::{Keyed, Power, Rejects, Step};
 use millstream_engine::state::States;
@@ -433,7 +433,7 @@ mod tests {
     fn what_no_later_row_can_ask_for_has_expired() {
         let operator = super::JoinAsOf {
             keys: [vec![], vec![]],
-            at: super::TIME,
+            at: millstream_engine::batch::TIME,
             within_ms: 20,
             horizon_ms: 300,
             columns: vec![],
