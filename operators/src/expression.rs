@@ -8,7 +8,7 @@
 //! types that SQL computes with are turned into these. Only a bare column name keeps that column's exact type.
 //! Integers that overflow, a division by zero or an impossible cast reject the row, and no other row with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};
 
@@ -249,7 +249,7 @@ fn plan(parsed: ast::Expr, schema: &Schema) -> Result<(Arc<dyn PhysicalExpr>, Fi
         create_physical_expr(&logical, &columns, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
     let physical = physical.transform_up(|node| Ok(checked(node)))?.data;
     let field = physical.return_field(schema)?;
-    let metadata = if matches!(logical, Expr::Column(_)) { field.metadata().clone() } else { Default::default() };
+    let metadata = if matches!(logical, Expr::Column(_)) { field.metadata().clone() } else { HashMap::default() };
     Ok((physical, field.as_ref().clone().with_metadata(metadata)))
 }
 
@@ -271,8 +271,13 @@ fn column_type(physical: &Arc<dyn PhysicalExpr>, field: &Field) -> Option<DataTy
         D::Boolean => D::Boolean,
         D::Utf8 | D::LargeUtf8 | D::Utf8View => D::Utf8,
         D::Int8 | D::Int16 | D::Int32 | D::Int64 | D::UInt8 | D::UInt16 | D::UInt32 | D::UInt64 => D::Int64,
-        D::Float16 | D::Float32 | D::Float64 => D::Float64,
-        D::Decimal32(..) | D::Decimal64(..) | D::Decimal128(..) | D::Decimal256(..) => D::Float64,
+        D::Float16
+        | D::Float32
+        | D::Float64
+        | D::Decimal32(..)
+        | D::Decimal64(..)
+        | D::Decimal128(..)
+        | D::Decimal256(..) => D::Float64,
         D::Date32 | D::Date64 | D::Timestamp(..) => D::Timestamp(TimeUnit::Millisecond, None),
         _ => return None,
     })
@@ -306,7 +311,7 @@ fn reason(error: &DataFusionError) -> String {
     line.to_owned()
 }
 
-/// What DataFusion's planner may ask for: the scalar functions, and nothing else.
+/// What the planner may ask for: the scalar functions, and nothing else.
 struct Functions {
     by_name: BTreeMap<String, Arc<ScalarUDF>>,
     syntax: Vec<Arc<dyn ExprPlanner>>,
@@ -402,8 +407,8 @@ mod tests {
             vec![("x", values)],
         );
         let values = show(&batch.unwrap(), &["x"]);
-        let rejects = rejects.take().into_iter().map(|(row, reason)| format!(" | {row} {reason}")).collect::<String>();
-        tidy(&values).lines().skip(1).collect::<Vec<_>>().join(" ") + &rejects
+        let rejects: Vec<_> = rejects.take().iter().map(|(row, reason)| format!(" | {row} {reason}")).collect();
+        tidy(&values).lines().skip(1).collect::<Vec<_>>().join(" ") + &rejects.concat()
     }
 
     fn problem(sql: &str) -> String {

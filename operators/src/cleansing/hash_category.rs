@@ -122,8 +122,8 @@ mod tests {
     #[test]
     fn every_bucket_is_used() {
         let mut bench = Bench::new(&super::KIND, &json!({"columns": ["count"], "buckets": 8}));
-        let rows: String = (0..200).map(|count| format!("\n0 {count}")).collect();
-        let rows = super::super::harness::table(&super::super::example_schema(), &format!("t count{rows}"));
+        let rows: Vec<_> = (0..200).map(|count| format!("\n0 {count}")).collect();
+        let rows = super::super::harness::table(&super::super::example_schema(), &format!("t count{}", rows.concat()));
         let output = bench.learn(&rows);
         let codes = super::super::harness::show(&output, &["count"]);
         let used: std::collections::BTreeSet<&str> = codes.lines().skip(1).collect();

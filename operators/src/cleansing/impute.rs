@@ -246,7 +246,7 @@ impl Keyed for Last {
         let mut inputs: Vec<(ArrayRef, Rows, Rows)> = Vec::with_capacity(self.columns.len());
         for (at, converter, _) in &self.columns {
             let column = finite(rows.column(*at))?;
-            let given = converter.convert_columns(&[column.clone()])?;
+            let given = converter.convert_columns(std::slice::from_ref(&column))?;
             inputs.push((column, given, converter.empty_rows(rows.num_rows(), 0)));
         }
         for row in 0..rows.num_rows() {

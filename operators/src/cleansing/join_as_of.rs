@@ -272,7 +272,9 @@ mod tests {
 
     fn check(config: &Value, right: &[&str], left: &str, expected: &str) {
         let mut bench = Bench::new(&super::KIND, config);
-        right.iter().for_each(|rows| weather(&mut bench, rows));
+        for rows in right {
+            weather(&mut bench, rows);
+        }
         let left_rows = table(&example_schema(), left);
         let served = bench.serve(&left_rows);
         let output = bench.learn(&left_rows);
