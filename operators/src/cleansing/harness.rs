@@ -3,6 +3,7 @@
 //! A table has a line of column names and a line per row. `t` is the event time in seconds, which comes first;
 //! `at` and other timestamps are in seconds, too. Columns of the schema that are not named hold null.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -117,7 +118,7 @@ fn check_lane(lane: Lane, kind: &StepKind, config: &Value, input: &str, expected
     let output = bench.run(lane, 0, &table(&example_schema(), input)).expect("port 0 gives rows");
     let mut actual = bench.shown_output(&output, input);
     for (row, reason) in &bench.rejects {
-        actual.push_str(&format!("row {row}: {reason}\n"));
+        writeln!(actual, "row {row}: {reason}").unwrap();
     }
     assert_eq!(actual, tidy(expected));
 }
@@ -207,7 +208,7 @@ pub(crate) fn show(rows: &RecordBatch, columns: &[&str]) -> String {
     std::iter::once(columns.join(" ")).chain((0..rows.num_rows()).map(line)).map(|line| line + "\n").collect()
 }
 
-/// A small generator (SplitMix64), so that a seed gives the same rows for ever.
+/// A small generator (`SplitMix64`), so that a seed gives the same rows for ever.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -239,11 +240,13 @@ pub(crate) fn random_rows(random: &mut Random, rows: usize) -> RecordBatch {
 /// The same for another stream that has columns of that kind.
 pub(crate) fn random_table(random: &mut Random, schema: &SchemaRef, rows: usize) -> RecordBatch {
     let mut text = String::from("t");
-    schema.fields()[META..].iter().for_each(|field| text.push_str(&format!(" {}", field.name())));
+    for field in &schema.fields()[META..] {
+        write!(text, " {}", field.name()).unwrap();
+    }
     let mut time = 0;
     for _ in 0..rows {
         time += random.below(3);
-        text.push_str(&format!("\n{time}"));
+        write!(text, "\n{time}").unwrap();
         for field in &schema.fields()[META..] {
             let cell = match field.data_type() {
                 _ if random.below(8) == 0 => "null".to_owned(),
@@ -254,7 +257,7 @@ pub(crate) fn random_table(random: &mut Random, schema: &SchemaRef, rows: usize)
                 DataType::Boolean => (random.below(2) == 0).to_string(),
                 _ => (time as f64 - 5.0 + random.below(10) as f64).to_string(),
             };
-            text.push_str(&format!(" {cell}"));
+            write!(text, " {cell}").unwrap();
         }
     }
     table(schema, &text)

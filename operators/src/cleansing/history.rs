@@ -103,7 +103,9 @@ mod tests {
 
     fn history(rows: &[(i64, u64, &str)]) -> History {
         let mut history = History::default();
-        rows.iter().for_each(|(time, offset, row)| history.insert((*time, origin(*offset)), row.as_bytes()));
+        for &(time, offset, row) in rows {
+            history.insert((time, origin(offset)), row.as_bytes());
+        }
         history
     }
 

@@ -7,7 +7,7 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::row::{OwnedRow, RowConverter, RowParser, SortField};
 use millstream_engine::Result;
-use millstream_engine::batch::{Meta, TIME, with_fields};
+use millstream_engine::batch::{Meta, with_fields};
 use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
 use millstream_engine::operator::{Keyed, Power, Rejects, Step};
 use millstream_engine::state::States;
@@ -272,7 +272,9 @@ mod tests {
 
     fn check(config: &Value, right: &[&str], left: &str, expected: &str) {
         let mut bench = Bench::new(&super::KIND, config);
-        right.iter().for_each(|rows| weather(&mut bench, rows));
+        for rows in right {
+            weather(&mut bench, rows);
+        }
         let left_rows = table(&example_schema(), left);
         let served = bench.serve(&left_rows);
         let output = bench.learn(&left_rows);
@@ -433,7 +435,7 @@ mod tests {
     fn what_no_later_row_can_ask_for_has_expired() {
         let operator = super::JoinAsOf {
             keys: [vec![], vec![]],
-            at: super::TIME,
+            at: millstream_engine::batch::TIME,
             within_ms: 20,
             horizon_ms: 300,
             columns: vec![],

@@ -322,8 +322,11 @@ fn artefacts_can_be_read_and_predict_the_same() {
     };
     let usable = super::tests::rows(vec![Some(3e5)], vec![0], vec![true], vec![2], vec![None], vec![0.0]);
     let answer = fold.revision().answer(&usable, &mut Rejects::default()).expect("answered");
-    let (weights, scales) = (tensor("weights"), tensor("scales"));
-    let sum = tensor("bias")[0] + weights[0] / scales[0] + weights[1] * 3e5 / scales[1] + tensor("categories")[2];
+    let (weights, means, scales) = (tensor("weights"), tensor("means"), tensor("scales"));
+    let sum = tensor("bias")[0]
+        + weights[0] * (1.0 - means[0]) / scales[0]
+        + weights[1] * (3e5 - means[1]) / scales[1]
+        + tensor("categories")[2];
     let by_hand = tensor("label_mean")[0] + tensor("label_deviation")[0] * sum;
     assert!((answer.column(0).as_primitive::<Float64Type>().value(0) - by_hand).abs() < 1e-6);
 }
