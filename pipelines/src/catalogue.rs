@@ -1,11 +1,16 @@
 //! What a definition may name. The only file that knows where the kinds are listed.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use millstream_connectors::broker::Broker;
 use millstream_connectors::broker::config::BrokerConfig;
 use millstream_connectors::formats::{self, FormatKind};
 use millstream_connectors::sinks::{self, SinkKind};
 use millstream_connectors::sources::{self, SourceKind};
 use millstream_engine::catalogue::{Kind, Planned, Problem, StepInput, StepKind, schema_of};
 use millstream_engine::operator::Step;
+use millstream_engine::{Fault, Result};
 use millstream_operators::training::{self, TrainingConfig};
 use millstream_operators::{cleansing, models};
 use schemars::Schema;
@@ -96,4 +101,10 @@ impl Catalogue {
         let sinks = self.sinks.iter().map(|kind| Entry::of("sink", kind));
         sources.chain(formats).chain(steps).chain(self.learners.iter().copied()).chain(sinks).collect()
     }
+}
+
+/// Opens the broker of a checked configuration; the embedded one lives in the state directory.
+pub fn open_broker(config: &Value, state: &Path) -> Result<Arc<dyn Broker>> {
+    let config = BrokerConfig::parse(config).map_err(|problems| Fault::definition(format!("the broker: {}", problems[0].message)))?;
+    config.open(state)
 }

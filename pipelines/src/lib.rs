@@ -13,6 +13,7 @@ pub mod list;
 mod load;
 pub mod plan;
 pub mod report;
+pub mod run;
 pub mod schema;
 pub mod shape;
 

@@ -5,6 +5,8 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use commands::{models, run, topic};
+
 use clap::{Parser, Subcommand, ValueEnum};
 
 /// Streams become models that never stop learning, and answer.
@@ -47,6 +49,15 @@ enum Command {
         /// A kind's name: `join_as_of`.
         kind: Option<String>,
     },
+    /// Runs a pipeline: learns from its topics and answers its requests until it is stopped.
+    ///
+    /// SIGINT and SIGTERM stop it after its open epochs. Started again, it goes on where it was: with the same models,
+    /// and no answer lost or sent twice.
+    Run(run::Arguments),
+    /// Looks at a pipeline's topics, or adds to them.
+    Topic(topic::Arguments),
+    /// Shows the promoted versions of a pipeline's models.
+    Models(models::Arguments),
 }
 
 /// How findings are shown.
@@ -76,5 +87,8 @@ fn main() -> ExitCode {
         Command::Schema => commands::schema(),
         Command::Graph { file, format } => commands::graph(&file, format),
         Command::List { kind } => commands::list(kind.as_deref()),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Topic(arguments) => topic::run(&arguments),
+        Command::Models(arguments) => models::run(&arguments),
     }
 }

@@ -14,10 +14,11 @@ use millstream_connectors::formats::Format;
 use millstream_connectors::sinks::PlannedSink;
 use millstream_connectors::sources::PlannedSource;
 use millstream_engine::operator::Step;
+use millstream_operators::registry::PromotionRule;
 use serde_json::Value;
 
 use crate::definition::Secrets;
-pub use crate::shape::{Epochs, Promote};
+pub use crate::shape::Epochs;
 
 /// A planned pipeline.
 pub struct Pipeline {
@@ -138,7 +139,7 @@ pub struct Model {
     /// The trainer's configuration.
     pub config: Value,
     /// When a revision is kept as a version.
-    pub promote: Option<Promote>,
+    pub promote: Option<PromotionRule>,
     /// The source at the head of its chain: the one that requests for it enter.
     pub enters: usize,
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use millstream_operators::registry::PromotionConfig;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::Value;
@@ -162,16 +163,7 @@ pub struct Model {
     /// The source or stream that it learns from.
     pub input: String,
     /// When a revision is kept as a version, under its own number.
-    pub promote: Option<Promote>,
-}
-
-/// When a revision is kept as a version.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct Promote {
-    /// Each time that this many more examples have been learned.
-    #[schemars(range(min = 1))]
-    pub every_examples: u64,
+    pub promote: Option<PromotionConfig>,
 }
 
 /// A topic of questions, which a model answers.

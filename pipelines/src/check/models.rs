@@ -3,6 +3,7 @@
 use millstream_connectors::sources::PlannedSource;
 use millstream_engine::batch::schema_of;
 use millstream_engine::catalogue::StepInput;
+use millstream_operators::registry::PromotionRule;
 use serde_json::{Value, json};
 
 use super::sources::{Columns, Tried};
@@ -25,10 +26,10 @@ impl Checker<'_> {
             let input = input.unwrap_or_else(Graph::unknown);
             let planned = self.model(entry, &input, graph);
             let mut known = Known { certain: false, ..input.clone() };
-            if let Some((node, config, shape)) = planned {
+            if let Some((node, config, promote)) = planned {
                 known = Known { schema: node.step.schema.clone(), output: Input::Node(graph.nodes.len()), ..input.clone() };
                 let (name, enters) = (entry.key.clone(), input.head.unwrap_or_default());
-                models.push(plan::Model { name, node: graph.nodes.len(), config, promote: shape.promote, enters });
+                models.push(plan::Model { name, node: graph.nodes.len(), config, promote, enters });
                 graph.nodes.push(node);
             }
             outputs.push((entry.key.clone(), known));
@@ -38,20 +39,30 @@ impl Checker<'_> {
         models
     }
 
-    fn model(&mut self, entry: &Entry, input: &Known, graph: &Graph) -> Option<(plan::Node, Value, shape::Model)> {
+    fn model(&mut self, entry: &Entry, input: &Known, graph: &Graph) -> Option<(plan::Node, Value, Option<PromotionRule>)> {
         if !entry.value.is_sound() {
             return None;
         }
         let mut config = config(entry, &self.secrets);
-        let shape: shape::Model = serde_json::from_value(config.clone()).ok()?;
+        let promote = self.promotion(entry, config.get("promote"));
         let own = config.as_object_mut()?;
         own.retain(|key, _| !matches!(key.as_str(), "input" | "promote"));
         let streams = graph.known.iter().map(|(name, known)| (name.clone(), known.schema.clone())).collect();
         match (self.catalogue.model.plan)(&config, &StepInput { schema: &input.schema, streams: &streams }) {
-            Ok(step) => Some((plan_node(entry.key.clone(), &entry.key, "model", step, input, graph), config, shape)),
+            Ok(step) => Some((plan_node(entry.key.clone(), &entry.key, "model", step, input, graph), config, promote)),
             Err(problems) => {
                 let own = problems.into_iter().filter(|problem| input.certain || !CONSEQUENCES.contains(&problem.code));
                 self.problems(entry, own.collect());
+                None
+            }
+        }
+    }
+
+    fn promotion(&mut self, entry: &Entry, config: Option<&Value>) -> Option<PromotionRule> {
+        match PromotionRule::plan(config?) {
+            Ok(rule) => Some(rule),
+            Err(problems) => {
+                self.problems(entry, problems.into_iter().map(|problem| problem.under("promote")).collect());
                 None
             }
         }

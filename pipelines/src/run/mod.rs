@@ -36,6 +36,7 @@ use assemble::Topics;
 use commit::{Answers, BrokerCommit};
 use feed::Feeds;
 use promote::{Candidate, Promoter};
+pub use reply::time;
 pub use show::{ModelSummary, Summary};
 use show::{ModelShown, Observer};
 use state::{StateDir, models_path};

@@ -184,43 +184,44 @@ impl Observer {
 impl Summary {
     /// The summary for people.
     pub fn text(&self) -> String {
-        let mut text = String::new();
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "{name:<14}{value}");
-        };
-        line("pipeline", self.pipeline.clone());
-        line(
-            "records",
-            format!(
-                "{} in {:.1} s: {} records/s, {:.1} MB/s",
-                thousands(self.records as f64),
-                self.seconds,
-                thousands(self.records_per_second),
-                self.bytes as f64 / 1e6 / self.seconds
-            ),
-        );
-        for (source, records) in &self.records_by_source {
-            line("", format!("{source} {}", thousands(*records as f64)));
-        }
-        line("epochs", format!("{} committed, {} replayed", thousands(self.epochs as f64), thousands(self.epochs_replayed as f64)));
-        line("requests", thousands(self.requests as f64));
-        line("answers", format!("{}, {} of them errors", thousands(self.answers as f64), thousands(self.refused as f64)));
-        line("dead letters", thousands(self.dead_letters.values().sum::<u64>() as f64));
-        for (step, letters) in &self.dead_letters {
-            line("", format!("{step} {}", thousands(*letters as f64)));
-        }
+        let mut text = Text(String::new());
+        text.line("pipeline", &self.pipeline);
+        let (records, megabytes) = (thousands(self.records as f64), self.bytes as f64 / 1e6 / self.seconds);
+        let rate = thousands(self.records_per_second);
+        text.line("records", &format!("{records} in {:.1} s: {rate} records/s, {megabytes:.1} MB/s", self.seconds));
+        text.counts(&self.records_by_source);
+        let (epochs, replayed) = (thousands(self.epochs as f64), thousands(self.epochs_replayed as f64));
+        text.line("epochs", &format!("{epochs} committed, {replayed} replayed"));
+        text.line("requests", &thousands(self.requests as f64));
+        let (answers, refused) = (thousands(self.answers as f64), thousands(self.refused as f64));
+        text.line("answers", &format!("{answers}, {refused} of them errors"));
+        text.line("dead letters", &thousands(self.dead_letters.values().sum::<u64>() as f64));
+        text.counts(&self.dead_letters);
         for (name, model) in &self.models {
             let digest = model.digest.get(..16).unwrap_or("none");
-            line("model", format!("{name}, revision {}, digest {digest}", thousands(model.revision as f64)));
-            text.push_str(&model.table());
+            text.line("model", &format!("{name}, revision {}, digest {digest}", thousands(model.revision as f64)));
+            text.0.push_str(&model.table());
             if !model.versions.is_empty() {
-                let _ = writeln!(text, "{:<14}versions {}", "", model.versions.join(" "));
+                text.line("", &format!("versions {}", model.versions.join(" ")));
             }
-            line = |name: &str, value: String| {
-                let _ = writeln!(text, "{name:<14}{value}");
-            };
         }
-        text
+        text.0
+    }
+}
+
+/// Lines with a name and a value.
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, name: &str, value: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "{name:<14}{value}");
+    }
+
+    fn counts(&mut self, counts: &BTreeMap<String, u64>) {
+        for (name, count) in counts {
+            self.line("", &format!("{name} {}", thousands(*count as f64)));
+        }
     }
 }
 

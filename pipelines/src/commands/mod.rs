@@ -1,10 +1,16 @@
 //! What each subcommand does, and the exit codes: 0 done, 1 the run failed, 2 a bad definition or command line.
 
+pub(crate) mod models;
+pub(crate) mod run;
+pub(crate) mod topic;
+
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use millstream_engine::{Blame, Fault};
 use millstream_pipelines::catalogue::Catalogue;
+use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::report::Report;
 use millstream_pipelines::{graph, inspect, list, schema};
 
@@ -70,4 +76,26 @@ pub(crate) fn complain(report: &Report) {
 /// Prints to standard output. Whoever reads it may stop reading (`| head`), which is no failure.
 fn print(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Loads a definition for a run; what is wrong with it is shown.
+fn load(file: &Path) -> Result<Pipeline, ExitCode> {
+    match millstream_pipelines::load(file, &Catalogue::shipped()) {
+        Ok((pipeline, report)) => {
+            if !report.findings().is_empty() {
+                complain(&report);
+            }
+            Ok(pipeline)
+        }
+        Err(report) => {
+            complain(&report);
+            Err(ExitCode::from(BAD_DEFINITION))
+        }
+    }
+}
+
+/// Tells why a command failed, without the definition's secrets.
+fn failed(pipeline: &Pipeline, fault: &Fault) -> ExitCode {
+    eprintln!("millstream: {}", pipeline.secrets.redact(&fault.to_string()));
+    if fault.blame == Blame::Definition { ExitCode::from(BAD_DEFINITION) } else { ExitCode::FAILURE }
 }

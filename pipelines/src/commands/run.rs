@@ -1,0 +1,79 @@
+//! `millstream run`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use millstream_pipelines::run::{Options, run as run_pipeline, state};
+
+use super::{failed, load, print};
+
+/// Arguments of `run`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The definition.
+    file: PathBuf,
+    /// End when all feeds are used up and everything in the topics is learned and answered.
+    #[arg(long)]
+    until_idle: bool,
+    /// Feed in step with the records' own time, so many of their seconds in a second; without it, at full speed.
+    #[arg(long, value_name = "FACTOR", value_parser = speed)]
+    speed: Option<f64>,
+    /// Where the run keeps its state: topics, models. By default `.millstream/NAME`.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+    /// Worker threads, instead of the definition's `workers`.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// Where to serve Prometheus metrics, instead of the definition's `serve.metrics`; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
+    /// Show no progress.
+    #[arg(long, short)]
+    quiet: bool,
+    /// How the summary is printed.
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    summary: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(speed) if speed > 0.0 && speed.is_finite() => Ok(speed),
+        _ => Err("a factor is a number above 0, such as 3600 for an hour in a second".to_owned()),
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let pipeline = match load(&arguments.file) {
+        Ok(pipeline) => pipeline,
+        Err(code) => return code,
+    };
+    let state = arguments.state.clone().unwrap_or_else(|| state::default_path(&pipeline.name));
+    let options = Options {
+        until_idle: arguments.until_idle,
+        speed: arguments.speed,
+        workers: arguments.workers.map(usize::from),
+        metrics: arguments.metrics,
+        quiet: arguments.quiet,
+        ..Options::new(state)
+    };
+    match run_pipeline(&pipeline, options) {
+        Ok(summary) => {
+            match arguments.summary {
+                Form::Text => print(&summary.text()),
+                Form::Json => print(&format!("{}\n", serde_json::to_string_pretty(&summary).expect("a summary is JSON"))),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(fault) => failed(&pipeline, &fault),
+    }
+}
