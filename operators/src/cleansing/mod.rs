@@ -86,7 +86,10 @@ mod tests {
             (&impute::KIND, json!({"columns": ["temperature"], "with": {"constant": 1.5}})),
             (&standardise::KIND, json!({"columns": ["humidity"], "warm_up": 0})),
             (&deduplicate::KIND, json!({"by": ["sensor", "ok"], "within_seconds": 2})),
-            (&join_as_of::KIND, json!({"with": "weather", "by": ["room"], "within_seconds": 2, "horizon_seconds": 9})),
+            (
+                &join_as_of::KIND,
+                json!({"with": "weather", "by": ["room"], "at": "at", "within_seconds": 3, "horizon_seconds": 4}),
+            ),
             (&require::KIND, json!({"that": "100 / count > 9 and temperature < 50", "otherwise": "drop"})),
         ];
         examples.chain(also).collect()
