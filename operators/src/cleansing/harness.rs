@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::util::display::array_value_to_string;
-use millstream_engine::batch::{Lane, META, TIME};
+use millstream_engine::batch::{Lane, META, SOURCE, TIME, canonical};
 use millstream_engine::catalogue::{Problem, StepInput, StepKind};
 use millstream_engine::operator::{Power, Rejects, Step};
 use millstream_engine::state::KeyedInstance;
@@ -151,8 +151,10 @@ pub(crate) fn table(schema: &SchemaRef, text: &str) -> RecordBatch {
         rows.iter().map(move |row| place.map(|place| row[place]).filter(|cell| *cell != "null"))
     };
     let times = cells("t").map(|cell| seconds(cell.expect("`t` is never null"))).collect();
+    // Ties between the streams go to the other stream, so that its row is seen.
+    let source = u32::from(*schema == example_schema());
     let own = schema.fields()[META..].iter().map(|field| column(field.data_type(), cells(field.name())));
-    RecordBatch::try_new(schema.clone(), engine_columns(times).into_iter().chain(own).collect()).unwrap()
+    RecordBatch::try_new(schema.clone(), engine_columns(source, times).into_iter().chain(own).collect()).unwrap()
 }
 
 fn seconds(cell: &str) -> i64 {
@@ -172,11 +174,11 @@ fn column<'a>(kind: &DataType, cells: impl Iterator<Item = Option<&'a str>>) -> 
     }
 }
 
-/// The engine's columns of rows with these times, at offsets from 0.
-pub(crate) fn engine_columns(times: Vec<i64>) -> Vec<ArrayRef> {
+/// The engine's columns of rows of a source with these times, at offsets from 0.
+pub(crate) fn engine_columns(source: u32, times: Vec<i64>) -> Vec<ArrayRef> {
     let rows = times.len();
     vec![
-        Arc::new(UInt32Array::from(vec![0; rows])),
+        Arc::new(UInt32Array::from(vec![source; rows])),
         Arc::new(UInt32Array::from(vec![0; rows])),
         Arc::new(UInt64Array::from_iter_values(0..rows as u64)),
         Arc::new(UInt32Array::from(vec![0; rows])),
@@ -260,5 +262,9 @@ pub(crate) fn random_table(random: &mut Random, schema: &SchemaRef, rows: usize)
             write!(text, " {cell}").unwrap();
         }
     }
-    table(schema, &text)
+    // Some rows come from a source that stands before or after that of the other stream.
+    let rows = table(schema, &text);
+    let mut columns = rows.columns().to_vec();
+    columns[SOURCE] = Arc::new(UInt32Array::from_iter_values((0..rows.num_rows()).map(|_| random.below(5) as u32)));
+    canonical(schema, &[RecordBatch::try_new(schema.clone(), columns).unwrap()]).unwrap()
 }

@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use super::columns::{changeable, is_category};
 
-/// Where a field's metadata says how many codes its column can have.
-pub const CATEGORIES: &str = "categories";
+/// Where a field's metadata says how many codes its column can have; models look there.
+const CATEGORIES: &str = "categories";
 
 pub(super) static KIND: StepKind = Kind {
     name: "hash_category",
