@@ -70,6 +70,8 @@ pub(crate) struct SourceInfo {
 /// Mints epochs until the run ends. See the module's documentation.
 pub(crate) struct Binder {
     pub(crate) sources: Vec<SourceInfo>,
+    /// The graph's folds, by node index.
+    pub(crate) folds: Vec<usize>,
     pub(crate) intake: Arc<Intake>,
     pub(crate) book: Arc<Book>,
     pub(crate) limits: Limits,
@@ -133,7 +135,7 @@ impl Binder {
     fn bind_next(&mut self) -> Result<bool> {
         let first = !self.served;
         for serving in [first, !first] {
-            let taken = self.take(serving);
+            let taken = if serving && !self.can_serve() { Vec::new() } else { self.take(serving) };
             if !taken.is_empty() {
                 self.served = serving;
                 self.mint(taken);
@@ -146,6 +148,18 @@ impl Binder {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Requests wait in their topic until every model has learned something, unless there is nothing to learn from.
+    fn can_serve(&self) -> bool {
+        let is_ready = |&fold: &usize| self.book.newest_revision(fold).is_some();
+        self.folds.iter().all(is_ready) || (self.epoch == self.book.published() && self.has_learned_all())
+    }
+
+    fn has_learned_all(&self) -> bool {
+        let queues = self.intake.queues();
+        let learning = queues.iter().filter(|((source, _), _)| !self.sources[*source as usize].serving);
+        learning.map(|(_, queue)| queue).all(crate::intake::Queue::is_at_end)
     }
 
     /// The next records of one lane, fairly from all partitions.
@@ -287,8 +301,10 @@ impl Binder {
     fn release(&mut self, binding: Binding, taken: Vec<(u32, RawBatch)>) {
         let mut offsets = (*self.offsets).clone();
         for range in &binding.ranges {
-            let name = &self.sources[range.source as usize].name;
-            offsets.insert(format!("{name}/{}", range.partition), range.hi);
+            let source = &self.sources[range.source as usize];
+            if !source.serving {
+                offsets.insert(format!("{}/{}", source.name, range.partition), range.hi);
+            }
         }
         self.offsets = Arc::new(offsets);
         for (source, part) in &taken {

@@ -23,7 +23,8 @@ pub struct Request {
 pub struct Entry {
     /// What it is made of.
     pub binding: Arc<Binding>,
-    /// For each source and partition (`flights/0`), the offset after the last one bound through this epoch.
+    /// For each source and partition of the learn lane (`flights/0`), the offset after the last one bound through this
+    /// epoch.
     pub offsets: Arc<BTreeMap<String, u64>>,
     /// Its requests, in origin order.
     pub requests: Vec<Request>,

@@ -254,7 +254,10 @@ impl<'a> Publisher<'a> {
                 bytes += entry.bytes;
                 let published = self.assemble(open, entry)?;
                 match self.committed.remove(&epoch) {
-                    Some(recorded) => verify(&recorded, &published.progress)?,
+                    Some(recorded) => {
+                        verify(&recorded, &published.progress)?;
+                        self.count(&published);
+                    }
                     None => group.push(published),
                 }
                 epoch += 1;
@@ -283,16 +286,19 @@ impl<'a> Publisher<'a> {
             pause = (pause * 2).min(RETRY_PAUSE_MAX);
         }
         self.metrics.commit_seconds.observe(watch.seconds());
-        for published in group {
-            let answered =
-                published.replies.iter().filter(|reply| matches!(reply.outcome, Outcome::Answered { .. })).count();
-            self.metrics.answers("answered", answered);
-            self.metrics.answers("refused", published.replies.len() - answered);
-            for letter in &published.dead_letters {
-                self.metrics.dead_letters(&letter.step, 1);
-            }
-        }
+        group.iter().for_each(|published| self.count(published));
         Ok(())
+    }
+
+    /// Counts what was committed, now or by an earlier run.
+    fn count(&self, published: &Published) {
+        let is_answered = |reply: &&Reply| matches!(reply.outcome, Outcome::Answered { .. });
+        let answered = published.replies.iter().filter(is_answered).count();
+        self.metrics.answers("answered", answered);
+        self.metrics.answers("refused", published.replies.len() - answered);
+        for letter in &published.dead_letters {
+            self.metrics.dead_letters(&letter.step, 1);
+        }
     }
 
     fn assemble(&mut self, open: Open, entry: Entry) -> Result<Published> {

@@ -92,6 +92,7 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
     let workers = lines.into_iter().zip(threads).map(|(orders, (_, thread))| WorkerLine { orders, thread }).collect();
     let binder = Binder {
         sources: graph.sources.iter().map(SourceInfo::of).collect(),
+        folds: graph.folds().collect(),
         intake: intake.clone(),
         book: book.clone(),
         limits: settings.limits,

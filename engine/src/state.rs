@@ -165,8 +165,7 @@ impl<'a, S: Default> States<'a, S> {
         Self { store, keys, lane, last: None }
     }
 
-    /// States for tests of an operator's logic outside a dataflow: every row has the empty key.
-    #[doc(hidden)]
+    /// Whether these rows teach or ask: for steps that let every request pass.
     pub fn lane(&self) -> Lane {
         self.lane
     }

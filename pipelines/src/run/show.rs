@@ -233,15 +233,15 @@ impl ModelSummary {
         whos.dedup();
         whos.sort_by_key(|who| *who != "model");
         let mut table = format!("{:<14}{:<16}", "", "");
-        whos.iter().for_each(|who| drop(write!(table, "{who:>12}")));
+        for who in &whos {
+            let _ = write!(table, "{who:>12}");
+        }
         table.push('\n');
         for (measure, by_who) in &self.measures {
             let _ = write!(table, "{:<14}{measure:<16}", "");
             for who in &whos {
-                match by_who.get(*who) {
-                    Some(value) => drop(write!(table, "{value:>12.4}")),
-                    None => drop(write!(table, "{:>12}", "")),
-                }
+                let value = by_who.get(*who).map_or_else(String::new, |value| format!("{value:.4}"));
+                let _ = write!(table, "{value:>12}");
             }
             table.push('\n');
         }
