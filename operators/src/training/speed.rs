@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, TimestampMillisecondArray};
-use arrow::array::{ArrayRef, BinaryViewArray, BooleanArray, Float64Array, RecordBatch, UInt32Array, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, BinaryViewArray, BooleanArray, Float64Array, RecordBatch, TimestampMillisecondArray, UInt32Array,
+    UInt64Array,
+};
 use arrow::datatypes::{DataType, Field, Schema};
 use millstream_engine::batch::schema_of;
 use millstream_engine::catalogue::StepInput;
@@ -76,7 +78,9 @@ fn minimal(matrix: &[f64], codes: &[u32], labels: &[f64], adagrad: bool) -> impl
             };
             (0..DENSE).for_each(|at| step(at, error * x[at]));
             step(DENSE, error);
-            active.iter().for_each(|code| step(DENSE + 1 + *code as usize, error));
+            for code in active {
+                step(DENSE + 1 + *code as usize, error);
+            }
         }
     }
 }
@@ -100,7 +104,7 @@ fn batch(data: &Data) -> RecordBatch {
     ];
     columns.extend(data.dense.iter().map(|column| Arc::new(Float64Array::from(column.clone())) as ArrayRef));
     columns.extend(data.codes.iter().map(|column| Arc::new(UInt32Array::from(column.clone())) as ArrayRef));
-    columns.push(Arc::new(BooleanArray::from_iter(data.labels.iter().map(|label| Some(*label > 0.5)))));
+    columns.push(Arc::new(data.labels.iter().map(|label| Some(*label > 0.5)).collect::<BooleanArray>()));
     RecordBatch::try_new(schema_of(&Schema::new(fields)), columns).expect("columns of the schema")
 }
 

@@ -267,6 +267,12 @@ fn problems_are_found_all_at_once() {
     case(json!({"label": "late", "features": ["hour"], "learner": "linear_regression"}), &[("label", "label-type")]);
     case(json!({"label": "_time", "features": ["hour"], "learner": logistic}), &[("label", "engine-column")]);
     case(json!({"label": "late", "features": ["hour"], "learner": logistic, "rate": 1}), &[("rate", "bad-value")]);
+    let codes = HashMap::from([("categories".to_owned(), "4000000000".to_owned())]);
+    let many = Field::new("many", DataType::UInt32, true).with_metadata(codes);
+    let many = schema_of(&Schema::new(vec![many, Field::new("late", DataType::Boolean, true)]));
+    let config = json!({"label": "late", "features": ["many"], "learner": logistic});
+    let problems = super::plan(&config, &StepInput { schema: &many, streams: &BTreeMap::new() }).err();
+    assert_eq!(problems.expect("problems")[0].code, "too-many-categories");
     let mut columns = schema().fields()[META..].to_vec();
     columns.push(Arc::new(Field::new("predicted", DataType::Float64, true)));
     let clash = schema_of(&Schema::new(columns));
