@@ -4,7 +4,7 @@ use millstream_connectors::broker::config::BrokerConfig;
 use millstream_connectors::formats::{self, FormatKind};
 use millstream_connectors::sinks::{self, SinkKind};
 use millstream_connectors::sources::{self, SourceKind};
-use millstream_engine::catalogue::{Kind, Planned, Problem, StepInput, StepKind, schema_of};
+use millstream_engine::catalogue::{Kind, Planned, StepInput, StepKind, schema_of};
 use millstream_engine::operator::Step;
 use millstream_operators::training::{self, TrainingConfig};
 use millstream_operators::{cleansing, models};
@@ -39,13 +39,13 @@ pub struct ModelKind {
     pub plan: fn(&Value, &StepInput<'_>) -> Planned<Step>,
 }
 
-/// Checks brokers.
+/// Plans brokers.
 #[derive(Clone, Copy)]
 pub struct BrokerKind {
     /// Its schema.
     pub schema: fn() -> Schema,
-    /// All problems.
-    pub check: fn(&Value) -> Vec<Problem>,
+    /// Checks and reads.
+    pub plan: fn(&Value) -> Planned<BrokerConfig>,
 }
 
 /// A kind's documentation.
@@ -84,7 +84,7 @@ impl Catalogue {
             learners: models::KINDS.iter().map(|kind| Entry::of("learner", kind)).collect(),
             sinks: sinks::KINDS,
             model: ModelKind { schema: schema_of::<TrainingConfig>, plan: training::plan },
-            broker: BrokerKind { schema: schema_of::<BrokerConfig>, check: BrokerConfig::check },
+            broker: BrokerKind { schema: schema_of::<BrokerConfig>, plan: BrokerConfig::parse },
         }
     }
 
