@@ -11,6 +11,12 @@ use serde_json::Value;
 
 use crate::broker::Broker;
 
+pub mod file;
+pub mod generator;
+#[cfg(test)]
+mod tests;
+pub mod topic;
+
 /// A source's entry.
 pub type SourceKind = Kind<fn(&Value) -> Planned<PlannedSource>>;
 
@@ -18,6 +24,8 @@ pub type SourceKind = Kind<fn(&Value) -> Planned<PlannedSource>>;
 pub struct PlannedSource {
     /// What its records are.
     pub content: Content,
+    /// The format that its bytes are most likely in: what a definition that names none means.
+    pub format: Option<&'static str>,
     /// The topic that it reads, if it does: the run creates it when it is missing on the embedded broker.
     pub topic: Option<(String, u32)>,
     /// Opens it.
@@ -50,4 +58,4 @@ pub struct World {
 }
 
 /// All sources.
-pub static KINDS: &[&SourceKind] = &[];
+pub static KINDS: &[&SourceKind] = &[&topic::KIND, &file::KIND, &generator::KIND];

@@ -1,0 +1,112 @@
+//! What the formats share that write rows as text: the kinds of values, and the records' buffer.
+
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray, UInt64Array,
+};
+use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use millstream_engine::catalogue::{Planned, Problem, Problems};
+use millstream_engine::{Fault, Result};
+
+/// The type that a column is written as, if it can be written as text.
+fn written_as(kind: &DataType) -> Option<DataType> {
+    Some(match kind {
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => DataType::Int64,
+        DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => DataType::UInt64,
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => DataType::Float64,
+        DataType::Boolean => DataType::Boolean,
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => {
+            DataType::Timestamp(TimeUnit::Millisecond, None)
+        }
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Dictionary(_, values) => written_as(values)?,
+        _ => return None,
+    })
+}
+
+/// Finds the columns that cannot be written as text.
+pub(crate) fn check(columns: &SchemaRef) -> Planned<()> {
+    let mut problems = Problems::default();
+    for field in columns.fields() {
+        if written_as(field.data_type()).is_none() {
+            let message = format!("column `{}` of type {} cannot be written as text", field.name(), field.data_type());
+            problems.push(Problem::new("", "unwritable-column", message).help("leave it out, or use `arrow_ipc`"));
+        }
+    }
+    problems.finish()
+}
+
+/// A column of values to write.
+pub(crate) enum Cells {
+    Int(Int64Array),
+    UInt(UInt64Array),
+    Float(Float64Array),
+    Bool(BooleanArray),
+    Timestamp(TimestampMillisecondArray),
+    Text(StringArray),
+}
+
+impl Cells {
+    /// The columns of `rows`.
+    pub(crate) fn of(rows: &RecordBatch) -> Result<Vec<Self>> {
+        rows.columns().iter().map(Self::new).collect()
+    }
+
+    fn new(column: &ArrayRef) -> Result<Self> {
+        let kind = written_as(column.data_type()).ok_or_else(|| Fault::ours("an unwritable column was planned"))?;
+        let data = cast(column, &kind)?.into_data();
+        Ok(match kind {
+            DataType::Int64 => Self::Int(data.into()),
+            DataType::UInt64 => Self::UInt(data.into()),
+            DataType::Float64 => Self::Float(data.into()),
+            DataType::Boolean => Self::Bool(data.into()),
+            DataType::Utf8 => Self::Text(data.into()),
+            _ => Self::Timestamp(data.into()),
+        })
+    }
+
+    /// Whether a row has no value to write: it is null, or a float that is not finite.
+    pub(crate) fn is_null(&self, row: usize) -> bool {
+        match self {
+            Self::Int(cells) => cells.is_null(row),
+            Self::UInt(cells) => cells.is_null(row),
+            Self::Float(cells) => cells.is_null(row) || !cells.value(row).is_finite(),
+            Self::Bool(cells) => cells.is_null(row),
+            Self::Timestamp(cells) => cells.is_null(row),
+            Self::Text(cells) => cells.is_null(row),
+        }
+    }
+}
+
+/// Records that are written one after the other.
+pub(crate) struct Writing {
+    pub(crate) bytes: Vec<u8>,
+    ends: Vec<i32>,
+}
+
+impl Writing {
+    pub(crate) fn new(records: usize) -> Self {
+        let mut ends = Vec::with_capacity(records + 1);
+        ends.push(0);
+        Self { bytes: Vec::with_capacity(records * 64), ends }
+    }
+
+    /// Ends a record.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        let end = i32::try_from(self.bytes.len());
+        self.ends.push(end.map_err(|_| Fault::ours("more than 2 GiB of records were to be written at once"))?);
+        Ok(())
+    }
+
+    pub(crate) fn finish(self) -> BinaryArray {
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(self.ends));
+        BinaryArray::new(offsets, Buffer::from_vec(self.bytes), None)
+    }
+}
+
+/// Appends what `serde_json` writes for a number or a text.
+pub(crate) fn write_json<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, value).expect("numbers and texts can be written to memory");
+}

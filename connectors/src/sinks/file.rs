@@ -1,0 +1,219 @@
+//! `file`: rows in a file.
+
+use std::fs::{File, OpenOptions, create_dir_all, read_dir, rename};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use millstream_engine::catalogue::{Kind, Planned, Problem, configuration, schema_of};
+use millstream_engine::{Fault, Result};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::stdout::{LineFormat, lines};
+use super::{PlannedSink, Sink, SinkKind, Written};
+use crate::broker::Append;
+use crate::formats::{Encoder, csv};
+
+/// A file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where it is, relative to the definition's folder; folders on the way are made.
+    pub path: String,
+    /// What it holds. Default: by its extension.
+    #[serde(default, rename = "type")]
+    pub kind: Type,
+    /// Whether each row's origin and event time are written, too. Default: false.
+    #[serde(default)]
+    pub meta: bool,
+}
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Type {
+    /// By extension: `.json`, `.jsonl`, `.ndjson`; `.csv`; `.parquet`.
+    #[default]
+    Auto,
+    /// One JSON object on each line.
+    Json,
+    /// Comma-separated values, after a line with the columns' names.
+    Csv,
+    /// Parquet.
+    Parquet,
+}
+
+/// The entry of `file`.
+pub static KIND: SinkKind = Kind {
+    name: "file",
+    about: "Rows are appended to a file once their epoch is committed: after a crash, those of the last epoch may be \
+        missing or come again; write to a topic where each must be there exactly once.\n\n\
+        A Parquet file cannot be appended to, so a Parquet path becomes a folder of parts, `part-00000.parquet` and so \
+        on, each whole at any time: the newest is replaced until it has 16384 rows.",
+    schema: schema_of::<Config>,
+    example: "{path: out/predictions.jsonl}",
+    plan,
+};
+
+fn plan(value: &Value, schema: &SchemaRef) -> Planned<PlannedSink> {
+    let Config { path, kind, meta } = configuration(value)?;
+    let kind = kind.of(&path).ok_or_else(|| vec![unknown_type(&path)])?;
+    let written = Written::new(schema, meta);
+    let format = match kind {
+        Type::Parquet => None,
+        Type::Csv => Some(LineFormat::Csv.plan(&written)?),
+        Type::Json | Type::Auto => Some(LineFormat::Json.plan(&written)?),
+    };
+    let header = (kind == Type::Csv).then(|| csv::header_line(&written.schema, b','));
+    Ok(PlannedSink {
+        topic: None,
+        open: Box::new(move |folder: &PathBuf| {
+            let path = folder.join(&path);
+            let written = written.clone();
+            Ok(match &format {
+                Some(format) => Box::new(Lines {
+                    file: append_to(&path, header.as_deref())?,
+                    path,
+                    written,
+                    encoder: (format.encoder)(),
+                }) as Box<dyn Sink>,
+                None => Box::new(Parts::open(path, written)?),
+            })
+        }),
+    })
+}
+
+impl Type {
+    /// What a path says by its extension, where the type is not given.
+    fn of(self, path: &str) -> Option<Self> {
+        match (self, Path::new(path).extension().and_then(|extension| extension.to_str())) {
+            (Self::Auto, Some("json" | "jsonl" | "ndjson")) => Some(Self::Json),
+            (Self::Auto, Some("csv")) => Some(Self::Csv),
+            (Self::Auto, Some("parquet")) => Some(Self::Parquet),
+            (Self::Auto, _) => None,
+            (given, _) => Some(given),
+        }
+    }
+}
+
+fn unknown_type(path: &str) -> Problem {
+    Problem::new("type", "unknown-type", format!("the extension of `{path}` does not say what to write"))
+        .help("add `type: json`, `csv` or `parquet`")
+}
+
+/// Appends lines.
+struct Lines {
+    path: PathBuf,
+    file: File,
+    written: Written,
+    encoder: Box<dyn Encoder>,
+}
+
+impl Sink for Lines {
+    fn prepare(&mut self, _: &RecordBatch) -> Result<Option<Append>> {
+        Ok(None)
+    }
+
+    fn committed(&mut self, rows: &RecordBatch) -> Result<()> {
+        let lines = lines(&self.encoder.encode(&self.written.of(rows)?)?);
+        self.file.write_all(&lines).map_err(|error| unwritable(&self.path, error))
+    }
+}
+
+/// Opens a file for appending. A new one starts with the header; a last line that was cut off gets an end, so that it
+/// spoils no other.
+fn append_to(path: &Path, header: Option<&[u8]>) -> Result<File> {
+    let open = || {
+        if let Some(folder) = path.parent() {
+            create_dir_all(folder)?;
+        }
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        if file.metadata()?.len() > 0 {
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+        } else if let Some(header) = header {
+            file.write_all(&[header, b"\n"].concat())?;
+        }
+        Ok(file)
+    };
+    open().map_err(|error: std::io::Error| unwritable(path, error))
+}
+
+/// Rows of a part. All of the newest part's rows are kept, since it is written anew with each commit.
+const PART_ROWS: usize = 16_384;
+
+/// Writes Parquet parts.
+struct Parts {
+    folder: PathBuf,
+    written: Written,
+    /// Number of the newest part.
+    number: u64,
+    /// Its rows.
+    rows: RecordBatch,
+}
+
+impl Parts {
+    fn open(folder: PathBuf, written: Written) -> Result<Self> {
+        let newest = || {
+            create_dir_all(&folder)?;
+            let mut newest = None;
+            for entry in read_dir(&folder)? {
+                newest = newest.max(part_number(&entry?.file_name().to_string_lossy()));
+            }
+            Ok(newest)
+        };
+        let newest: Option<u64> = newest().map_err(|error: std::io::Error| unwritable(&folder, error))?;
+        let rows = RecordBatch::new_empty(written.schema.clone());
+        Ok(Self { number: newest.map_or(0, |number| number + 1), folder, written, rows })
+    }
+
+    fn write(&self) -> Result<()> {
+        let part = self.folder.join(format!("part-{:05}.parquet", self.number));
+        let unfinished = part.with_extension("unfinished");
+        let file = File::create(&unfinished).map_err(|error| unwritable(&unfinished, error))?;
+        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+        ArrowWriter::try_new(file, self.rows.schema(), Some(properties))
+            .and_then(|mut writer| writer.write(&self.rows).and_then(|()| writer.close()))
+            .map_err(|error| unwritable(&unfinished, error))?;
+        rename(&unfinished, &part).map_err(|error| unwritable(&part, error))
+    }
+}
+
+fn part_number(name: &str) -> Option<u64> {
+    name.strip_prefix("part-")?.strip_suffix(".parquet")?.parse().ok()
+}
+
+impl Sink for Parts {
+    fn prepare(&mut self, _: &RecordBatch) -> Result<Option<Append>> {
+        Ok(None)
+    }
+
+    fn committed(&mut self, rows: &RecordBatch) -> Result<()> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let rows = self.written.of(rows)?;
+        self.rows = concat_batches(&self.written.schema, [&self.rows, &rows])?;
+        self.write()?;
+        if self.rows.num_rows() >= PART_ROWS {
+            self.number += 1;
+            self.rows = RecordBatch::new_empty(self.written.schema.clone());
+        }
+        Ok(())
+    }
+}
+
+fn unwritable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Fault {
+    Fault::world(format!("cannot write {}", path.display())).because(error)
+}
