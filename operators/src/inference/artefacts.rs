@@ -38,10 +38,10 @@ pub(super) fn write(spec: &Spec, predictor: &dyn Predictor, examples: u64) -> Re
 fn formula(task: Task) -> &'static str {
     match task {
         Task::Classification => {
-            "1 / (1 + exp(-(bias + sum(weights * clamp(x / scales, -1, 1)) + sum(categories[offset + code]))))"
+            "1 / (1 + exp(-(bias + sum(weights * clamp((x - means) / scales, -1, 1)) + sum(categories[offset + code]))))"
         }
         Task::Regression => {
-            "label_mean + label_deviation * (bias + sum(weights * clamp(x / scales, -1, 1)) \
+            "label_mean + label_deviation * (bias + sum(weights * clamp((x - means) / scales, -1, 1)) \
              + sum(categories[offset + code]))"
         }
     }

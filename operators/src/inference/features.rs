@@ -16,6 +16,9 @@ use crate::models::{Matrix, Shape};
 /// The metadata of a `UInt32` field that says: these are codes, and how many there are.
 pub const CATEGORIES: &str = "categories";
 
+/// How many categories a model may have over all columns: each costs up to 24 bytes, twice while a revision answers.
+const CATEGORIES_MAX: usize = 1 << 24;
+
 /// The columns that a model looks at, in its order.
 #[derive(Debug)]
 pub struct Features {
@@ -84,6 +87,10 @@ impl Features {
         }
         let place = match (field.data_type(), categories(field)) {
             (DataType::UInt32, Some(categories)) => {
+                if self.shape.categories + categories as usize > CATEGORIES_MAX {
+                    let message = format!("with `{name}` there are more than {CATEGORIES_MAX} categories");
+                    return Err(Problem::new(path, "too-many-categories", message).help("hash into fewer buckets"));
+                }
                 let (slot, offset) = (self.shape.active, self.shape.categories as u32);
                 self.shape.active += 1;
                 self.shape.categories += categories as usize;
@@ -194,7 +201,8 @@ fn categories(field: &Field) -> Option<u32> {
     field.metadata().get(CATEGORIES)?.parse().ok()
 }
 
-fn is_number(kind: &DataType) -> bool {
+/// Whether a column of this type can be learned as a number.
+pub fn is_number(kind: &DataType) -> bool {
     kind.is_integer() || matches!(kind, DataType::Float32 | DataType::Float64)
 }
 

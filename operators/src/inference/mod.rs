@@ -16,7 +16,7 @@ use millstream_engine::operator::{Answer, Rejects};
 use crate::models::{Design, Matrix, Predictor, Task, class};
 
 pub use artefacts::{METADATA, WEIGHTS};
-pub use features::{CATEGORIES, Feature, Features, Place};
+pub use features::{CATEGORIES, Feature, Features, Place, is_number};
 
 /// What a model is, apart from what it has learned.
 pub struct Spec {

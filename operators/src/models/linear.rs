@@ -1,7 +1,8 @@
 //! A weighted sum of the features, learned by one of the update rules: what both regressions are made of.
 //!
-//! Safe on columns of any scale without preparation: a feature counts as `x / scale`, where `scale` is its largest
-//! magnitude so far, so it is in [-1, 1], and in a request never beyond.
+//! Safe on columns of any scale and any offset without preparation: a feature counts as `(x - mean) / scale`, where
+//! `mean` is its running mean and `scale` its largest distance from that so far. So it is in [-1, 1], and in a request
+//! never beyond. Without the mean, a column like the year would be a second bias, and its small changes lost.
 
 use std::sync::Arc;
 
@@ -75,7 +76,9 @@ pub(super) struct Linear<L: Loss, R: Rule> {
     loss: L,
     weights: Vec<f64>,
     cells: Vec<R::Cell>,
-    /// The largest magnitude of each number so far.
+    /// The mean of each number so far.
+    means: Vec<f64>,
+    /// The largest distance of each number from its mean so far.
     scales: Vec<f64>,
     /// Sum over all rows of their squared norms, and how many rows that were.
     norms: f64,
@@ -90,6 +93,7 @@ impl<L: Loss, R: Rule> Linear<L, R> {
             loss: L::default(),
             weights: vec![0.0; coordinates],
             cells: vec![R::Cell::default(); coordinates],
+            means: vec![0.0; shape.dense],
             // Not zero, so that nothing is ever divided by zero.
             scales: vec![f64::MIN_POSITIVE; shape.dense],
             norms: 0.0,
@@ -101,7 +105,8 @@ impl<L: Loss, R: Rule> Linear<L, R> {
     #[inline]
     fn sum(&self, row: Row<'_>, scaled: &mut Vec<f64>) -> f64 {
         scaled.clear();
-        scaled.extend(row.dense.iter().zip(&self.scales).map(|(x, scale)| (x / scale).clamp(-1.0, 1.0)));
+        let numbers = row.dense.iter().zip(&self.means).zip(&self.scales);
+        scaled.extend(numbers.map(|((x, mean), scale)| (distance(*x, *mean) / scale).clamp(-1.0, 1.0)));
         let (dense, rest) = self.weights.split_at(scaled.len());
         let categories: f64 = row.active.iter().map(|&category| rest[1 + category as usize]).sum();
         dot(dense, scaled) + rest[0] + categories
@@ -110,17 +115,27 @@ impl<L: Loss, R: Rule> Linear<L, R> {
     /// Raises the scales to the row's numbers; true if any was raised.
     #[inline]
     fn grow(&mut self, dense: &[f64]) -> bool {
-        if !dense.iter().zip(&self.scales).fold(false, |grows, (x, scale)| grows | (x.abs() > *scale)) {
+        let mut numbers = dense.iter().zip(&self.means).zip(&self.scales);
+        if !numbers.any(|((x, mean), scale)| distance(*x, *mean).abs() > *scale) {
             return false;
         }
         for (at, x) in dense.iter().enumerate() {
-            let (old, new) = (self.scales[at], x.abs());
+            let (old, new) = (self.scales[at], distance(*x, self.means[at]).abs());
             if new > old {
                 self.scales[at] = new;
                 self.rule.rescale(&mut self.weights[at], &mut self.cells[at], old / new);
             }
         }
         true
+    }
+
+    /// Moves the means, by a part of this row that shrinks as rows add up.
+    #[inline]
+    fn centre(&mut self, dense: &[f64]) {
+        let share = 1.0 / self.rows;
+        for (mean, x) in self.means.iter_mut().zip(dense) {
+            *mean += distance(*x, *mean) * share;
+        }
     }
 
     /// How far the sum would move per unit of gradient.
@@ -157,12 +172,17 @@ impl<L: Loss, R: Rule> Model for Linear<L, R> {
         let mut sum = self.sum(row, scratch);
         let prediction = self.loss.output(sum);
         let mut output = prediction;
+        self.rows += 1.0;
+        if self.rows < 2.0 {
+            // Nothing is unusual about the first row.
+            self.centre(row.dense);
+            self.sum(row, scratch);
+        }
         if self.grow(row.dense) {
             sum = self.sum(row, scratch);
             output = self.loss.output(sum);
         }
         self.norms += dot(scratch, scratch) + 1.0 + row.active.len() as f64;
-        self.rows += 1.0;
         self.loss.observe(target);
         let pace = self.rule.pace(self.norms / self.rows);
         let mut gradient = self.loss.gradient(sum, output, target);
@@ -171,6 +191,7 @@ impl<L: Loss, R: Rule> Model for Linear<L, R> {
             gradient /= 1.0 + self.reach(row, scratch, pace, gradient);
         }
         self.step(row, scratch, pace, gradient);
+        self.centre(row.dense);
         prediction
     }
 
@@ -178,6 +199,7 @@ impl<L: Loss, R: Rule> Model for Linear<L, R> {
         let (weights, rest) = self.weights.split_at(self.scales.len());
         let mut tensors = vec![
             Tensor { name: "weights", values: weights.to_vec() },
+            Tensor { name: "means", values: self.means.clone() },
             Tensor { name: "scales", values: self.scales.clone() },
             Tensor { name: "bias", values: rest[..1].to_vec() },
             Tensor { name: "categories", values: rest[1..].to_vec() },
@@ -188,8 +210,17 @@ impl<L: Loss, R: Rule> Model for Linear<L, R> {
 
     fn fits(&self, shape: Shape) -> bool {
         let coordinates = shape.dense + 1 + shape.categories;
-        self.scales.len() == shape.dense && self.weights.len() == coordinates && self.cells.len() == coordinates
+        self.means.len() == shape.dense
+            && self.scales.len() == shape.dense
+            && self.weights.len() == coordinates
+            && self.cells.len() == coordinates
     }
+}
+
+/// How far a number is from its mean; numbers so large that this would overflow count as less.
+#[inline]
+fn distance(x: f64, mean: f64) -> f64 {
+    x.clamp(-1e300, 1e300) - mean
 }
 
 /// A sum in four interleaved parts: fixed in order, and four times as fast as one chain of additions.

@@ -1,7 +1,7 @@
 //! How a weight moves: SGD, Adagrad, FTRL-proximal.
 //!
-//! Features are normalised by their running scale, the largest magnitude so far, as in Ross, Mineiro and Langford,
-//! "Normalized Online Learning" (2013): a weight is kept in units of the prediction, for a feature in [-1, 1].
+//! Features are normalised by their running scale, the largest distance from their mean so far, in the manner of Ross,
+//! Mineiro and Langford, "Normalized Online Learning" (2013): a weight is kept in units of the prediction, for a feature in [-1, 1].
 //! What happens to it when the scale grows is that paper's too.
 
 use schemars::{JsonSchema, Schema};

@@ -8,6 +8,7 @@ use millstream_engine::batch::META;
 use millstream_engine::catalogue::{Problem, column};
 use millstream_engine::operator::Rejects;
 
+use crate::inference::is_number;
 use crate::models::{TARGET_MAX, Task};
 
 /// A checked label column.
@@ -27,14 +28,13 @@ impl Label {
         if column < META {
             return problem("engine-column", format!("`{name}` is the engine's"), "name a column of your own");
         }
-        let number = kind.is_integer() || matches!(kind, DataType::Float32 | DataType::Float64);
         match task {
             Task::Classification if !(kind == &DataType::Boolean || kind.is_integer()) => problem(
                 "label-type",
                 format!("`{name}` is {kind}, but this model tells yes from no"),
                 "derive a boolean, as in `derive: {late: \"delay > 15\"}`, or use a model that learns numbers",
             ),
-            Task::Regression if !number => problem(
+            Task::Regression if !is_number(kind) => problem(
                 "label-type",
                 format!("`{name}` is {kind}, but this model learns a number"),
                 "derive a number from it, or use a model that tells yes from no",

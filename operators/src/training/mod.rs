@@ -6,6 +6,8 @@ mod label;
 mod online;
 mod regression;
 #[cfg(test)]
+mod speed;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

@@ -267,6 +267,12 @@ fn problems_are_found_all_at_once() {
     case(json!({"label": "late", "features": ["hour"], "learner": "linear_regression"}), &[("label", "label-type")]);
     case(json!({"label": "_time", "features": ["hour"], "learner": logistic}), &[("label", "engine-column")]);
     case(json!({"label": "late", "features": ["hour"], "learner": logistic, "rate": 1}), &[("rate", "bad-value")]);
+    let codes = HashMap::from([("categories".to_owned(), "4000000000".to_owned())]);
+    let many = Field::new("many", DataType::UInt32, true).with_metadata(codes);
+    let many = schema_of(&Schema::new(vec![many, Field::new("late", DataType::Boolean, true)]));
+    let config = json!({"label": "late", "features": ["many"], "learner": logistic});
+    let problems = super::plan(&config, &StepInput { schema: &many, streams: &BTreeMap::new() }).err();
+    assert_eq!(problems.expect("problems")[0].code, "too-many-categories");
     let mut columns = schema().fields()[META..].to_vec();
     columns.push(Arc::new(Field::new("predicted", DataType::Float64, true)));
     let clash = schema_of(&Schema::new(columns));
@@ -322,8 +328,11 @@ fn artefacts_can_be_read_and_predict_the_same() {
     };
     let usable = super::tests::rows(vec![Some(3e5)], vec![0], vec![true], vec![2], vec![None], vec![0.0]);
     let answer = fold.revision().answer(&usable, &mut Rejects::default()).expect("answered");
-    let (weights, scales) = (tensor("weights"), tensor("scales"));
-    let sum = tensor("bias")[0] + weights[0] / scales[0] + weights[1] * 3e5 / scales[1] + tensor("categories")[2];
+    let (weights, means, scales) = (tensor("weights"), tensor("means"), tensor("scales"));
+    let sum = tensor("bias")[0]
+        + weights[0] * (1.0 - means[0]) / scales[0]
+        + weights[1] * (3e5 - means[1]) / scales[1]
+        + tensor("categories")[2];
     let by_hand = tensor("label_mean")[0] + tensor("label_deviation")[0] * sum;
     assert!((answer.column(0).as_primitive::<Float64Type>().value(0) - by_hand).abs() < 1e-6);
 }

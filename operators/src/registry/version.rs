@@ -1,0 +1,124 @@
+//! What is known of a version.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use millstream_engine::binding::{Epoch, Frontier};
+use millstream_engine::operator::Measure;
+use millstream_engine::{Fault, Result};
+use serde::{Deserialize, Serialize};
+
+/// A measure as it is stored.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Score {
+    /// What was measured: `log_loss`.
+    pub name: String,
+    /// Who reached it: `model`, `majority`.
+    pub who: String,
+    /// The value.
+    pub value: f64,
+}
+
+impl From<&Measure> for Score {
+    fn from(measure: &Measure) -> Self {
+        Self { name: measure.name.to_owned(), who: measure.who.to_owned(), value: measure.value }
+    }
+}
+
+/// Where a revision came from, how good it was, and why it was promoted.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct Metadata {
+    /// The model's name in the definition.
+    pub model: String,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The digest of the pipeline's definition.
+    pub definition_digest: String,
+    /// The number of the revision.
+    pub revision: u64,
+    /// The epoch that made the revision.
+    pub epoch: Epoch,
+    /// What the revision had learned through.
+    pub frontier: Frontier,
+    /// How many examples it had learned.
+    pub examples: u64,
+    /// The model's measures and those of its baselines.
+    pub measures: Vec<Score>,
+    /// When the run started, milliseconds since 1970.
+    pub started_ms: i64,
+    /// When the revision was promoted, milliseconds since 1970.
+    pub promoted_ms: i64,
+    /// How long what took: `learning` in seconds.
+    pub durations_seconds: BTreeMap<String, f64>,
+    /// Why it was promoted.
+    pub reason: String,
+    /// The version that was promoted before.
+    pub parent: Option<String>,
+}
+
+/// A revision to be promoted.
+#[derive(Clone, Debug, Default)]
+pub struct Promotion {
+    /// What is known of it.
+    pub metadata: Metadata,
+    /// Its files, from [`millstream_engine::operator::Answer::artefacts`].
+    pub artefacts: Vec<(String, Vec<u8>)>,
+}
+
+/// A version in the registry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Version {
+    /// The first 16 hexadecimal digits of the digest.
+    pub id: String,
+    /// BLAKE3 of the files' checksums.
+    pub digest: String,
+    /// The files' names.
+    pub files: Vec<String>,
+    /// What is known of it.
+    pub metadata: Metadata,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
+/// `metadata.json`.
+#[derive(Deserialize, Serialize)]
+pub(super) struct Manifest {
+    pub(super) digest: String,
+    pub(super) files: Vec<String>,
+    #[serde(flatten)]
+    pub(super) metadata: Metadata,
+}
+
+impl Manifest {
+    pub(super) fn write(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec_pretty(self).map_err(|error| Fault::ours("metadata cannot be written").because(error))
+    }
+}
+
+/// A line of a checksum file, as `b3sum` writes and checks it.
+pub(super) fn checksum(name: &str, content: &[u8]) -> String {
+    format!("{}  {name}\n", blake3::hash(content).to_hex())
+}
+
+/// The lines of all files.
+pub(super) fn checksums(files: &[(String, Vec<u8>)]) -> String {
+    files.iter().map(|(name, content)| checksum(name, content)).collect()
+}
+
+/// The digest of a version: BLAKE3 of its files' checksums.
+pub(super) fn digest(artefacts: &[(String, Vec<u8>)]) -> String {
+    blake3::hash(checksums(artefacts).as_bytes()).to_hex().to_string()
+}
+
+/// Refuses names that could lead out of the registry's folder, or that it uses itself.
+pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+    let fits = (1..=64).contains(&name.len()) && name.bytes().all(allowed);
+    if fits && !name.starts_with('.') && !name.contains("..") {
+        return Ok(());
+    }
+    Err(Fault::definition(format!(
+        "{what} name {name:?}: a name has 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`, does not start with `.`, \
+         and has no `..`"
+    )))
+}
