@@ -67,10 +67,8 @@ impl Keyed for Deduplicate {
         let time = Meta::of(rows).time;
         let mut keep = vec![true; rows.num_rows()];
         for (row, keep) in keep.iter_mut().enumerate() {
-            // A row that comes late may be older than the newest one: both ways are near.
-            let near = |seen: i64| time[row].abs_diff(seen) <= self.within_ms as u64;
-            *keep = !states.get(row).is_some_and(near);
-            states.update(row, |seen| *seen = (*seen).max(Some(time[row])));
+            *keep = states.get(row).is_none_or(|seen| time[row].saturating_sub(seen) > self.within_ms);
+            states.update(row, |seen| *seen = Some(time[row]));
         }
         Ok(Some(filter(rows, &BooleanArray::from(keep))?))
     }

@@ -64,10 +64,10 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
 fn order<'a>(reads: &BTreeMap<&'a str, BTreeSet<String>>, problems: &mut Problems) -> Vec<&'a str> {
     let mut order = Vec::new();
     let mut waiting: BTreeSet<&str> = reads.keys().copied().collect();
-    let ready = |waiting: &BTreeSet<&'a str>| {
+    let unblocked = |waiting: &BTreeSet<&'a str>| {
         waiting.iter().copied().find(|&name| !reads[name].iter().any(|other| waiting.contains(other.as_str())))
     };
-    while let Some(next) = ready(&waiting) {
+    while let Some(next) = unblocked(&waiting) {
         waiting.remove(next);
         order.push(next);
     }

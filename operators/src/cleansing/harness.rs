@@ -3,6 +3,7 @@
 //! A table has a line of column names and a line per row. `t` is the event time in seconds, which comes first;
 //! `at` and other timestamps are in seconds, too. Columns of the schema that are not named hold null.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,7 +12,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::util::display::array_value_to_string;
-use millstream_engine::batch::{Lane, META, TIME};
+use millstream_engine::batch::{Lane, META, SOURCE, TIME, canonical};
 use millstream_engine::catalogue::{Problem, StepInput, StepKind};
 use millstream_engine::operator::{Power, Rejects, Step};
 use millstream_engine::state::KeyedInstance;
@@ -117,7 +118,7 @@ fn check_lane(lane: Lane, kind: &StepKind, config: &Value, input: &str, expected
     let output = bench.run(lane, 0, &table(&example_schema(), input)).expect("port 0 gives rows");
     let mut actual = bench.shown_output(&output, input);
     for (row, reason) in &bench.rejects {
-        actual.push_str(&format!("row {row}: {reason}\n"));
+        writeln!(actual, "row {row}: {reason}").unwrap();
     }
     assert_eq!(actual, tidy(expected));
 }
@@ -150,8 +151,10 @@ pub(crate) fn table(schema: &SchemaRef, text: &str) -> RecordBatch {
         rows.iter().map(move |row| place.map(|place| row[place]).filter(|cell| *cell != "null"))
     };
     let times = cells("t").map(|cell| seconds(cell.expect("`t` is never null"))).collect();
+    // Ties between the streams go to the other stream, so that its row is seen.
+    let source = u32::from(*schema == example_schema());
     let own = schema.fields()[META..].iter().map(|field| column(field.data_type(), cells(field.name())));
-    RecordBatch::try_new(schema.clone(), engine_columns(times).into_iter().chain(own).collect()).unwrap()
+    RecordBatch::try_new(schema.clone(), engine_columns(source, times).into_iter().chain(own).collect()).unwrap()
 }
 
 fn seconds(cell: &str) -> i64 {
@@ -171,11 +174,11 @@ fn column<'a>(kind: &DataType, cells: impl Iterator<Item = Option<&'a str>>) -> 
     }
 }
 
-/// The engine's columns of rows with these times, at offsets from 0.
-pub(crate) fn engine_columns(times: Vec<i64>) -> Vec<ArrayRef> {
+/// The engine's columns of rows of a source with these times, at offsets from 0.
+pub(crate) fn engine_columns(source: u32, times: Vec<i64>) -> Vec<ArrayRef> {
     let rows = times.len();
     vec![
-        Arc::new(UInt32Array::from(vec![0; rows])),
+        Arc::new(UInt32Array::from(vec![source; rows])),
         Arc::new(UInt32Array::from(vec![0; rows])),
         Arc::new(UInt64Array::from_iter_values(0..rows as u64)),
         Arc::new(UInt32Array::from(vec![0; rows])),
@@ -207,7 +210,7 @@ pub(crate) fn show(rows: &RecordBatch, columns: &[&str]) -> String {
     std::iter::once(columns.join(" ")).chain((0..rows.num_rows()).map(line)).map(|line| line + "\n").collect()
 }
 
-/// A small generator (SplitMix64), so that a seed gives the same rows for ever.
+/// A small generator (`SplitMix64`), so that a seed gives the same rows for ever.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -239,11 +242,13 @@ pub(crate) fn random_rows(random: &mut Random, rows: usize) -> RecordBatch {
 /// The same for another stream that has columns of that kind.
 pub(crate) fn random_table(random: &mut Random, schema: &SchemaRef, rows: usize) -> RecordBatch {
     let mut text = String::from("t");
-    schema.fields()[META..].iter().for_each(|field| text.push_str(&format!(" {}", field.name())));
+    for field in &schema.fields()[META..] {
+        write!(text, " {}", field.name()).unwrap();
+    }
     let mut time = 0;
     for _ in 0..rows {
         time += random.below(3);
-        text.push_str(&format!("\n{time}"));
+        write!(text, "\n{time}").unwrap();
         for field in &schema.fields()[META..] {
             let cell = match field.data_type() {
                 _ if random.below(8) == 0 => "null".to_owned(),
@@ -254,8 +259,12 @@ pub(crate) fn random_table(random: &mut Random, schema: &SchemaRef, rows: usize)
                 DataType::Boolean => (random.below(2) == 0).to_string(),
                 _ => (time as f64 - 5.0 + random.below(10) as f64).to_string(),
             };
-            text.push_str(&format!(" {cell}"));
+            write!(text, " {cell}").unwrap();
         }
     }
-    table(schema, &text)
+    // Some rows come from a source that stands before or after that of the other stream.
+    let rows = table(schema, &text);
+    let mut columns = rows.columns().to_vec();
+    columns[SOURCE] = Arc::new(UInt32Array::from_iter_values((0..rows.num_rows()).map(|_| random.below(5) as u32)));
+    canonical(schema, &[RecordBatch::try_new(schema.clone(), columns).unwrap()]).unwrap()
 }

@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use super::columns::{changeable, is_category};
 
-/// Where a field's metadata says how many codes its column can have.
-pub const CATEGORIES: &str = "categories";
+/// Where a field's metadata says how many codes its column can have; models look there.
+const CATEGORIES: &str = "categories";
 
 pub(super) static KIND: StepKind = Kind {
     name: "hash_category",
@@ -112,15 +112,18 @@ mod tests {
              3 a      ü    -7
              4 null   a    null",
             "t sensor room count
-             CODES",
+             1 170    990  479
+             2 90     0    479
+             3 170    912  232
+             4 0      990  0",
         );
     }
 
     #[test]
     fn every_bucket_is_used() {
         let mut bench = Bench::new(&super::KIND, &json!({"columns": ["count"], "buckets": 8}));
-        let rows: String = (0..200).map(|count| format!("\n0 {count}")).collect();
-        let rows = super::super::harness::table(&super::super::example_schema(), &format!("t count{rows}"));
+        let rows: Vec<_> = (0..200).map(|count| format!("\n0 {count}")).collect();
+        let rows = super::super::harness::table(&super::super::example_schema(), &format!("t count{}", rows.concat()));
         let output = bench.learn(&rows);
         let codes = super::super::harness::show(&output, &["count"]);
         let used: std::collections::BTreeSet<&str> = codes.lines().skip(1).collect();

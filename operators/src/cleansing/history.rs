@@ -1,12 +1,12 @@
 //! One key's past rows, by event time.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use millstream_engine::batch::Origin;
 use serde::{Deserialize, Serialize};
 
-/// Rows as bytes, in canonical order (event time, then origin), end to end in one buffer: a row costs no allocation
-/// of its own.
+/// A row's place in the canonical order: event time, then origin.
+pub(super) type Order = (i64, Origin);
+
+/// Rows as bytes, in canonical order, end to end in one buffer: a row costs no allocation of its own.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct History {
     times: Vec<i64>,
@@ -14,30 +14,15 @@ pub(super) struct History {
     /// Where in `bytes` each row ends.
     ends: Vec<usize>,
     bytes: Vec<u8>,
-    /// Rows before this are not asked for any more.
-    #[serde(skip)]
-    needed_from: Mark,
-}
-
-/// A mark that [`History::expire`] can move while it only looks at the history. It does not belong to the state:
-/// without it, only more is kept.
-#[derive(Debug)]
-struct Mark(AtomicI64);
-
-impl Default for Mark {
-    fn default() -> Self {
-        Self(AtomicI64::new(i64::MIN))
-    }
 }
 
 impl History {
-    /// Puts a row in its place.
-    pub(super) fn insert(&mut self, (time, origin): (i64, Origin), row: &[u8]) {
-        self.forget();
-        let place = self.place(time, origin);
+    /// Puts a row in its place, which nearly always is the end.
+    pub(super) fn insert(&mut self, order: Order, row: &[u8]) {
+        let place = self.before(order);
         let start = self.start(place);
-        self.times.insert(place, time);
-        self.origins.insert(place, origin);
+        self.times.insert(place, order.0);
+        self.origins.insert(place, order.1);
         self.ends.insert(place, start);
         if start == self.bytes.len() {
             self.bytes.extend_from_slice(row);
@@ -47,40 +32,29 @@ impl History {
         self.ends[place..].iter_mut().for_each(|end| *end += row.len());
     }
 
-    /// The newest row whose time is at most `until`, unless it is before `from`.
-    pub(super) fn newest(&self, until: i64, from: i64) -> Option<&[u8]> {
-        // The newest of all is what is nearly always asked for.
-        let after = match self.times.last() {
-            Some(&last) if last <= until => self.times.len(),
-            _ => self.times.partition_point(|&time| time <= until),
+    /// The newest row that comes before `order` and is not after the time `at`, unless it is older than `oldest`.
+    pub(super) fn newest(&self, order: Order, at: i64, oldest: i64) -> Option<&[u8]> {
+        let known = self.before(order);
+        // What is nearly always asked for is the newest of all.
+        let known = match known.checked_sub(1) {
+            Some(last) if self.times[last] > at => self.times.partition_point(|&time| time <= at),
+            _ => known,
         };
-        let place = after.checked_sub(1)?;
-        (self.times[place] >= from).then(|| &self.bytes[self.start(place)..self.ends[place]])
+        let place = known.checked_sub(1)?;
+        (self.times[place] >= oldest).then(|| &self.bytes[self.start(place)..self.ends[place]])
     }
 
-    /// Notes that rows before `time` are not asked for any more, and tells whether all are.
-    pub(super) fn expire(&self, time: i64) -> bool {
-        self.needed_from.0.fetch_max(time, Ordering::Relaxed);
-        self.times.last().is_none_or(|&last| last < time)
+    /// The time of the newest row.
+    pub(super) fn newest_ms(&self) -> Option<i64> {
+        self.times.last().copied()
     }
 
-    /// Where a row belongs: after the rows that come before it, which nearly always are all.
-    fn place(&self, time: i64, origin: Origin) -> usize {
-        let before = |place: usize| (self.times[place], self.origins[place]) <= (time, origin);
-        if self.times.is_empty() || before(self.times.len() - 1) {
-            return self.times.len();
-        }
-        let first = self.times.partition_point(|&other| other < time);
-        (first..self.times.len()).find(|&place| !before(place)).unwrap_or(self.times.len())
-    }
-
-    fn start(&self, place: usize) -> usize {
-        place.checked_sub(1).map_or(0, |before| self.ends[before])
-    }
-
-    /// Drops what is not needed, once that is at least half: so each row is moved about once.
-    fn forget(&mut self) {
-        let old = self.times.partition_point(|&time| time < self.needed_from.0.load(Ordering::Relaxed));
+    /// Drops what is more than `keep_ms` older than the newest row before `order`, once that is at least half of
+    /// all: so each row is moved about once.
+    pub(super) fn forget(&mut self, order: Order, keep_ms: i64) {
+        let Some(newest) = self.before(order).checked_sub(1) else { return };
+        let oldest = self.times[newest].saturating_sub(keep_ms);
+        let old = self.times.partition_point(|&time| time < oldest);
         if old == 0 || old * 2 < self.times.len() {
             return;
         }
@@ -91,24 +65,44 @@ impl History {
         self.bytes.drain(..cut);
         self.ends.iter_mut().for_each(|end| *end -= cut);
     }
+
+    /// How many rows come before `order`.
+    fn before(&self, order: Order) -> usize {
+        let comes_before = |place: usize| (self.times[place], self.origins[place]) < order;
+        if self.times.last().is_none() || comes_before(self.times.len() - 1) {
+            return self.times.len();
+        }
+        let (mut low, mut high) = (0, self.times.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if comes_before(middle) { low = middle + 1 } else { high = middle }
+        }
+        low
+    }
+
+    fn start(&self, place: usize) -> usize {
+        place.checked_sub(1).map_or(0, |before| self.ends[before])
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn origin(offset: u64) -> Origin {
-        Origin { source: 0, partition: 0, offset, index: 0 }
+    fn order(time: i64, offset: u64) -> Order {
+        (time, Origin { source: 0, partition: 0, offset, index: 0 })
     }
 
     fn history(rows: &[(i64, u64, &str)]) -> History {
         let mut history = History::default();
-        rows.iter().for_each(|(time, offset, row)| history.insert((*time, origin(*offset)), row.as_bytes()));
+        for &(time, offset, row) in rows {
+            history.insert(order(time, offset), row.as_bytes());
+        }
         history
     }
 
-    fn newest(history: &History, until: i64, from: i64) -> Option<&str> {
-        history.newest(until, from).map(|row| std::str::from_utf8(row).unwrap())
+    fn newest(history: &History, at: i64, oldest: i64) -> Option<&str> {
+        history.newest(order(99, 0), at, oldest).map(|row| std::str::from_utf8(row).unwrap())
     }
 
     #[test]
@@ -118,11 +112,16 @@ mod tests {
             let mut rows = rows;
             rows.rotate_left(turn);
             let history = history(&rows);
-            assert_eq!(
-                [0, 1, 2, 8, 9].map(|until| newest(&history, until, 0)),
-                [None, Some("one"), Some("two, later"), Some("two, later"), Some("nine")]
-            );
+            let found = [0, 1, 2, 8, 9].map(|at| newest(&history, at, 0));
+            assert_eq!(found, [None, Some("one"), Some("two, later"), Some("two, later"), Some("nine")]);
         }
+    }
+
+    #[test]
+    fn what_comes_later_is_not_seen() {
+        let history = history(&[(5, 1, "a"), (5, 3, "b")]);
+        let found = [1, 2, 3, 4].map(|offset| history.newest(order(5, offset), 9, 0));
+        assert_eq!(found, [None, Some(&b"a"[..]), Some(b"a"), Some(b"b")]);
     }
 
     #[test]
@@ -134,10 +133,11 @@ mod tests {
     #[test]
     fn what_is_not_needed_goes() {
         let mut history = history(&[(1, 0, "a"), (2, 1, "bb"), (3, 2, "ccc"), (4, 3, "dddd")]);
-        assert!(!history.expire(3));
-        history.insert((5, origin(4)), b"eeeee");
+        history.forget(order(4, 3), 1);
+        assert_eq!(history.times, [1, 2, 3, 4], "one row of four is too few to move the others");
+        history.forget(order(4, 4), 1);
+        history.insert(order(5, 4), b"eeeee");
         assert_eq!((history.times.as_slice(), history.bytes.as_slice()), (&[3, 4, 5][..], &b"cccddddeeeee"[..]));
         assert_eq!((newest(&history, 4, 0), newest(&history, 5, 0)), (Some("dddd"), Some("eeeee")));
-        assert!(history.expire(6));
     }
 }

@@ -246,7 +246,7 @@ impl Keyed for Last {
         let mut inputs: Vec<(ArrayRef, Rows, Rows)> = Vec::with_capacity(self.columns.len());
         for (at, converter, _) in &self.columns {
             let column = finite(rows.column(*at))?;
-            let given = converter.convert_columns(&[column.clone()])?;
+            let given = converter.convert_columns(std::slice::from_ref(&column))?;
             inputs.push((column, given, converter.empty_rows(rows.num_rows(), 0)));
         }
         for row in 0..rows.num_rows() {
@@ -339,9 +339,9 @@ mod tests {
              3 b      8           1.5   null
              4 a      6           1.5   null
              5 a      2           5     y
-             6 a      4.666666666666667 2.6666666666666665 null
-             7 a      6           2.6666666666666665 null
-             8 a      5           2.6666666666666665 z",
+             6 a      4.666666666666667 2.666666666666667 null
+             7 a      6           2.666666666666667 null
+             8 a      5           2.666666666666667 z",
         );
     }
 

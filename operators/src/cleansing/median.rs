@@ -43,8 +43,7 @@ impl Median {
             0 => None,
             few @ 1..5 => {
                 let (low, high) = (self.heights[(few - 1) / 2], self.heights[few / 2]);
-                // Halved before they are added, since the sum may be infinite.
-                Some(if low == high { low } else { low / 2.0 + high / 2.0 })
+                Some(low.midpoint(high))
             }
             _ => Some(self.heights[2]),
         }

@@ -15,7 +15,7 @@ mod deduplicate;
 mod derive;
 #[cfg(test)]
 pub(crate) mod harness;
-pub mod hash_category;
+mod hash_category;
 mod history;
 mod impute;
 mod join_as_of;
@@ -86,7 +86,10 @@ mod tests {
             (&impute::KIND, json!({"columns": ["temperature"], "with": {"constant": 1.5}})),
             (&standardise::KIND, json!({"columns": ["humidity"], "warm_up": 0})),
             (&deduplicate::KIND, json!({"by": ["sensor", "ok"], "within_seconds": 2})),
-            (&join_as_of::KIND, json!({"with": "weather", "by": ["room"], "within_seconds": 2, "horizon_seconds": 9})),
+            (
+                &join_as_of::KIND,
+                json!({"with": "weather", "by": ["room"], "at": "at", "within_seconds": 3, "horizon_seconds": 4}),
+            ),
             (&require::KIND, json!({"that": "100 / count > 9 and temperature < 50", "otherwise": "drop"})),
         ];
         examples.chain(also).collect()
@@ -112,8 +115,7 @@ mod tests {
         convert(&Yaml::load_from_str(text).unwrap()[0])
     }
 
-    /// The rows of both ports, cut at these places of the left one. A cut lies between two event times, as the
-    /// engine's do, and goes through both ports.
+    /// The rows of both ports. A cut goes through both, at a place in the canonical order, as the engine's do.
     struct Rows {
         left: RecordBatch,
         right: RecordBatch,
@@ -125,13 +127,15 @@ mod tests {
             Self { left: random_rows(random, 200), right }
         }
 
-        fn cut(&self, times: &[i64]) -> Vec<(RecordBatch, RecordBatch)> {
-            let part = |rows: &RecordBatch, from: i64, to: i64| {
-                let time = Meta::of(rows).time;
-                let [first, end] = [from, to].map(|cut| time.partition_point(|time| *time < cut));
+        /// Cuts before each of these event times and sources.
+        fn cut(&self, places: &[(i64, u32)]) -> Vec<(RecordBatch, RecordBatch)> {
+            let part = |rows: &RecordBatch, from, to| {
+                let (meta, all) = (Meta::of(rows), (0..rows.num_rows()).collect::<Vec<_>>());
+                let [first, end] =
+                    [from, to].map(|cut| all.partition_point(|&row| (meta.time[row], meta.source[row]) < cut));
                 rows.slice(first, end - first)
             };
-            let cuts: Vec<i64> = [&[i64::MIN], times, &[i64::MAX]].concat();
+            let cuts = [&[(i64::MIN, 0)], places, &[(i64::MAX, 0)]].concat();
             cuts.windows(2).map(|cut| (part(&self.left, cut[0], cut[1]), part(&self.right, cut[0], cut[1]))).collect()
         }
     }
@@ -158,20 +162,23 @@ mod tests {
         for (seed, (kind, config)) in (0..).zip(configurations()) {
             let mut random = Random::new(seed);
             let rows = Rows::random(&mut random);
-            let mut cuts: Vec<i64> = (0..20).map(|_| random.below(220) as i64 * 1000).collect();
+            let mut cuts: Vec<_> = (0..20).map(|_| (random.below(220) as i64 * 1000, random.below(5) as u32)).collect();
             cuts.sort_unstable();
             let (mut one, mut many) = (Bench::new(kind, &config), Bench::new(kind, &config));
             let expected = learn_all(&mut one, &rows.cut(&[]));
             assert!(expected.num_rows() > 0, "{} gives nothing", kind.name);
             assert_eq!(learn_all(&mut many, &rows.cut(&cuts)), expected, "{} {config}, seed {seed}", kind.name);
-            assert_eq!(snapshot(&many), snapshot(&one), "{} {config}, seed {seed}", kind.name);
+            if kind.name != "join_as_of" {
+                // That one drops what earlier epochs have made useless.
+                assert_eq!(snapshot(&many), snapshot(&one), "{} {config}, seed {seed}", kind.name);
+            }
         }
     }
 
     #[test]
     fn a_restored_state_goes_on_as_the_original() {
         for (seed, (kind, config)) in (0..).zip(configurations()) {
-            let epochs = Rows::random(&mut Random::new(seed)).cut(&[100_000]);
+            let epochs = Rows::random(&mut Random::new(seed)).cut(&[(100_000, 0)]);
             let mut bench = Bench::new(kind, &config);
             learn(&mut bench, &epochs[0]);
             let mut restored = bench.restored(kind, &config);
@@ -185,7 +192,7 @@ mod tests {
         for (seed, (kind, config)) in (0..).zip(configurations()) {
             let rows = Rows::random(&mut Random::new(seed));
             let mut bench = Bench::new(kind, &config);
-            for (left, right) in rows.cut(&[20_000, 50_000, 90_000, 120_000]) {
+            for (left, right) in rows.cut(&[20_000, 50_000, 90_000, 120_000].map(|time| (time, 0))) {
                 if !bench.step.others.is_empty() {
                     bench.run(Lane::Learn, 1, &right);
                 }

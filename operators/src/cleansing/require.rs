@@ -3,7 +3,6 @@
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::kernels::boolean::not;
 use arrow::compute::kernels::nullif::nullif;
-use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::SchemaRef;
 use millstream_engine::Result;
 use millstream_engine::batch::{Lane, filter, with_columns, with_fields};
@@ -89,7 +88,8 @@ impl Transform for Require {
             return with_columns(&self.schema, rows, Vec::new());
         }
         let outcome = self.condition.test(rows, rejects)?;
-        let fulfilled = prep_null_mask_filter(&outcome);
+        // Null counts as not fulfilled.
+        let fulfilled: BooleanArray = outcome.iter().map(|held| Some(held == Some(true))).collect();
         match self.config.otherwise {
             Otherwise::DeadLetter => {
                 self.reject(&outcome, rejects);
