@@ -46,16 +46,17 @@ impl Store {
         let path = folder.join("broker.sqlite");
         let fault = |error| fault(&path, "open it", error);
         let mut connection = connect(&path).map_err(fault)?;
+        let foreign = || Fault::world(format!("{} is no topic log that this version can read", path.display()));
+        if !matches!(found(&connection).map_err(fault)?, None | Some((APPLICATION_ID, LAYOUT))) {
+            return Err(foreign());
+        }
         // Larger pages make chunks of 1 MiB cheap; smaller ones make single records cheap.
         connection.pragma_update(None, "page_size", 8192).map_err(fault)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fault)?;
         // Copying the write-ahead log back costs an fsync: do it every 32 MiB.
         connection.pragma_update(None, "wal_autocheckpoint", 4096).map_err(fault)?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fault)?;
-        let found = prepare(&mut connection).map_err(fault)?;
-        if found != (APPLICATION_ID, LAYOUT) {
-            return Err(Fault::world(format!("{} is no topic log that this version can read", path.display())));
-        }
+        prepare(&mut connection).map_err(fault)?;
         Ok(Self { path, connection: Mutex::new(connection), appended: Mutex::new(0), wake: Condvar::new() })
     }
 
@@ -105,19 +106,23 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Creates the tables in an empty file; returns what the file says that it is.
-fn prepare(connection: &mut Connection) -> rusqlite::Result<(i32, i32)> {
+/// What a file that is not empty says that it is.
+fn found(connection: &Connection) -> rusqlite::Result<Option<(i32, i32)>> {
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get(0));
+    let ids = (pragma("application_id")?, pragma("user_version")?);
+    Ok((tables > 0).then_some(ids))
+}
+
+/// Creates the tables in an empty file.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let pragma = |name: &str| transaction.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables == 0 && pragma("application_id")? == 0 {
+    if found(&transaction)?.is_none() {
         transaction.execute_batch(TABLES)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", LAYOUT)?;
     }
-    let found = (pragma("application_id")?, pragma("user_version")?);
-    transaction.commit()?;
-    Ok(found)
+    transaction.commit()
 }
 
 /// Locks, a full disk and interrupts pass; nothing was changed then. Anything else halts.

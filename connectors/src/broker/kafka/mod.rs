@@ -168,7 +168,11 @@ impl Broker for Kafka {
         }
         let doing = || format!("create topic `{name}`");
         // -1: as many replicas as the server makes by default.
-        let topic = NewTopic::new(name, partitions as i32, TopicReplication::Fixed(-1));
+        let mut topic = NewTopic::new(name, partitions as i32, TopicReplication::Fixed(-1));
+        // Servers take 1 MB unless told otherwise; who raises the client's limit means the topics as well.
+        if let Some(bytes) = self.options.get("message.max.bytes") {
+            topic = topic.set("max.message.bytes", bytes);
+        }
         let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
         let admin = self.admin()?;
         let results = block_on(admin.create_topics([&topic], &options))
