@@ -220,8 +220,10 @@ fn indent(name: &str, example: &str) -> String {
     if inline && !example.contains('\n') {
         return format!("  {name}: {}\n", if example.is_empty() { "{}" } else { example });
     }
-    let mut out = format!("  {name}:
-");
+    let mut out = format!(
+        "  {name}:
+"
+    );
     for line in example.lines() {
         let _ = writeln!(out, "    {line}");
     }

@@ -261,8 +261,7 @@ impl<'a> Sweep<'a> {
                     format!("a {what} is one kind with its configuration, and here are {} keys", entries.len());
                 let mark = entries.get(1).map_or(site.mark, |entry| entry.key_span);
                 self.find(
-                    Finding::error(mark, "one-kind", message)
-                        .help("`{kind: {…}}`; indent what belongs to the kind"),
+                    Finding::error(mark, "one-kind", message).help("`{kind: {…}}`; indent what belongs to the kind"),
                 );
                 Node { sound: false, ..node.clone() }
             }

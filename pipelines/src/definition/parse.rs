@@ -242,7 +242,9 @@ fn resolve(text: &str) -> Plain {
     };
     match (whole, unsigned.parse::<f64>()) {
         (Some(number), _) => Plain::Data(Data::Number(number)),
-        (None, Ok(number)) => Number::from_f64(number).map_or(Plain::OutOfRange, |number| Plain::Data(Data::Number(number))),
+        (None, Ok(number)) => {
+            Number::from_f64(number).map_or(Plain::OutOfRange, |number| Plain::Data(Data::Number(number)))
+        }
         (None, Err(_)) => Plain::Text,
     }
 }
