@@ -1,16 +1,11 @@
 //! What a definition may name. The only file that knows where the kinds are listed.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use millstream_connectors::broker::Broker;
 use millstream_connectors::broker::config::BrokerConfig;
 use millstream_connectors::formats::{self, FormatKind};
 use millstream_connectors::sinks::{self, SinkKind};
 use millstream_connectors::sources::{self, SourceKind};
-use millstream_engine::catalogue::{Kind, Planned, Problem, StepInput, StepKind, schema_of};
+use millstream_engine::catalogue::{Kind, Planned, StepInput, StepKind, schema_of};
 use millstream_engine::operator::Step;
-use millstream_engine::{Fault, Result};
 use millstream_operators::training::{self, TrainingConfig};
 use millstream_operators::{cleansing, models};
 use schemars::Schema;
@@ -44,13 +39,13 @@ pub struct ModelKind {
     pub plan: fn(&Value, &StepInput<'_>) -> Planned<Step>,
 }
 
-/// Checks brokers.
+/// Plans brokers.
 #[derive(Clone, Copy)]
 pub struct BrokerKind {
     /// Its schema.
     pub schema: fn() -> Schema,
-    /// All problems.
-    pub check: fn(&Value) -> Vec<Problem>,
+    /// Checks and reads.
+    pub plan: fn(&Value) -> Planned<BrokerConfig>,
 }
 
 /// A kind's documentation.
@@ -89,7 +84,7 @@ impl Catalogue {
             learners: models::KINDS.iter().map(|kind| Entry::of("learner", kind)).collect(),
             sinks: sinks::KINDS,
             model: ModelKind { schema: schema_of::<TrainingConfig>, plan: training::plan },
-            broker: BrokerKind { schema: schema_of::<BrokerConfig>, check: BrokerConfig::check },
+            broker: BrokerKind { schema: schema_of::<BrokerConfig>, plan: BrokerConfig::parse },
         }
     }
 
@@ -101,10 +96,4 @@ impl Catalogue {
         let sinks = self.sinks.iter().map(|kind| Entry::of("sink", kind));
         sources.chain(formats).chain(steps).chain(self.learners.iter().copied()).chain(sinks).collect()
     }
-}
-
-/// Opens the broker of a checked configuration; the embedded one lives in the state directory.
-pub fn open_broker(config: &Value, state: &Path) -> Result<Arc<dyn Broker>> {
-    let config = BrokerConfig::parse(config).map_err(|problems| Fault::definition(format!("the broker: {}", problems[0].message)))?;
-    config.open(state)
 }

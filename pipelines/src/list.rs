@@ -1,10 +1,14 @@
 //! The catalogue for people: `millstream list`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use serde_json::Value;
 
 use crate::catalogue::{Catalogue, Entry};
+
+/// How wide the text is, in characters.
+const WIDTH: usize = 100;
 
 /// Sections in the order in which data passes them.
 const SECTIONS: [(&str, &str); 5] = [
@@ -46,19 +50,49 @@ pub fn details(catalogue: &Catalogue, name: &str) -> Result<String, String> {
 }
 
 fn describe(entry: &Entry) -> String {
-    let mut out = format!("{} ({})\n\n{}\n", entry.name, entry.what, entry.about.trim());
-    let schema = (entry.schema)().to_value();
-    let rows = rows(&schema, &schema);
-    if rows.is_empty() {
-        if let Some(kind) = schema["additionalProperties"].as_object() {
-            let _ = writeln!(out, "\nConfiguration: any number of keys, each with {}", kind_of(&Value::Object(kind.clone()), &schema));
-        }
-    } else {
-        out.push_str("\nConfiguration\n");
-        out.push_str(&table(&rows));
+    let mut out = format!("{} ({})\n\n", entry.name, entry.what);
+    for paragraph in entry.about.trim().split("\n\n") {
+        out.push_str(&wrap(paragraph, 0));
+        out.push('\n');
     }
-    let _ = write!(out, "\nExample\n{}", indent(entry.name, entry.example));
+    let schema = (entry.schema)().to_value();
+    tables("Configuration", &schema, &schema, &mut out);
+    let _ = write!(out, "Example\n{}", indent(entry.name, entry.example));
     out
+}
+
+/// The table of a configuration, and those of the configurations within it.
+fn tables(heading: &str, schema: &Value, root: &Value, out: &mut String) {
+    let schema = resolve(schema, root);
+    let rows = rows(schema, root);
+    if !rows.is_empty() {
+        let _ = writeln!(out, "{heading}\n{}", table(&rows));
+    } else if schema["additionalProperties"].is_object() {
+        let _ = writeln!(
+            out,
+            "{heading}\n  any number of keys, each with {}\n",
+            kind_of(&schema["additionalProperties"], root)
+        );
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let property = resolve(property, root);
+        match alternatives(property) {
+            // The variants of an enum: `update: {ftrl: {…}}`.
+            Some(alternatives) => {
+                for (variant, config) in
+                    alternatives.iter().filter_map(|choice| choice["properties"].as_object()).flatten()
+                {
+                    tables(&format!("{name}: {variant}"), config, root, out);
+                }
+            }
+            None if property["properties"].is_object() => tables(name, property, root, out),
+            None => {}
+        }
+    }
+}
+
+fn alternatives(schema: &Value) -> Option<&Vec<Value>> {
+    schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array())
 }
 
 /// One key of a configuration.
@@ -94,8 +128,36 @@ fn table(rows: &[Row]) -> String {
     let (name, kind, default) = (width(|row| &row.name), width(|row| &row.kind), width(|row| &row.default));
     let mut out = String::new();
     for row in rows {
-        let _ = writeln!(out, "  {:name$}  {:kind$}  {:default$}  {}", row.name, row.kind, row.default, row.about);
+        let left = format!("  {:name$}  {:kind$}  {:default$}", row.name, row.kind, row.default);
+        let about = wrap(&row.about, 6);
+        // Short remarks stand beside, long ones below.
+        if left.chars().count() + 2 + row.about.chars().count() <= WIDTH {
+            let _ = writeln!(out, "{left}  {}", row.about);
+        } else {
+            let _ = write!(out, "{}\n{about}", left.trim_end());
+        }
     }
+    out
+}
+
+/// Breaks a text into lines, each behind `indent` blanks.
+fn wrap(text: &str, indent: usize) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let width = word.chars().count();
+        if column == 0 || column + 1 + width > WIDTH {
+            if column > 0 {
+                out.push('\n');
+            }
+            let _ = write!(out, "{:indent$}{word}", "");
+            column = indent + width;
+        } else {
+            let _ = write!(out, " {word}");
+            column += 1 + width;
+        }
+    }
+    out.push('\n');
     out
 }
 
@@ -135,9 +197,11 @@ fn kind_of(schema: &Value, root: &Value) -> String {
     if let Some(choices) = schema["enum"].as_array() {
         return choices.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" | ");
     }
-    if let Some(choices) = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array()) {
+    if let Some(choices) = alternatives(schema) {
         let kinds = choices.iter().filter(|choice| choice["type"] != "null").map(|choice| kind_of(choice, root));
-        return kinds.collect::<Vec<_>>().join(" | ");
+        let kinds = kinds.collect::<Vec<_>>().join(" | ");
+        let mut seen = BTreeSet::new();
+        return kinds.split(" | ").filter(|kind| seen.insert(*kind)).collect::<Vec<_>>().join(" | ");
     }
     match &schema["type"] {
         Value::String(kind) => word(kind),
@@ -152,9 +216,16 @@ fn kind_of(schema: &Value, root: &Value) -> String {
 /// An example under its kind's name, as it stands in a definition.
 fn indent(name: &str, example: &str) -> String {
     let example = example.trim_matches('\n');
-    if !example.contains('\n') {
+    let inline = example.starts_with(['{', '[']) || !example.contains(": ");
+    if inline && !example.contains('\n') {
         return format!("  {name}: {}\n", if example.is_empty() { "{}" } else { example });
     }
-    let lines: String = example.lines().map(|line| format!("    {line}\n")).collect();
-    format!("  {name}:\n{lines}")
+    let mut out = format!(
+        "  {name}:
+"
+    );
+    for line in example.lines() {
+        let _ = writeln!(out, "    {line}");
+    }
+    out
 }

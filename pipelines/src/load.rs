@@ -40,6 +40,9 @@ fn read(path: &Path) -> Result<Definition, Report> {
         let file = path.to_string_lossy();
         let nothing = Definition::parse(&file, "");
         let message = format!("`{file}` cannot be read: {error}");
-        Report::new(&nothing, vec![Finding::error(Span { line: 1, column: 1, ..Span::default() }, "unreadable", message)])
+        Report::new(
+            &nothing,
+            vec![Finding::error(Span { line: 1, column: 1, ..Span::default() }, "unreadable", message)],
+        )
     })
 }

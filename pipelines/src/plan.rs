@@ -10,6 +10,7 @@
 use std::path::PathBuf;
 
 use arrow::datatypes::SchemaRef;
+use millstream_connectors::broker::config::BrokerConfig;
 use millstream_connectors::formats::Format;
 use millstream_connectors::sinks::PlannedSink;
 use millstream_connectors::sources::PlannedSource;
@@ -28,8 +29,8 @@ pub struct Pipeline {
     pub digest: String,
     /// What relative paths are relative to: the definition's folder.
     pub folder: PathBuf,
-    /// The broker's configuration, checked: `"embedded"` or `{"kafka": {…}}`. It may hold secrets.
-    pub broker: Value,
+    /// Where topics live.
+    pub broker: BrokerConfig,
     /// How records are grouped.
     pub epochs: Epochs,
     /// How many worker threads there are, at least one.

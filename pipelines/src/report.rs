@@ -55,7 +55,8 @@ impl Finding {
         let mend = match &self.suggestion {
             Some(name) => Some(format!("did you mean `{name}`?")),
             None if choices.is_empty() => None,
-            None => Some(format!("there is {}", listing(&choices))),
+            None if choices.len() == 1 => Some(format!("there is only `{}`", choices[0])),
+            None => Some(format!("choose one of {}", listing(&choices))),
         };
         self.help = match (mend, self.help.take()) {
             (Some(mend), Some(help)) => Some(format!("{mend} {help}")),
@@ -168,7 +169,9 @@ impl Report {
             (0, 0) => format!("{}: no problems", self.file),
             (0, warnings) => format!("{}: {}", self.file, count(warnings, "warning")),
             (errors, 0) => format!("{}: {}", self.file, count(errors, "problem")),
-            (errors, warnings) => format!("{}: {}, {}", self.file, count(errors, "problem"), count(warnings, "warning")),
+            (errors, warnings) => {
+                format!("{}: {}, {}", self.file, count(errors, "problem"), count(warnings, "warning"))
+            }
         }
     }
 }

@@ -15,9 +15,12 @@ pub fn compose(catalogue: &Catalogue) -> Value {
         Value::Object(defs) => defs,
         _ => Map::new(),
     };
-    for (def, title, what) in
-        [("any_source", "source", "source"), ("any_format", "format", "format"), ("any_step", "cleansing step", "step"), ("any_sink", "sink", "sink")]
-    {
+    for (def, title, what) in [
+        ("any_source", "source", "source"),
+        ("any_format", "format", "format"),
+        ("any_step", "cleansing step", "step"),
+        ("any_sink", "sink", "sink"),
+    ] {
         let kinds = kinds(catalogue, what, &mut defs);
         defs.insert(def.to_owned(), one_of(title, kinds));
     }
@@ -42,7 +45,8 @@ fn kinds(catalogue: &Catalogue, what: &str, defs: &mut Map<String, Value>) -> Ve
 
 /// A component is its kind with a configuration, or just its kind where the configuration may be empty.
 fn one_of(title: &str, kinds: Vec<(&'static str, &'static str, Value)>) -> Value {
-    let bare: Vec<&str> = kinds.iter().filter(|(_, _, schema)| may_be_empty(schema)).map(|(name, _, _)| *name).collect();
+    let bare: Vec<&str> =
+        kinds.iter().filter(|(_, _, schema)| may_be_empty(schema)).map(|(name, _, _)| *name).collect();
     let mut choices: Vec<Value> = kinds
         .into_iter()
         .map(|(name, about, schema)| {

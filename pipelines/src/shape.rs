@@ -80,6 +80,7 @@ pub struct Feed {
     #[schemars(schema_with = "source")]
     pub from: Value,
     /// How the bytes that it reads become columns; by default as in the source that reads the topic.
+    #[serde(default)]
     #[schemars(schema_with = "format")]
     pub format: Option<Value>,
     /// The columns and their types, in order; by default those of the source that reads the topic.
@@ -104,6 +105,7 @@ pub struct Source {
     #[schemars(schema_with = "source")]
     pub from: Value,
     /// How the bytes become columns.
+    #[serde(default)]
     #[schemars(schema_with = "format")]
     pub format: Option<Value>,
     /// The columns and their types, in order. A value may be missing in any of them.

@@ -7,6 +7,7 @@
 //! A part that cannot be planned does not hide what is wrong with others: what stands after it is still checked, against
 //! the columns that are known. Only what may be a consequence (an unknown column after a step that failed) is not said.
 
+mod doubt;
 mod models;
 mod outputs;
 mod sources;
@@ -16,10 +17,12 @@ mod sweep;
 use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
+use millstream_connectors::broker::config::BrokerConfig;
 use millstream_engine::catalogue::Problem;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::doubt::Doubt;
 use crate::catalogue::Catalogue;
 use crate::definition::{Data, Definition, Entry, Node, Secrets, Span};
 use crate::plan::{Input, Pipeline};
@@ -42,7 +45,8 @@ pub fn check(definition: &Definition, catalogue: &Catalogue, secrets: Secrets) -
     }
     let (root, swept) = sweep::sweep(&definition.root, &schema::compose(catalogue));
     findings.extend(swept);
-    let mut checker = Checker { catalogue, secrets, findings, names: BTreeMap::new(), topics: BTreeMap::new(), blind: false };
+    let mut checker =
+        Checker { catalogue, secrets, findings, names: BTreeMap::new(), topics: BTreeMap::new(), blind: false };
     let pipeline = checker.pipeline(definition, &root);
     let Checker { secrets, findings, topics, blind, .. } = checker;
     let sound = !blind && !findings.iter().any(|finding| finding.is_error);
@@ -61,7 +65,10 @@ fn wrong_version(root: &Node) -> Option<Finding> {
         return None;
     }
     let message = format!("version {version} of the file format is not known");
-    Some(Finding::error(root.get("millstream")?.span, "unknown-version", message).help(format!("write `millstream: {VERSION}`")))
+    Some(
+        Finding::error(root.get("millstream")?.span, "unknown-version", message)
+            .help(format!("write `millstream: {VERSION}`")),
+    )
 }
 
 struct Checker<'a> {
@@ -78,24 +85,21 @@ struct Checker<'a> {
 /// What is known of a source, stream or model.
 #[derive(Clone)]
 struct Known {
-    /// Its rows; the best guess where not `certain`.
+    /// Its rows; a guess where something failed.
     schema: SchemaRef,
-    /// Whether everything up to here could be planned.
-    certain: bool,
-    /// Where the rows come from in the plan; without meaning where not `certain`.
+    /// What is not known of its rows because something failed.
+    doubt: Doubt,
+    /// Where the rows come from in the plan; without meaning where something failed.
     output: Input,
     /// The source at the head of its chain; `None` where the chain is broken.
     head: Option<usize>,
 }
 
-/// Codes of findings that may follow from a column that a failed step would have made.
-const CONSEQUENCES: [&str; 3] = ["unknown-column", "wrong-type", "not-a-number"];
-
 impl Checker<'_> {
     fn pipeline(&mut self, definition: &Definition, root: &Node) -> Option<Pipeline> {
         self.name(root.entry("name"));
         self.names(root);
-        self.broker(root);
+        let broker = self.broker(root);
         let sources = self.sources(root);
         let mut graph = streams::Graph::new(&sources, root);
         self.streams(root, &mut graph);
@@ -105,15 +109,21 @@ impl Checker<'_> {
         let feeds = self.feeds(root, &sources);
         let metrics = self.metrics(root);
         let epochs = self.epochs(root);
-        if root.get("sources").is_none_or(|sources| sources.entries().is_empty()) && root.get("feeds").is_none() {
+        if matches!(root.data, Data::Map(_))
+            && root.get("sources").is_none_or(|sources| sources.entries().is_empty())
+            && root.get("feeds").is_none()
+        {
             let top = Span { end: root.span.start, ..root.span };
-            self.find(Finding::error(top, "nothing-to-do", "the definition has no `sources`").help("a pipeline needs one at least"));
+            self.find(
+                Finding::error(top, "nothing-to-do", "the definition has no `sources`")
+                    .help("a pipeline needs one at least"),
+            );
         }
         Some(Pipeline {
             name: root.get("name")?.text()?.to_owned(),
             digest: definition.digest.clone(),
             folder: definition.folder(),
-            broker: root.get("broker").map_or_else(|| "embedded".into(), |broker| broker.to_value(&self.secrets)),
+            broker: broker?,
             epochs,
             workers: self.read(root.get("workers")).unwrap_or_else(cores),
             feeds,
@@ -138,7 +148,14 @@ impl Checker<'_> {
 
     /// Places a component's problem, whose path starts at `entry`'s value.
     fn problem(&mut self, entry: &Entry, problem: Problem) {
+        let (parent, last) = problem.path.split_at(problem.path.len().saturating_sub(1));
         let (mut span, node) = entry.value.locate(&problem.path);
+        if let Some(key) = last.first().and_then(|last| entry.value.locate(parent).1.entry(last))
+            && problem.message.contains(&format!("`{}`", key.key))
+        {
+            // It is about the key, not the value.
+            span = key.key_span;
+        }
         if let Data::Reference(reference) = &node.data
             && !self.secrets.knows(reference)
         {
@@ -159,7 +176,14 @@ impl Checker<'_> {
     }
 
     fn problems(&mut self, entry: &Entry, problems: Vec<Problem>) {
-        problems.into_iter().for_each(|problem| self.problem(entry, problem));
+        for problem in problems {
+            self.problem(entry, problem);
+        }
+    }
+
+    /// The problems that are no consequence of what is in doubt.
+    fn own_problems(&mut self, entry: &Entry, doubt: &Doubt, problems: Vec<Problem>) {
+        self.problems(entry, problems.into_iter().filter(|problem| !doubt.hides(problem)).collect());
     }
 
     /// Reads a part whose form is sound.
@@ -195,9 +219,11 @@ impl Checker<'_> {
                 if let Some(first) = self.names.get(&entry.key) {
                     let line = first.line;
                     let message = format!("the name `{}` is taken", entry.key);
-                    self.find(Finding::error(entry.key_span, "name-taken", message).help(format!(
-                        "sources, streams and models need different names; it is also in line {line}"
-                    )));
+                    self.find(
+                        Finding::error(entry.key_span, "name-taken", message).help(format!(
+                            "sources, streams and models need different names; it is also in line {line}"
+                        )),
+                    );
                 } else {
                     self.names.insert(entry.key.clone(), entry.key_span);
                 }
@@ -205,12 +231,15 @@ impl Checker<'_> {
         }
     }
 
-    fn broker(&mut self, root: &Node) {
-        let Some(entry) = root.entry("broker").filter(|entry| entry.value.is_sound() && entry.value.data != Data::Null) else {
-            return;
+    fn broker(&mut self, root: &Node) -> Option<BrokerConfig> {
+        let Some(entry) = root.entry("broker").filter(|entry| entry.value.data != Data::Null) else {
+            return Some(BrokerConfig::default());
         };
-        let problems = (self.catalogue.broker.check)(&entry.value.to_value(&self.secrets));
-        self.problems(entry, problems);
+        if !entry.value.is_sound() {
+            return None;
+        }
+        let planned = (self.catalogue.broker.plan)(&entry.value.to_value(&self.secrets));
+        planned.map_err(|problems| self.problems(entry, problems)).ok()
     }
 
     fn epochs(&mut self, root: &Node) -> plan::Epochs {
@@ -218,12 +247,19 @@ impl Checker<'_> {
         if epochs.in_flight_bytes < epochs.max_bytes
             && let Some(entry) = root.entry("epochs")
         {
-            let span = entry.value.entry("in_flight_bytes").or(entry.value.entry("max_bytes")).map_or(entry.key_span, Entry::mark);
+            let span = entry
+                .value
+                .entry("in_flight_bytes")
+                .or(entry.value.entry("max_bytes"))
+                .map_or(entry.key_span, Entry::mark);
             let message = format!(
                 "an epoch of {} bytes (`max_bytes`) would not fit into `in_flight_bytes`, {}",
                 epochs.max_bytes, epochs.in_flight_bytes
             );
-            self.find(Finding::error(span, "budget-too-small", message).help("give `in_flight_bytes` several times `max_bytes`"));
+            self.find(
+                Finding::error(span, "budget-too-small", message)
+                    .help("give `in_flight_bytes` several times `max_bytes`"),
+            );
         }
         epochs
     }
@@ -233,8 +269,12 @@ impl Checker<'_> {
         match self.topics.get(name).copied() {
             None => drop(self.topics.insert(name.to_owned(), (partitions, span))),
             Some((others, first)) if others != partitions => {
-                let message = format!("the topic `{name}` has {partitions} partitions here and {others} in line {}", first.line);
-                self.find(Finding::error(span, "partitions-differ", message).help("give `partitions` the same number everywhere"));
+                let message =
+                    format!("the topic `{name}` has {partitions} partitions here and {others} in line {}", first.line);
+                self.find(
+                    Finding::error(span, "partitions-differ", message)
+                        .help("give `partitions` the same number everywhere"),
+                );
             }
             Some(_) => {}
         }

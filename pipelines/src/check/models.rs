@@ -2,13 +2,14 @@
 
 use millstream_connectors::sources::PlannedSource;
 use millstream_engine::batch::schema_of;
-use millstream_engine::catalogue::StepInput;
+use millstream_engine::catalogue::{StepInput, column};
 use millstream_operators::registry::PromotionRule;
 use serde_json::{Value, json};
 
+use super::doubt::Doubt;
 use super::sources::{Columns, Tried};
 use super::streams::{Graph, plan_node};
-use super::{CONSEQUENCES, Checker, Known, config, section_of};
+use super::{Checker, Known, config, section_of};
 use crate::definition::{Entry, Node};
 use crate::plan::{self, Input};
 use crate::report::Finding;
@@ -19,15 +20,16 @@ impl Checker<'_> {
         let mut models = Vec::new();
         let mut outputs = Vec::new();
         for entry in section_of(root, "models") {
-            let input = self.input(entry, graph);
+            let input = graph.input(entry);
             if input.is_none() {
                 self.unknown_input(entry.value.entry("input"), graph);
             }
             let input = input.unwrap_or_else(Graph::unknown);
             let planned = self.model(entry, &input, graph);
-            let mut known = Known { certain: false, ..input.clone() };
+            let mut known = Known { doubt: Doubt::of_all(), ..input.clone() };
             if let Some((node, config, promote)) = planned {
-                known = Known { schema: node.step.schema.clone(), output: Input::Node(graph.nodes.len()), ..input.clone() };
+                known =
+                    Known { schema: node.step.schema.clone(), output: Input::Node(graph.nodes.len()), ..input.clone() };
                 let (name, enters) = (entry.key.clone(), input.head.unwrap_or_default());
                 models.push(plan::Model { name, node: graph.nodes.len(), config, promote, enters });
                 graph.nodes.push(node);
@@ -39,8 +41,14 @@ impl Checker<'_> {
         models
     }
 
-    fn model(&mut self, entry: &Entry, input: &Known, graph: &Graph) -> Option<(plan::Node, Value, Option<PromotionRule>)> {
+    fn model(
+        &mut self,
+        entry: &Entry,
+        input: &Known,
+        graph: &Graph,
+    ) -> Option<(plan::Node, Value, Option<PromotionRule>)> {
         if !entry.value.is_sound() {
+            self.model_columns(entry, input);
             return None;
         }
         let mut config = config(entry, &self.secrets);
@@ -51,8 +59,7 @@ impl Checker<'_> {
         match (self.catalogue.model.plan)(&config, &StepInput { schema: &input.schema, streams: &streams }) {
             Ok(step) => Some((plan_node(entry.key.clone(), &entry.key, "model", step, input, graph), config, promote)),
             Err(problems) => {
-                let own = problems.into_iter().filter(|problem| input.certain || !CONSEQUENCES.contains(&problem.code));
-                self.problems(entry, own.collect());
+                self.own_problems(entry, &input.doubt, problems);
                 None
             }
         }
@@ -64,6 +71,18 @@ impl Checker<'_> {
             Err(problems) => {
                 self.problems(entry, problems.into_iter().map(|problem| problem.under("promote")).collect());
                 None
+            }
+        }
+    }
+
+    /// Where a model cannot be planned because of its form, at least the columns that it names are looked up.
+    fn model_columns(&mut self, entry: &Entry, input: &Known) {
+        let names = entry.value.get("features").map_or(&[][..], Node::items);
+        for node in names.iter().chain(entry.value.get("label")) {
+            if let Some(name) = node.text().filter(|name| !input.doubt.covers(name))
+                && let Err(problem) = column(&input.schema, "", name)
+            {
+                self.problem(&Entry { key: String::new(), key_span: node.span, value: node.clone() }, problem);
             }
         }
     }
@@ -152,10 +171,11 @@ impl Checker<'_> {
         enters: usize,
         sources: &[Tried],
     ) -> Option<plan::Source> {
-        let (_, Columns { schema: columns, certain }) = sources.get(enters)?;
+        let (_, Columns { schema: columns, doubt }) = sources.get(enters)?;
         let source = self.planned_topic(entry, &shape.topic, shape.partitions)?;
         let format = section_of(root, "sources").get(enters).and_then(|entry| entry.value.entry("format").cloned());
-        let format = self.planned_format_or_json(format.as_ref(), &Columns { schema: columns.clone(), certain: *certain });
+        let format =
+            self.planned_format_or_json(format.as_ref(), &Columns { schema: columns.clone(), doubt: doubt.clone() });
         let entered = sources[enters].0.as_ref()?;
         Some(plan::Source {
             name: entry.key.clone(),
@@ -175,7 +195,9 @@ impl Checker<'_> {
             Ok(source) => Some(source),
             Err(mut problems) => {
                 // The topic's name stands under another key here.
-                problems.iter_mut().for_each(|problem| problem.path = vec!["topic".to_owned()]);
+                for problem in &mut problems {
+                    problem.path = vec!["topic".to_owned()];
+                }
                 self.problems(entry, problems);
                 None
             }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::sources::{Columns, Tried};
 use super::streams::Graph;
-use super::{CONSEQUENCES, Checker, component, config, section_of};
+use super::{Checker, component, config, section_of};
 use crate::definition::{Data, Entry, Node};
 use crate::plan;
 use crate::report::Finding;
@@ -38,8 +38,7 @@ impl Checker<'_> {
                 Some(plan::Sink { name: entry.key.clone(), from: known.output, sink })
             }
             Err(problems) => {
-                let own = problems.into_iter().filter(|problem| known.certain || !CONSEQUENCES.contains(&problem.code));
-                self.problems(&configured, own.collect());
+                self.own_problems(&configured, &known.doubt, problems);
                 None
             }
         }
@@ -57,17 +56,21 @@ impl Checker<'_> {
         }
         let reader = reader(root, topic, sources);
         let planned = self.planned_source(node);
-        let known = planned.as_ref().is_some_and(|planned| matches!(planned.content, millstream_connectors::sources::Content::Known(_)));
+        let known = planned
+            .as_ref()
+            .is_some_and(|planned| matches!(planned.content, millstream_connectors::sources::Content::Known(_)));
         let declared = match self.declared(node) {
             None if !known => reader.map(|(_, columns)| columns.clone()),
             declared => declared,
         };
         let columns = self.columns(entry, planned.as_ref(), declared);
         let reads = reader.and_then(|(source, _)| source.value.entry("format"));
-        let bytes = planned.as_ref().is_some_and(|planned| planned.content == millstream_connectors::sources::Content::Bytes);
-        let format = node.entry("format").or(if bytes { reads } else { None });
+        let bytes =
+            planned.as_ref().is_some_and(|planned| planned.content == millstream_connectors::sources::Content::Bytes);
+        let known_format = planned.as_ref().is_some_and(|planned| planned.format.is_some());
+        let format = node.entry("format").or(if bytes && !known_format { reads } else { None });
         let format = self.format(entry, planned.as_ref(), format, &columns);
-        let writes = if columns.certain { self.planned_format_or_json(reads, &columns) } else { None };
+        let writes = if columns.doubt.is_none() { self.planned_format_or_json(reads, &columns) } else { None };
         let time = node.entry("time").and_then(|time| self.timestamp(time, &columns));
         let key = node.entry("key").filter(|key| key.value.data != Data::Null);
         let key = key.map(|key| self.column(key, &columns));
@@ -79,7 +82,7 @@ impl Checker<'_> {
             name: entry.key.clone(),
             source: planned?,
             columns: columns.schema,
-            format: format?,
+            format: format.ok()?,
             writes: writes?,
             time: time?,
             key: match key {
@@ -93,13 +96,11 @@ impl Checker<'_> {
 
     /// The given format, or JSON where none is given, for these columns.
     pub(super) fn planned_format_or_json(&mut self, format: Option<&Entry>, columns: &Columns) -> Option<Format> {
-        match format {
-            Some(format) => self.planned_format(format, columns),
-            None => {
-                let json = self.catalogue.formats.iter().find(|kind| kind.name == "json")?;
-                (json.plan)(&json!({}), &columns.schema).ok()
-            }
+        if let Some(format) = format {
+            return self.planned_format(format, columns);
         }
+        let json = self.catalogue.formats.iter().find(|kind| kind.name == "json")?;
+        (json.plan)(&json!({}), &columns.schema).ok()
     }
 
     pub(super) fn topic_name(&mut self, entry: &Entry) {

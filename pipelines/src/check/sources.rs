@@ -6,7 +6,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use millstream_connectors::formats::Format;
 use millstream_connectors::sources::{Content, PlannedSource};
 use millstream_engine::batch::schema_of;
+use serde_json::json;
 
+use super::doubt::Doubt;
 use super::{Checker, component, config, section_of};
 use crate::definition::{Entry, Node, Span};
 use crate::plan;
@@ -16,16 +18,19 @@ use crate::shape::{self, ColumnType};
 /// A source that may have failed, and its columns as far as they are known.
 pub(super) type Tried = (Option<plan::Source>, Columns);
 
-/// Columns and whether they are all that there are.
+/// What was wrong has been said.
+pub(super) struct Failed;
+
+/// Columns, as far as they are known.
 #[derive(Clone)]
 pub(super) struct Columns {
     pub(super) schema: SchemaRef,
-    pub(super) certain: bool,
+    pub(super) doubt: Doubt,
 }
 
 impl Columns {
     fn unknown() -> Self {
-        Self { schema: Arc::new(Schema::empty()), certain: false }
+        Self { schema: Arc::new(Schema::empty()), doubt: Doubt::of_all() }
     }
 }
 
@@ -48,16 +53,19 @@ impl Checker<'_> {
             self.topic(topic, *partitions, node.entry("from").map_or(entry.key_span, Entry::mark));
         }
         let shape: Option<shape::Source> = self.read(Some(node));
-        let source = planned.zip(format).zip(shape).filter(|_| columns.certain).map(|((source, format), shape)| plan::Source {
-            name: entry.key.clone(),
-            source,
-            columns: columns.schema.clone(),
-            schema: schema_of(&columns.schema),
-            format,
-            event_time,
-            lateness_ms: shape.event_time.map_or(0, |event_time| milliseconds(event_time.lateness_seconds)),
-            idle_ms: milliseconds(shape.idle_seconds),
-        });
+        let source =
+            planned.zip(format.ok()).zip(shape).filter(|_| columns.doubt.is_none()).map(|((source, format), shape)| {
+                plan::Source {
+                    name: entry.key.clone(),
+                    source,
+                    columns: columns.schema.clone(),
+                    schema: schema_of(&columns.schema),
+                    format,
+                    event_time,
+                    lateness_ms: shape.event_time.map_or(0, |event_time| milliseconds(event_time.lateness_seconds)),
+                    idle_ms: milliseconds(shape.idle_seconds),
+                }
+            });
         (source, columns)
     }
 
@@ -71,29 +79,45 @@ impl Checker<'_> {
     /// The columns that the definition declares, in its order; the flag says whether all could be read.
     pub(super) fn declared(&mut self, node: &Node) -> Option<Columns> {
         let columns = node.get("columns")?;
-        let mut fields = Vec::new();
+        let (mut fields, mut doubt) = (Vec::new(), Doubt::default());
         for entry in columns.entries() {
             if entry.key.starts_with('_') || entry.key.is_empty() {
                 let message = format!("`{}` cannot be the name of a column", entry.key);
-                self.find(Finding::error(entry.key_span, "reserved-name", message).help("names that start with `_` are the engine's"));
+                self.find(
+                    Finding::error(entry.key_span, "reserved-name", message)
+                        .help("names that start with `_` are the engine's"),
+                );
             }
-            // A type that could not be read is some type: the name is still known.
-            let kind = self.read(Some(&entry.value)).unwrap_or(ColumnType::Text);
+            let kind = self.read(Some(&entry.value)).unwrap_or_else(|| {
+                doubt.add(&entry.key);
+                ColumnType::Text
+            });
             fields.push(Field::new(&entry.key, data_type(kind), true));
         }
-        Some(Columns { schema: Arc::new(Schema::new(fields)), certain: columns.is_sound() })
+        if !columns.sound {
+            doubt = Doubt::of_all();
+        }
+        Some(Columns { schema: Arc::new(Schema::new(fields)), doubt })
     }
 
     /// The columns that a source has: its own, or those that are declared.
-    pub(super) fn columns(&mut self, entry: &Entry, planned: Option<&PlannedSource>, declared: Option<Columns>) -> Columns {
+    pub(super) fn columns(
+        &mut self,
+        entry: &Entry,
+        planned: Option<&PlannedSource>,
+        declared: Option<Columns>,
+    ) -> Columns {
         let at = |key: &str| entry.value.entry(key).map_or(entry.key_span, |entry| entry.key_span);
-        let Some(planned) = planned else { return declared.map_or_else(Columns::unknown, |columns| Columns { certain: false, ..columns }) };
+        let Some(planned) = planned else {
+            // The source may have columns of its own.
+            return declared.unwrap_or_else(Columns::unknown);
+        };
         match (&planned.content, declared) {
-            (Content::Known(schema), None) => Columns { schema: schema.clone(), certain: true },
+            (Content::Known(schema), None) => Columns { schema: schema.clone(), doubt: Doubt::default() },
             (Content::Known(schema), Some(_)) => {
                 let finding = Finding::error(at("columns"), "needless-columns", "this source knows its columns");
                 self.find(finding.help("leave `columns` out"));
-                Columns { schema: schema.clone(), certain: true }
+                Columns { schema: schema.clone(), doubt: Doubt::default() }
             }
             (_, Some(columns)) if columns.schema.fields().is_empty() => {
                 self.find(Finding::error(at("columns"), "missing-columns", "a source needs one column at least"));
@@ -111,33 +135,42 @@ impl Checker<'_> {
         }
     }
 
-    /// The format, where the source gives bytes. The outer option says whether all is well.
+    /// The format, where the source gives bytes.
     pub(super) fn format(
         &mut self,
         entry: &Entry,
         planned: Option<&PlannedSource>,
         format: Option<&Entry>,
         columns: &Columns,
-    ) -> Option<Option<Format>> {
-        let bytes = match planned {
-            Some(planned) => planned.content == Content::Bytes,
-            None => format.is_some(),
+    ) -> Result<Option<Format>, Failed> {
+        let Some(planned) = planned else {
+            // Whether it is needed is not known; whether it is right is.
+            return format.and_then(|format| self.planned_format(format, columns)).map(Some).ok_or(Failed);
         };
-        match format {
-            Some(format) if !bytes => {
+        match (format, planned.format, planned.content == Content::Bytes) {
+            (Some(format), _, true) => self.planned_format(format, columns).map(Some).ok_or(Failed),
+            (Some(format), _, false) => {
                 let finding = Finding::error(format.key_span, "needless-format", "this source gives rows, not bytes");
                 self.find(finding.help("leave `format` out"));
-                None
+                Err(Failed)
             }
-            Some(format) => self.planned_format(format, columns).map(Some),
-            None if bytes && planned.is_some() => {
+            (None, _, false) => Ok(None),
+            (None, Some(name), true) => {
+                // The source knows what its bytes are.
+                let kind = self.catalogue.formats.iter().find(|kind| kind.name == name).ok_or(Failed)?;
+                let planned = (kind.plan)(&json!({}), &columns.schema);
+                planned.map(Some).map_err(|problems| {
+                    self.own_problems(entry, &columns.doubt, problems);
+                    Failed
+                })
+            }
+            (None, None, true) => {
                 let span = entry.value.entry("from").map_or(entry.key_span, |from| from.key_span);
                 let message = format!("`{}` needs the key `format`", entry.key);
                 let names: Vec<&str> = self.catalogue.formats.iter().map(|kind| kind.name).collect();
                 self.find(Finding::error(span, "missing-format", message).choices("", names));
-                None
+                Err(Failed)
             }
-            None => Some(None),
         }
     }
 
@@ -147,9 +180,7 @@ impl Checker<'_> {
         match (kind.plan)(&config(&entry, &self.secrets), &columns.schema) {
             Ok(format) => Some(format),
             Err(problems) => {
-                let certain = columns.certain;
-                let problems = problems.into_iter().filter(|problem| certain || !super::CONSEQUENCES.contains(&problem.code));
-                self.problems(&entry, problems.collect());
+                self.own_problems(&entry, &columns.doubt, problems);
                 None
             }
         }
@@ -160,7 +191,7 @@ impl Checker<'_> {
         let at = self.column(entry, columns)?;
         let field = columns.schema.field(at);
         if *field.data_type() != DataType::Timestamp(TimeUnit::Millisecond, None) {
-            if columns.certain {
+            if !columns.doubt.covers(field.name()) {
                 let message = format!("the column `{}` is no timestamp", field.name());
                 let finding = Finding::error(entry.value.span, "not-a-timestamp", message);
                 self.find(finding.help(format!("declare it as one: `{}: timestamp`", field.name())));
@@ -174,7 +205,7 @@ impl Checker<'_> {
     pub(super) fn column(&mut self, entry: &Entry, columns: &Columns) -> Option<usize> {
         let name = entry.value.text()?;
         let found = columns.schema.index_of(name).ok();
-        if found.is_none() && columns.certain {
+        if found.is_none() && !columns.doubt.covers(name) {
             self.unknown_column(entry.value.span, name, columns);
         }
         found

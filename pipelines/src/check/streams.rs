@@ -11,8 +11,9 @@ use millstream_engine::batch::schema_of;
 use millstream_engine::catalogue::{Problem, StepInput};
 use millstream_engine::operator::Step;
 
+use super::doubt::Doubt;
 use super::sources::Tried;
-use super::{CONSEQUENCES, Checker, Known, component, config, section_of};
+use super::{Checker, Known, component, config, section_of};
 use crate::definition::{Entry, Node};
 use crate::plan::{self, Input};
 use crate::report::Finding;
@@ -35,22 +36,27 @@ struct Chain {
 
 impl Graph {
     pub(super) fn new(sources: &[Tried], root: &Node) -> Self {
-        let known = section_of(root, "sources").iter().zip(sources).enumerate().map(|(index, (entry, (source, columns)))| {
-            let (schema, certain) = (schema_of(&columns.schema), columns.certain);
-            let known = Known { schema, certain, output: Input::Source(index), head: Some(index) };
-            (entry.key.clone(), Known { certain: certain && (source.is_some() || columns.certain), ..known })
-        });
+        let known =
+            section_of(root, "sources").iter().zip(sources).enumerate().map(|(index, (entry, (_, columns)))| {
+                let (schema, doubt) = (schema_of(&columns.schema), columns.doubt.clone());
+                (entry.key.clone(), Known { schema, doubt, output: Input::Source(index), head: Some(index) })
+            });
         Self { known: known.collect(), nodes: Vec::new(), streams: Vec::new() }
     }
 
     /// Something of which nothing is known.
     pub(super) fn unknown() -> Known {
-        Known { schema: schema_of(&Schema::empty()), certain: false, output: Input::Source(0), head: None }
+        Known { schema: schema_of(&Schema::empty()), doubt: Doubt::of_all(), output: Input::Source(0), head: None }
     }
 
     /// What steps may name besides their own stream.
     fn schemas(&self) -> BTreeMap<String, arrow::datatypes::SchemaRef> {
         self.known.iter().map(|(name, known)| (name.clone(), known.schema.clone())).collect()
+    }
+
+    /// What the stream or model at `entry` continues.
+    pub(super) fn input(&self, entry: &Entry) -> Option<Known> {
+        self.known.get(entry.value.get("input")?.text()?).cloned()
     }
 
     fn take(&mut self, name: &str, tried: Chain) -> Vec<(Entry, Problem)> {
@@ -82,7 +88,7 @@ impl Checker<'_> {
 
     /// Plans a stream, if all is well with it.
     fn succeeds(&mut self, entry: &Entry, graph: &mut Graph) -> bool {
-        let Some(input) = self.input(entry, graph) else { return false };
+        let Some(input) = graph.input(entry) else { return false };
         let tried = self.stream(entry, &input, graph);
         if !tried.problems.is_empty() {
             return false;
@@ -93,7 +99,7 @@ impl Checker<'_> {
 
     /// Takes a stream that has problems.
     fn fails(&mut self, entry: &Entry, graph: &mut Graph) {
-        let input = self.input(entry, graph).unwrap_or_else(|| {
+        let input = graph.input(entry).unwrap_or_else(|| {
             self.unknown_input(entry.value.entry("input"), graph);
             Graph::unknown()
         });
@@ -102,10 +108,6 @@ impl Checker<'_> {
         for (entry, problem) in problems {
             self.problem(&entry, problem);
         }
-    }
-
-    pub(super) fn input(&self, entry: &Entry, graph: &Graph) -> Option<Known> {
-        graph.known.get(entry.value.get("input")?.text()?).cloned()
     }
 
     /// Says that an input names nothing.
@@ -125,11 +127,12 @@ impl Checker<'_> {
     /// The pending stream that `entry` needs first, if there is one.
     fn waits_for(&self, entry: &Entry, graph: &Graph, pending: &[&str]) -> Option<usize> {
         let find = |name: &str| pending.iter().position(|other| *other == name);
-        let Some(input) = self.input(entry, graph) else { return find(entry.value.get("input")?.text()?) };
+        let Some(input) = graph.input(entry) else { return find(entry.value.get("input")?.text()?) };
         let problems = self.stream(entry, &input, graph).problems;
-        problems.iter().filter(|(_, problem)| problem.code != "unknown-column").find_map(|(_, problem)| {
-            problem.choices.as_ref().and_then(|(wanted, _)| find(wanted))
-        })
+        problems
+            .iter()
+            .filter(|(_, problem)| problem.code != "unknown-column")
+            .find_map(|(_, problem)| problem.choices.as_ref().and_then(|(wanted, _)| find(wanted)))
     }
 
     /// All of `pending` wait for another: spells out one cycle, and takes the streams in it as they are.
@@ -142,12 +145,18 @@ impl Checker<'_> {
             members.push(next(members[members.len() - 1]));
         }
         // Begin where the text begins.
-        let first = members.iter().enumerate().min_by_key(|(_, member)| pending[**member].key_span.start).map_or(0, |(at, _)| at);
+        let first = members
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, member)| pending[**member].key_span.start)
+            .map_or(0, |(at, _)| at);
         members.rotate_left(first);
-        let mut names: Vec<&str> = members.iter().map(|member| pending[*member].key.as_str()).collect();
-        names.push(names[0]);
-        let message = format!("these streams need one another: {}", names.join(" ← "));
-        let help = "a stream cannot depend on its own rows; break the circle at one of them";
+        let names: Vec<&str> = members.iter().map(|member| pending[*member].key.as_str()).collect();
+        let message = match names.as_slice() {
+            [one] => format!("the stream `{one}` needs itself"),
+            _ => format!("these streams need one another: `{}` needs `{}`", names.join("` needs `"), names[0]),
+        };
+        let help = "a stream cannot depend on its own rows; break the circle at one point";
         self.find(Finding::error(pending[members[0]].key_span, "cycle", message).help(help));
         for member in &members {
             graph.known.insert(pending[*member].key.clone(), Graph::unknown());
@@ -164,54 +173,66 @@ impl Checker<'_> {
         let mut chain = Chain { known: input.clone(), nodes: Vec::new(), problems: Vec::new() };
         let Some(steps) = entry.value.entry("steps") else { return chain };
         for (index, item) in steps.value.items().iter().enumerate() {
+            // What is joined may lack columns as well.
+            let others: Vec<&Known> = others_of(item, graph);
+            for other in &others {
+                chain.known.doubt.merge(&other.doubt);
+            }
             let at = Entry { key: entry.key.clone(), key_span: item.span, value: item.clone() };
-            let step = component(&at).filter(|_| item.is_sound());
-            let Some((kind, config_at)) = step else {
-                chain.known.certain = false;
+            let kind = component(&at)
+                .filter(|_| item.is_sound())
+                .and_then(|(name, config)| Some((self.catalogue.steps.iter().find(|kind| kind.name == name)?, config)));
+            let Some((kind, configured)) = kind else {
+                chain.fail(&at, &others, Vec::new());
                 continue;
             };
-            let Some(kind) = self.catalogue.steps.iter().find(|known| known.name == kind) else { continue };
-            // What is joined may lack columns as well.
-            item.visit(&mut |node| {
-                let other = node.text().and_then(|name| graph.known.get(name));
-                chain.known.certain &= other.is_none_or(|other| other.certain);
-            });
-            let planned = (kind.plan)(
-                &config(&config_at, &self.secrets),
-                &StepInput { schema: &chain.known.schema, streams: &schemas },
-            );
-            match planned {
+            let input = StepInput { schema: &chain.known.schema, streams: &schemas };
+            match (kind.plan)(&config(&configured, &self.secrets), &input) {
                 Ok(step) => {
                     let label = format!("{}/{index}/{}", entry.key, kind.name);
                     chain.add(plan_node(label, &entry.key, kind.name, step, &chain.known, graph), graph);
                 }
-                Err(problems) => chain.fail(&config_at, problems),
+                Err(problems) => chain.fail(&configured, &others, problems),
             }
         }
         chain
     }
 }
 
+/// The streams that a step seems to name.
+fn others_of<'a>(step: &Node, graph: &'a Graph) -> Vec<&'a Known> {
+    let mut others = Vec::new();
+    step.visit(&mut |node| others.extend(node.text().and_then(|name| graph.known.get(name))));
+    others
+}
+
 impl Chain {
     fn add(&mut self, node: plan::Node, graph: &Graph) {
-        let others = &node.step.others;
-        self.known.certain &= others.iter().all(|other| graph.known.get(other).is_some_and(|known| known.certain));
         self.known.schema = node.step.schema.clone();
         self.known.output = Input::Node(graph.nodes.len() + self.nodes.len());
         self.nodes.push(node);
     }
 
-    fn fail(&mut self, config: &Entry, problems: Vec<Problem>) {
-        let certain = self.known.certain;
-        let own = problems.into_iter().filter(|problem| certain || !CONSEQUENCES.contains(&problem.code));
-        self.problems.extend(own.map(|problem| (config.clone(), problem)));
-        self.known.certain = false;
+    fn fail(&mut self, step: &Entry, others: &[&Known], problems: Vec<Problem>) {
+        let before = self.known.doubt.clone();
+        self.known.doubt.add_step(&step.value, &problems);
+        for other in others {
+            self.known.doubt.add_columns(&other.schema);
+        }
+        let own = problems.into_iter().filter(|problem| !before.hides(problem));
+        self.problems.extend(own.map(|problem| (step.clone(), problem)));
     }
 }
 
 /// A node whose inputs are known.
-pub(super) fn plan_node(label: String, of: &str, kind: &'static str, step: Step, input: &Known, graph: &Graph) -> plan::Node {
+pub(super) fn plan_node(
+    label: String,
+    of: &str,
+    kind: &'static str,
+    step: Step,
+    input: &Known,
+    graph: &Graph,
+) -> plan::Node {
     let others = step.others.iter().filter_map(|other| graph.known.get(other)).map(|known| known.output);
     plan::Node { label, of: of.to_owned(), kind, inputs: [input.output].into_iter().chain(others).collect(), step }
 }
-

@@ -54,7 +54,8 @@ impl<'a> Sweep<'a> {
         match &node.data {
             Data::Map(entries) => self.map(node, entries, site, schema),
             Data::List(items) => {
-                let item = |item: &Node| self.node(item, &Site { name: site.name, mark: first_line(item) }, &schema["items"]);
+                let item =
+                    |item: &Node| self.node(item, &Site { name: site.name, mark: first_line(item) }, &schema["items"]);
                 Node { data: Data::List(items.iter().map(item).collect()), ..node.clone() }
             }
             Data::Number(_) => self.number(node, schema),
@@ -77,7 +78,8 @@ impl<'a> Sweep<'a> {
                 if extra == &Value::Bool(false) {
                     let absent: Vec<String> = names.iter().filter(|name| node.entry(name).is_none()).cloned().collect();
                     self.unknown_key(entry, site, &absent, &names);
-                    let Some(meant) = nearest(key, &absent).and_then(|meant| names.iter().find(|name| *name == meant)) else {
+                    let Some(meant) = nearest(key, &absent).and_then(|meant| names.iter().find(|name| *name == meant))
+                    else {
                         continue;
                     };
                     (key, value_schema) = (meant, &known[meant]);
@@ -128,7 +130,11 @@ impl<'a> Sweep<'a> {
         let message = format!("{} takes {}, and this is {}", quoted(site.name), wanted.join(" or "), node.kind());
         let finding = Finding::error(site.mark, "wrong-type", message);
         let scalar = matches!(node.data, Data::Number(_) | Data::Bool(_));
-        self.find(if scalar && wanted.contains(&"text") { finding.help("put quotes around it") } else { finding });
+        self.find(match node.text() {
+            _ if scalar && wanted.contains(&"text") => finding.help("put quotes around it"),
+            Some(text) if wanted.contains(&"a list") => finding.help(format!("write `[{text}]`")),
+            _ => finding,
+        });
         Node { sound: false, ..node.clone() }
     }
 
@@ -189,7 +195,14 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    fn choice_of_text(&mut self, node: &Node, text: &str, site: &Site<'_>, choice: &Choice<'a>, fitting: &[&Value]) -> Node {
+    fn choice_of_text(
+        &mut self,
+        node: &Node,
+        text: &str,
+        site: &Site<'_>,
+        choice: &Choice<'a>,
+        fitting: &[&Value],
+    ) -> Node {
         let mut allowed: Vec<&str> = fitting.iter().flat_map(|leaf| words(leaf)).collect();
         if fitting.iter().any(|leaf| words(leaf).is_empty()) || allowed.contains(&text) {
             return node.clone();
@@ -197,7 +210,10 @@ impl<'a> Sweep<'a> {
         let tags = choice.tags();
         if tags.contains(&text) {
             let help = format!("write `{text}: {{…}}`");
-            self.find(Finding::error(node.span, "missing-configuration", format!("`{text}` needs a configuration")).help(help));
+            self.find(
+                Finding::error(node.span, "missing-configuration", format!("`{text}` needs a configuration"))
+                    .help(help),
+            );
             return Node { sound: false, ..node.clone() };
         }
         allowed.extend(tags);
@@ -207,8 +223,20 @@ impl<'a> Sweep<'a> {
         self.word(node, text, &allowed, choice.title)
     }
 
-    fn choice_of_map(&mut self, node: &Node, entries: &[Entry], site: &Site<'_>, choice: &Choice<'a>, fitting: &[&'a Value]) -> Node {
-        let (tagged, plain): (Vec<&'a Value>, Vec<&'a Value>) = fitting.iter().partition(|leaf| tag(leaf).is_some());
+    fn choice_of_map(
+        &mut self,
+        node: &Node,
+        entries: &[Entry],
+        site: &Site<'_>,
+        choice: &Choice<'a>,
+        fitting: &[&'a Value],
+    ) -> Node {
+        let (mut tagged, mut plain): (Vec<&'a Value>, Vec<&'a Value>) =
+            fitting.iter().partition(|leaf| tag(leaf).is_some());
+        if choice.title.is_none() && tagged.len() == 1 && choice.leaves.iter().all(|leaf| words(leaf).is_empty()) {
+            // Not a choice of kinds, but a map with one key.
+            plain.append(&mut tagged);
+        }
         if tagged.is_empty() {
             return match plain.as_slice() {
                 [one] => self.node(node, site, one),
@@ -222,15 +250,19 @@ impl<'a> Sweep<'a> {
             ([_], Some((entry, leaf))) => self.tagged(node, entry, leaf),
             (_, None) if !plain.is_empty() => node.clone(),
             ([entry], None) => {
-                let allowed: Vec<&str> = choice.tags().into_iter().chain(choice.leaves.iter().flat_map(|leaf| words(leaf))).collect();
+                let allowed: Vec<&str> =
+                    choice.tags().into_iter().chain(choice.leaves.iter().flat_map(|leaf| words(leaf))).collect();
                 self.unknown_word(entry.key_span, &entry.key, &allowed, choice.title);
                 Node { sound: false, ..node.clone() }
             }
             _ => {
                 let what = choice.title.unwrap_or("choice");
-                let message = format!("a {what} is one kind with its configuration, and here are {} keys", entries.len());
+                let message =
+                    format!("a {what} is one kind with its configuration, and here are {} keys", entries.len());
                 let mark = entries.get(1).map_or(site.mark, |entry| entry.key_span);
-                self.find(Finding::error(mark, "one-kind", message).help(format!("`{{kind: {{…}}}}`; indent what belongs to the kind")));
+                self.find(
+                    Finding::error(mark, "one-kind", message).help("`{kind: {…}}`; indent what belongs to the kind"),
+                );
                 Node { sound: false, ..node.clone() }
             }
         }

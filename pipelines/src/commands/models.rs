@@ -78,5 +78,9 @@ fn list(registry: &Registry) -> Result<String> {
 fn show(registry: &Registry, prefix: &str) -> Result<String> {
     let Version { id, digest, files, metadata, folder } = registry.show(prefix)?;
     let metadata = serde_json::to_string_pretty(&metadata).expect("metadata is JSON");
-    Ok(format!("version {id}\ndigest  {digest}\nfiles   {}\nfolder  {}\n{metadata}\n", files.join(" "), folder.display()))
+    Ok(format!(
+        "version {id}\ndigest  {digest}\nfiles   {}\nfolder  {}\n{metadata}\n",
+        files.join(" "),
+        folder.display()
+    ))
 }

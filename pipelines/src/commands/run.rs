@@ -70,7 +70,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(summary) => {
             match arguments.summary {
                 Form::Text => print(&summary.text()),
-                Form::Json => print(&format!("{}\n", serde_json::to_string_pretty(&summary).expect("a summary is JSON"))),
+                Form::Json => {
+                    print(&format!("{}\n", serde_json::to_string_pretty(&summary).expect("a summary is JSON")))
+                }
             }
             ExitCode::SUCCESS
         }

@@ -81,7 +81,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Produce { topic, key_separator } => produce(&*broker, topic, key_separator.as_deref()),
         Command::Consume { topic, partition, offset, count, follow, verbose } => {
             let from = positions(&*broker, topic, *partition, *offset)?;
-            Consumer { topic, count: count.unwrap_or(usize::MAX), follow: *follow, verbose: *verbose }.run(&*broker, &from)
+            Consumer { topic, count: count.unwrap_or(usize::MAX), follow: *follow, verbose: *verbose }
+                .run(&*broker, &from)
         }
     });
     match done {
@@ -128,7 +129,8 @@ fn produce(broker: &dyn Broker, topic: &str, separator: Option<&str>) -> Result<
 
 fn positions(broker: &dyn Broker, topic: &str, only: Option<u32>, offset: Option<i64>) -> Result<Vec<Position>> {
     let found = broker.topic(topic)?;
-    let found = found.ok_or_else(|| Fault::definition(format!("there is no topic `{topic}`; `topic FILE list` shows all")))?;
+    let found =
+        found.ok_or_else(|| Fault::definition(format!("there is no topic `{topic}`; `topic FILE list` shows all")))?;
     let position = |(partition, (first, end)): (u32, &(u64, u64))| {
         let offset = match offset {
             None => *first,
@@ -185,7 +187,12 @@ impl Consumer<'_> {
 fn head(fetched: &Fetched, row: usize) -> String {
     let records = &fetched.records;
     let key = records.keys.as_ref().and_then(|keys| keys.iter().nth(row).flatten()).map(String::from_utf8_lossy);
-    let mut head = format!("{}/{} {}", records.partition, records.offsets[row], millstream_pipelines::run::time(records.timestamps[row]));
+    let mut head = format!(
+        "{}/{} {}",
+        records.partition,
+        records.offsets[row],
+        millstream_pipelines::run::time(records.timestamps[row])
+    );
     head.push_str(&format!(" key={}", key.as_deref().unwrap_or("none")));
     for (name, value) in fetched.headers.get(row).into_iter().flatten() {
         head.push_str(&format!(" {name}={}", String::from_utf8_lossy(value)));

@@ -27,7 +27,9 @@ fn write(node: &Node, hasher: &mut Hasher) {
         Data::Reference(reference) => text(b'r', &reference.to_string()),
         Data::List(items) => {
             text(b'l', &items.len().to_string());
-            items.iter().for_each(|item| write(item, hasher));
+            for item in items {
+                write(item, hasher);
+            }
         }
         Data::Map(entries) => {
             text(b'm', &entries.len().to_string());

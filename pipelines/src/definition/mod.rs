@@ -54,7 +54,10 @@ impl Definition {
 
     /// The folder that relative paths start at.
     pub fn folder(&self) -> PathBuf {
-        Path::new(&self.file).parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| ".".into(), Into::into)
+        Path::new(&self.file)
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .map_or_else(|| ".".into(), Into::into)
     }
 }
 

@@ -193,12 +193,13 @@ impl<'a> Builder<'a> {
             Some(tag) if tag.is_yaml_core_schema() && tag.suffix == "str" => false,
             Some(tag) => return Err(unknown_tag(tag, span)),
         };
-        if plain && let Some(data) = resolve(text) {
-            return match data {
-                Some(data) => Ok(Node::new(span, data)),
-                None => Err(Finding::error(span, "bad-number", format!("`{text}` is no number that can be used here"))
-                    .help("put quotes around it if it is text")),
-            };
+        match resolve(text) {
+            Plain::Data(data) if plain => return Ok(Node::new(span, data)),
+            Plain::OutOfRange if plain => {
+                let message = format!("`{text}` is no number that can be used here");
+                return Err(Finding::error(span, "bad-number", message).help("put quotes around it if it is text"));
+            }
+            _ => {}
         }
         let data = match Reference::parse(text) {
             Ok(Some(reference)) => Data::Reference(reference),
@@ -212,30 +213,40 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// What a plain scalar is under YAML's core schema; `None` for text, `Some(None)` for a number out of range.
-fn resolve(text: &str) -> Option<Option<Data>> {
+/// What a scalar without quotes is.
+enum Plain {
+    Data(Data),
+    /// A number without a finite value.
+    OutOfRange,
+    Text,
+}
+
+/// Follows YAML's core schema.
+fn resolve(text: &str) -> Plain {
     match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Some(Some(Data::Null)),
-        "true" | "True" | "TRUE" => return Some(Some(Data::Bool(true))),
-        "false" | "False" | "FALSE" => return Some(Some(Data::Bool(false))),
-        ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "-.inf" | "-.Inf" | "-.INF" => return Some(None),
+        "" | "~" | "null" | "Null" | "NULL" => return Plain::Data(Data::Null),
+        "true" | "True" | "TRUE" => return Plain::Data(Data::Bool(true)),
+        "false" | "False" | "FALSE" => return Plain::Data(Data::Bool(false)),
+        ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "-.inf" | "-.Inf" | "-.INF" => return Plain::OutOfRange,
         _ => {}
     }
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') || !digits.contains(|c: char| c.is_ascii_digit()) {
-        return None;
+        return Plain::Text;
     }
-    let plain = text.strip_prefix('+').unwrap_or(text);
+    let unsigned = text.strip_prefix('+').unwrap_or(text);
     let whole = match text.get(..2) {
         Some("0x") => u64::from_str_radix(&text[2..], 16).ok().map(Number::from),
         Some("0o") => u64::from_str_radix(&text[2..], 8).ok().map(Number::from),
-        _ => plain.parse::<u64>().map(Number::from).or_else(|_| plain.parse::<i64>().map(Number::from)).ok(),
+        _ => unsigned.parse::<u64>().map(Number::from).or_else(|_| unsigned.parse::<i64>().map(Number::from)).ok(),
     };
-    if let Some(number) = whole {
-        return Some(Some(Data::Number(number)));
+    match (whole, unsigned.parse::<f64>()) {
+        (Some(number), _) => Plain::Data(Data::Number(number)),
+        (None, Ok(number)) => {
+            Number::from_f64(number).map_or(Plain::OutOfRange, |number| Plain::Data(Data::Number(number)))
+        }
+        (None, Err(_)) => Plain::Text,
     }
-    let fraction: f64 = plain.parse().ok()?;
-    Some(Number::from_f64(fraction).map(Data::Number))
 }
 
 /// A key is the text that was written: `null` and `1` are names like any other.

@@ -38,7 +38,8 @@ impl Reference {
     pub fn parse(text: &str) -> Result<Option<Self>, (&'static str, String, &'static str)> {
         let whole = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).filter(|rest| !rest.contains('}'));
         if let Some(name) = whole.and_then(|rest| rest.strip_prefix("env:")) {
-            let legal = |(at, byte): (usize, u8)| byte == b'_' || byte.is_ascii_alphabetic() || at > 0 && byte.is_ascii_digit();
+            let legal =
+                |(at, byte): (usize, u8)| byte == b'_' || byte.is_ascii_alphabetic() || at > 0 && byte.is_ascii_digit();
             if name.is_empty() || !name.bytes().enumerate().all(legal) {
                 let message = format!("`{name}` is no name of an environment variable");
                 return Err(("bad-reference", message, "use letters, digits and `_`: `${env:KAFKA_PASSWORD}`"));
@@ -47,7 +48,11 @@ impl Reference {
         }
         if let Some(path) = whole.and_then(|rest| rest.strip_prefix("file:")) {
             if path.trim().is_empty() || path.contains('\0') {
-                return Err(("bad-reference", "the reference names no file".into(), "name one: `${file:/run/secrets/password}`"));
+                return Err((
+                    "bad-reference",
+                    "the reference names no file".into(),
+                    "name one: `${file:/run/secrets/password}`",
+                ));
             }
             return Ok(Some(Self::File(path.to_owned())));
         }
@@ -119,11 +124,15 @@ impl Reference {
                     (format!("the environment variable `{name}` is not UTF-8"), "secrets are text")
                 }
             })?,
-            Self::File(path) => read(&folder.join(path))
-                .map_err(|error| (format!("the file `{path}` cannot be read: {error}"), "secrets are small text files"))?,
+            Self::File(path) => read(&folder.join(path)).map_err(|error| {
+                (format!("the file `{path}` cannot be read: {error}"), "secrets are small text files")
+            })?,
         };
         if secret.is_empty() {
-            return Err((format!("`{self}` is empty"), "an empty secret is most likely a mistake; leave the key out instead"));
+            return Err((
+                format!("`{self}` is empty"),
+                "an empty secret is most likely a mistake; leave the key out instead",
+            ));
         }
         Ok(secret)
     }

@@ -1,5 +1,7 @@
 //! Text into the tree: spans, limits, and what is refused.
 
+use std::fmt::Write;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -33,7 +35,10 @@ fn findings(text: &str) -> Vec<String> {
 fn scalars_follow_the_core_schema() {
     assert_eq!(value("[1, -2, +3, 0x1f, 0o17, 1.5, 1e3, .5]"), json!([1, -2, 3, 31, 15, 1.5, 1000.0, 0.5]));
     assert_eq!(value("[true, False, null, ~, '', yes, no]"), json!([true, false, null, null, "", "yes", "no"]));
-    assert_eq!(value("['1', \"true\", !!str 2, 1.2.3, inf, nan, 1_000]"), json!(["1", "true", "2", "1.2.3", "inf", "nan", "1_000"]));
+    assert_eq!(
+        value("['1', \"true\", !!str 2, 1.2.3, inf, nan, 1_000]"),
+        json!(["1", "true", "2", "1.2.3", "inf", "nan", "1_000"])
+    );
     assert_eq!(value("18446744073709551615"), json!(u64::MAX));
 }
 
@@ -44,7 +49,8 @@ fn keys_are_the_text_that_was_written() {
 
 #[test]
 fn paths_lead_to_places() {
-    let text = "streams:\n  clean:\n    input: raw   # why\n    steps:\n      - derive: {late: \"a > 15\", b: [x, yy]}\n";
+    let text =
+        "streams:\n  clean:\n    input: raw   # why\n    steps:\n      - derive: {late: \"a > 15\", b: [x, yy]}\n";
     assert_eq!(pointed(text, "streams.clean.input"), "3:12 raw");
     assert_eq!(pointed(text, "streams.clean.steps"), "4:5 steps");
     assert_eq!(pointed(text, "streams.clean.steps.0.derive.late"), "5:24 \"a > 15\"");
@@ -78,7 +84,7 @@ fn small_files_cannot_become_large_trees() {
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
         let items = vec![format!("*a{}", level - 1); 10].join(", ");
-        bomb.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+        let _ = writeln!(bomb, "a{level}: &a{level} [{items}]");
     }
     assert_eq!(parse(&bomb).findings[0].code, "too-large");
     assert_eq!(parse(&format!("a: {}", "[".repeat(200))).findings[0].code, "too-deep");
@@ -95,7 +101,9 @@ fn aliases_stand_for_their_anchors() {
 fn the_digest_sees_meaning_and_order_only() {
     let digest = |text: &str| parse(text).digest;
     assert_eq!(digest("a: 1 # comment\nb: ['x', y]\n"), digest("{a: 1, b: [x, \"y\"]}"));
-    for other in ["{b: [x, y], a: 1}", "{a: 2, b: [x, y]}", "{a: 1, b: [x, z]}", "{a: 1, b: [xy]}", "{a: '1', b: [x, y]}"] {
+    for other in
+        ["{b: [x, y], a: 1}", "{a: 2, b: [x, y]}", "{a: 1, b: [x, z]}", "{a: 1, b: [xy]}", "{a: '1', b: [x, y]}"]
+    {
         assert_ne!(digest("{a: 1, b: [x, y]}"), digest(other), "{other}");
     }
 }

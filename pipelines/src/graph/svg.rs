@@ -91,7 +91,8 @@ impl Picture {
 
 impl Box {
     fn size(&self) -> Placed {
-        let widest = std::iter::once(&self.title).chain(&self.lines).map(|line| line.chars().count()).max().unwrap_or(0);
+        let widest =
+            std::iter::once(&self.title).chain(&self.lines).map(|line| line.chars().count()).max().unwrap_or(0);
         let (width, height) = (widest * CHARACTER + 2 * PADDING, (1 + self.lines.len()) * LINE + PADDING);
         Placed { x: 0, y: 0, width, height }
     }
@@ -130,7 +131,10 @@ fn arrow(out: &mut String, from: &Placed, to: &Placed, label: &str) {
     );
     if !label.is_empty() {
         let (x, y) = (usize::midpoint(x1, x2), usize::midpoint(y1, y2).saturating_sub(5));
-        let _ = writeln!(out, "<text x=\"{x}\" y=\"{y}\" font-size=\"11\" text-anchor=\"middle\" fill=\"#555\">{label}</text>");
+        let _ = writeln!(
+            out,
+            "<text x=\"{x}\" y=\"{y}\" font-size=\"11\" text-anchor=\"middle\" fill=\"#555\">{label}</text>"
+        );
     }
 }
 

@@ -71,8 +71,9 @@ impl Feeds {
         let producer = broker.producer(&topics.feeds)?;
         let mut reached: BTreeMap<Vec<u8>, Position> = BTreeMap::new();
         journal::read_all(broker, &topics.feeds, |value, key| {
-            let position = serde_json::from_slice(value)
-                .map_err(|error| Fault::world(format!("{} holds something else than positions", topics.feeds)).because(error))?;
+            let position = serde_json::from_slice(value).map_err(|error| {
+                Fault::world(format!("{} holds something else than positions", topics.feeds)).because(error)
+            })?;
             reached.insert(key.unwrap_or_default().to_vec(), position);
             Ok(())
         })?;
@@ -122,8 +123,10 @@ impl Feeds {
         if pending.count == 0 {
             return Ok(());
         }
-        let mut appends: Vec<Append> =
-            std::mem::take(&mut pending.messages).into_iter().map(|(topic, messages)| Append { topic, messages }).collect();
+        let mut appends: Vec<Append> = std::mem::take(&mut pending.messages)
+            .into_iter()
+            .map(|(topic, messages)| Append { topic, messages })
+            .collect();
         let progress = |(name, (position, timestamp_ms)): (String, (Position, i64))| Message {
             key: Some(name.into_bytes()),
             value: serde_json::to_vec(&position).ok(),

@@ -21,7 +21,8 @@ struct Record {
 /// The record's message.
 pub fn message(definition: &str, progress: &Progress, now_ms: i64) -> Result<Message> {
     let record = Record { definition: definition.to_owned(), progress: progress.clone() };
-    let value = serde_json::to_vec(&record).map_err(|error| Fault::ours("a progress record cannot be written").because(error))?;
+    let value = serde_json::to_vec(&record)
+        .map_err(|error| Fault::ours("a progress record cannot be written").because(error))?;
     Ok(Message { value: Some(value), timestamp_ms: now_ms, ..Message::default() })
 }
 
@@ -29,8 +30,9 @@ pub fn message(definition: &str, progress: &Progress, now_ms: i64) -> Result<Mes
 pub fn read(broker: &dyn Broker, topic: &str, definition: &str) -> Result<Vec<Progress>> {
     let mut all = Vec::new();
     read_all(broker, topic, |value, _| {
-        let record: Record = serde_json::from_slice(value)
-            .map_err(|error| Fault::world(format!("{topic} holds something else than progress records")).because(error))?;
+        let record: Record = serde_json::from_slice(value).map_err(|error| {
+            Fault::world(format!("{topic} holds something else than progress records")).because(error)
+        })?;
         if record.definition != definition {
             return Err(Fault::definition(
                 "the definition has changed since its last run, and what its models learned cannot be rebuilt with the new \

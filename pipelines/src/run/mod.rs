@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use millstream_connectors::broker::Broker;
+use millstream_connectors::broker::config::BrokerConfig;
 use millstream_engine::binder::Limits;
 use millstream_engine::book::Book;
 use millstream_engine::metrics::Metrics;
@@ -37,8 +38,8 @@ use commit::{Answers, BrokerCommit};
 use feed::Feeds;
 use promote::{Candidate, Promoter};
 pub use reply::time;
-pub use show::{ModelSummary, Summary};
 use show::{ModelShown, Observer};
+pub use show::{ModelSummary, Summary};
 use state::{StateDir, models_path};
 
 /// How to run a pipeline.
@@ -88,7 +89,7 @@ pub fn run(pipeline: &Pipeline, options: Options) -> Result<Summary> {
     let state = StateDir::lock(&options.state)?;
     let broker = match &options.broker {
         Some(broker) => broker.clone(),
-        None => crate::catalogue::open_broker(&pipeline.broker, state.path())?,
+        None => pipeline.broker.open(state.path())?,
     };
     assemble::create_topics(pipeline, &*broker)?;
     let topics = Topics::of(&pipeline.name);
@@ -225,8 +226,11 @@ fn versions(registry: &Registry) -> Result<BTreeMap<String, Vec<String>>> {
 
 /// Opens the broker that a pipeline's topics are on, for commands that look at them.
 pub fn open_broker(pipeline: &Pipeline, state: &std::path::Path) -> Result<Arc<dyn Broker>> {
-    if !state.exists() && pipeline.broker == "embedded" {
-        return Err(Fault::definition(format!("{} has no state yet: run the pipeline first, or create a topic", state.display())));
+    if !state.exists() && matches!(pipeline.broker, BrokerConfig::Embedded(_)) {
+        return Err(Fault::definition(format!(
+            "{} has no state yet: run the pipeline first, or create a topic",
+            state.display()
+        )));
     }
-    crate::catalogue::open_broker(&pipeline.broker, state)
+    pipeline.broker.open(state)
 }

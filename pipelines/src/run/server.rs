@@ -15,7 +15,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Starts serving `/metrics` and `/healthz`, where an address is given, and listening for SIGINT and SIGTERM, until the
 /// runtime is dropped. The address is the one that was bound, should the port have been 0.
-pub fn start(address: Option<SocketAddr>, metrics: Arc<Metrics>, book: Arc<Book>) -> Result<(Runtime, Option<SocketAddr>)> {
+pub fn start(
+    address: Option<SocketAddr>,
+    metrics: Arc<Metrics>,
+    book: Arc<Book>,
+) -> Result<(Runtime, Option<SocketAddr>)> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -28,8 +32,10 @@ pub fn start(address: Option<SocketAddr>, metrics: Arc<Metrics>, book: Arc<Book>
 
 async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> Result<SocketAddr> {
     let taken = |error| {
-        Fault::world(format!("metrics cannot be served at {address}; choose another `serve.metrics`, or --metrics 127.0.0.1:0"))
-            .because(error)
+        Fault::world(format!(
+            "metrics cannot be served at {address}; choose another `serve.metrics`, or --metrics 127.0.0.1:0"
+        ))
+        .because(error)
     };
     let listener = TcpListener::bind(address).await.map_err(taken)?;
     let bound = listener.local_addr().map_err(taken)?;
@@ -45,7 +51,8 @@ async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> Result<SocketAddr>
 
 /// The first signal stops the run after its open epochs; the second ends the program, which loses nothing either.
 async fn hear_signals(book: Arc<Book>) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return eprintln!("signals cannot be heard; the run can only be killed");
     };
     for first in [true, false] {

@@ -119,13 +119,20 @@ impl Observer {
             thousands(sum("lag_records")),
         );
         for model in &self.models {
-            let measure = |who: &str, name: &str| self.metrics.sum("measure", &[("model", &model.name), ("who", who), ("measure", name)]);
+            let measure = |who: &str, name: &str| {
+                self.metrics.sum("measure", &[("model", &model.name), ("who", who), ("measure", name)])
+            };
             let revision = self.metrics.sum("revision", &[("model", &model.name)]);
             let name = if measure("model", "rmse") > 0.0 { "rmse" } else { "log_loss" };
             let baseline = if name == "rmse" { "mean" } else { "majority" };
             let (reached, other) = (measure("model", name), measure(baseline, name));
             // Writing to a string cannot fail.
-            let _ = write!(line, " · {} revision {}: {name} {reached:.4} ({baseline} {other:.4})", model.name, thousands(revision));
+            let _ = write!(
+                line,
+                " · {} revision {}: {name} {reached:.4} ({baseline} {other:.4})",
+                model.name,
+                thousands(revision)
+            );
         }
         let _ = write!(
             line,
@@ -167,7 +174,8 @@ impl Observer {
         let newest = self.book.newest_revision(model.fold);
         let mut measures: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
         for (labels, value) in self.metrics.values("measure") {
-            let label = |wanted: &str| labels.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.as_str());
+            let label =
+                |wanted: &str| labels.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.as_str());
             if label("model") == model.name {
                 measures.entry(label("measure").to_owned()).or_default().insert(label("who").to_owned(), value);
             }

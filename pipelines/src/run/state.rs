@@ -16,15 +16,19 @@ impl StateDir {
     /// Creates the directory if it is missing, and locks it.
     pub fn lock(path: &Path) -> Result<Self> {
         let at = path.display();
-        std::fs::create_dir_all(path).map_err(|error| Fault::world(format!("cannot create the state directory {at}")).because(error))?;
+        std::fs::create_dir_all(path)
+            .map_err(|error| Fault::world(format!("cannot create the state directory {at}")).because(error))?;
         let file = path.join("lock");
-        let lock = File::create(&file).map_err(|error| Fault::world(format!("cannot create {}", file.display())).because(error))?;
+        let lock = File::create(&file)
+            .map_err(|error| Fault::world(format!("cannot create {}", file.display())).because(error))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(Fault::world(format!(
                 "another run uses the state directory {at}; stop it, or choose another with --state"
             ))),
-            Err(TryLockError::Error(error)) => Err(Fault::world(format!("cannot lock {}", file.display())).because(error)),
+            Err(TryLockError::Error(error)) => {
+                Err(Fault::world(format!("cannot lock {}", file.display())).because(error))
+            }
         }
     }
 
