@@ -148,17 +148,17 @@ impl<L: Loss, R: Rule> Linear<L, R> {
     }
 
     #[inline]
-    fn step(&mut self, row: Row<'_>, scaled: &[f64], pace: f64, gradient: f64) {
+    fn step(&mut self, row: Row<'_>, scaled: &[f64], pace: f64, gradient: f64, damping: f64) {
         let rule = self.rule;
         let (weights, weights_rest) = self.weights.split_at_mut(scaled.len());
         let (cells, cells_rest) = self.cells.split_at_mut(scaled.len());
         for ((weight, cell), z) in weights.iter_mut().zip(cells).zip(scaled) {
-            rule.step(pace, weight, cell, gradient * z);
+            rule.step(pace, weight, cell, gradient * z, damping);
         }
-        rule.unregularised().step(pace, &mut weights_rest[0], &mut cells_rest[0], gradient);
+        rule.unregularised().step(pace, &mut weights_rest[0], &mut cells_rest[0], gradient, damping);
         for &category in row.active {
             let at = 1 + category as usize;
-            rule.step(pace, &mut weights_rest[at], &mut cells_rest[at], gradient);
+            rule.step(pace, &mut weights_rest[at], &mut cells_rest[at], gradient, damping);
         }
     }
 }
@@ -185,12 +185,10 @@ impl<L: Loss, R: Rule> Model for Linear<L, R> {
         self.norms += dot(scratch, scratch) + 1.0 + row.active.len() as f64;
         self.loss.observe(target);
         let pace = self.rule.pace(self.norms / self.rows);
-        let mut gradient = self.loss.gradient(sum, output, target);
-        if L::OVERSHOOTS {
-            // The implicit step: towards the target, however long, but never past it.
-            gradient /= 1.0 + self.reach(row, scratch, pace, gradient);
-        }
-        self.step(row, scratch, pace, gradient);
+        let gradient = self.loss.gradient(sum, output, target);
+        // The implicit step: towards the target, however long, but never past it.
+        let damping = if L::OVERSHOOTS { 1.0 / (1.0 + self.reach(row, scratch, pace, gradient)) } else { 1.0 };
+        self.step(row, scratch, pace, gradient, damping);
         self.centre(row.dense);
         prediction
     }

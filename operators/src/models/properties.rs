@@ -220,6 +220,32 @@ fn a_known_linear_model_is_recovered_at_any_label_scale() {
     }
 }
 
+/// A row far longer than all before would throw a plain step many times beyond the target.
+#[test]
+fn a_long_row_is_learned_towards_its_target_and_not_past_it() {
+    for update in UPDATES {
+        let kind = json!({"linear_regression": {"update": {update: match update {
+            "sgd" => json!({"learning_rate": 1.0}),
+            "adagrad" => json!({"learning_rate": 10.0}),
+            _ => json!({"alpha": 10.0}),
+        }}}});
+        let mut random = Random::seeded(6);
+        let mut pupil = Pupil::new(&kind, Shape { dense: 20, active: 0, categories: 0 });
+        pupil.learn(&[0.0; 20], &[], 0.0);
+        pupil.learn(&[1.0; 20], &[], 0.0);
+        for _ in 0..1000 {
+            let dense: Vec<f64> = (0..20).map(|_| 1e-3 * random.normal()).collect();
+            pupil.learn(&dense, &[], random.normal());
+        }
+        let before = pupil.learn(&[1.0; 20], &[], 3.0);
+        let after = pupil.predict(&[1.0; 20], &[]);
+        println!("{update}: {before:.3}, then {after:.3}");
+        assert!((after - 3.0).abs() < (before - 3.0).abs(), "{update}: {before}, then {after}");
+        // What little it may pass it by comes from the label's mean and deviation, which moved too.
+        assert!(after < 3.1, "{update}: {before}, then {after}");
+    }
+}
+
 #[test]
 fn snapshots_continue_bit_for_bit_and_other_shapes_are_refused() {
     let shape = Shape { dense: 2, active: 1, categories: 3 };

@@ -21,8 +21,9 @@ pub(super) trait Rule: Copy + Serialize + DeserializeOwned + Send + Sync + 'stat
     /// How far the weight will move per unit of this gradient.
     fn rate(&self, pace: f64, cell: Self::Cell, gradient: f64) -> f64;
 
-    /// Moves the weight against the gradient.
-    fn step(&self, pace: f64, weight: &mut f64, cell: &mut Self::Cell, gradient: f64);
+    /// Moves the weight against the gradient, by `damping` (at most 1) of what the rate says. The gradient is
+    /// remembered undamped, as in [`Rule::rate`], so that the damping does not make the rate larger.
+    fn step(&self, pace: f64, weight: &mut f64, cell: &mut Self::Cell, gradient: f64, damping: f64);
 
     /// The feature's scale grew: what was in [-1, 1] is in [-ratio, ratio] now.
     fn rescale(&self, weight: &mut f64, cell: &mut Self::Cell, ratio: f64);
@@ -118,8 +119,8 @@ impl Rule for Sgd {
     }
 
     #[inline]
-    fn step(&self, pace: f64, weight: &mut f64, (): &mut (), gradient: f64) {
-        *weight -= pace * (gradient + self.l2 * *weight);
+    fn step(&self, pace: f64, weight: &mut f64, (): &mut (), gradient: f64, damping: f64) {
+        *weight -= pace * (gradient * damping + self.l2 * *weight);
     }
 
     /// Steps in the feature's own units go with the square of the scale: with this one they would have been smaller.
@@ -162,11 +163,11 @@ impl Rule for Adagrad {
     }
 
     #[inline]
-    fn step(&self, pace: f64, weight: &mut f64, cell: &mut f64, gradient: f64) {
-        let gradient = gradient + self.l2 * *weight;
-        *cell += gradient * gradient;
+    fn step(&self, pace: f64, weight: &mut f64, cell: &mut f64, gradient: f64, damping: f64) {
+        let pull = self.l2 * *weight;
+        *cell += (gradient + pull) * (gradient + pull);
         // The smallest number makes 0/0 a zero, and is lost in any other sum.
-        *weight -= pace * gradient / (*cell + f64::MIN_POSITIVE).sqrt();
+        *weight -= pace * (gradient * damping + pull) / (*cell + f64::MIN_POSITIVE).sqrt();
     }
 
     fn rescale(&self, _: &mut f64, cell: &mut f64, ratio: f64) {
@@ -234,10 +235,10 @@ impl Rule for Ftrl {
     }
 
     #[inline]
-    fn step(&self, _: f64, weight: &mut f64, cell: &mut FtrlCell, gradient: f64) {
+    fn step(&self, _: f64, weight: &mut f64, cell: &mut FtrlCell, gradient: f64, damping: f64) {
         let squares = cell.squares + gradient * gradient;
         let root = squares.sqrt();
-        cell.sum += gradient - (root - cell.squares.sqrt()) / self.alpha * *weight;
+        cell.sum += gradient * damping - (root - cell.squares.sqrt()) / self.alpha * *weight;
         cell.squares = squares;
         *weight = self.weight(cell.sum, root);
     }
@@ -254,5 +255,44 @@ impl Rule for Ftrl {
 
     fn unregularised(self) -> Self {
         Self { l1: 0.0, l2: 0.0, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some steps, then the scale grows fourfold: the weight before, the weight after, and the cell.
+    fn grown<R: Rule>(rule: R) -> (f64, f64, R::Cell) {
+        let (mut weight, mut cell) = (0.0, R::Cell::default());
+        for gradient in [0.5, -0.25, 1.0] {
+            rule.step(rule.pace(1.0), &mut weight, &mut cell, gradient, 1.0);
+        }
+        let before = weight;
+        rule.rescale(&mut weight, &mut cell, 0.25);
+        (before, weight, cell)
+    }
+
+    /// What the gradients above add up to, had they come from features at the new scale.
+    const SQUARES: f64 = (0.25 + 0.0625 + 1.0) / 16.0;
+
+    #[test]
+    fn past_gradients_count_as_if_the_scale_had_always_been_so() {
+        let (before, after, ()) = grown(Sgd::default());
+        assert!(before < 0.0 && (after - before / 4.0).abs() < 1e-15);
+        let (before, after, squares) = grown(Adagrad::default());
+        assert!(before < 0.0 && after.to_bits() == before.to_bits());
+        assert!((squares - SQUARES).abs() < 1e-15, "{squares}");
+    }
+
+    #[test]
+    fn ftrl_keeps_its_weight_when_the_scale_grows() {
+        for rule in [Ftrl::default(), Ftrl { l1: 0.5, l2: 0.2, ..Ftrl::default() }] {
+            let (before, after, cell) = grown(rule);
+            assert!(before < 0.0 && after.to_bits() == before.to_bits());
+            assert!((cell.squares - SQUARES).abs() < 1e-15, "{cell:?}");
+            let implied = rule.weight(cell.sum, cell.squares.sqrt());
+            assert!((implied - before).abs() < 1e-12, "{cell:?} implies {implied}, not {before}");
+        }
     }
 }
