@@ -180,7 +180,8 @@ fn positions_out_of_range_are_errors(broker: &dyn Broker, name: &dyn Fn(&str) ->
     let from = |partition, offset| broker.open(&topic, &[Position { partition, offset }]).map(|_| ());
     from(0, end).unwrap();
     let error = from(0, end + 1).unwrap_err();
-    let place = format!("cannot read topic `{topic}` partition 0 from offset {}: the log ends at offset {end}", end + 1);
+    let place =
+        format!("cannot read topic `{topic}` partition 0 from offset {}: the log ends at offset {end}", end + 1);
     assert!(error.message.starts_with(&place) && !error.retry, "{error}");
     assert!(from(0, 1_000_000).is_err() && from(1, 1).is_err());
     assert_eq!(from(2, 0).unwrap_err().message, format!("topic `{topic}` has no partition 2: it has 2"));
@@ -205,7 +206,8 @@ fn large_records_and_small_budgets(broker: &dyn Broker, name: &dyn Fn(&str) -> S
             seen.extend(rows(&fetched));
         }
     }
-    let mut expected = values(&small(0..50).into_iter().map(|message| Seen { partition: 0, offset: 0, message }).collect::<Vec<_>>());
+    let mut expected =
+        values(&small(0..50).into_iter().map(|message| Seen { partition: 0, offset: 0, message }).collect::<Vec<_>>());
     expected.push(large);
     expected.extend((50..100).map(|at| format!("{at:0100}")));
     assert!(values(&seen) == expected, "all records, in order ({} of 101)", seen.len());

@@ -17,10 +17,13 @@ const TOPICS: [&str; 2] = ["a", "b"];
 /// The messages of append `round`: of changing number and size, some larger than a chunk.
 fn appends(round: u64) -> [Append; 2] {
     let messages = |salt: u64| {
-        (0..1 + (round * 7 + salt) % 40)
+        (0..=(round * 7 + salt) % 40)
             .map(|at| {
                 let padding = if round % 50 == 49 && at == 0 { 2_000_000 } else { 200 };
-                Message { value: Some(format!("{round}/{at}/{}", "x".repeat(padding)).into_bytes()), ..Message::default() }
+                Message {
+                    value: Some(format!("{round}/{at}/{}", "x".repeat(padding)).into_bytes()),
+                    ..Message::default()
+                }
             })
             .collect()
     };
@@ -38,6 +41,12 @@ fn child(folder: &Path) -> ! {
         writeln!(out, "ack {round}").and_then(|()| out.flush()).unwrap();
     }
     unreachable!("the rounds do not end")
+}
+
+fn create(broker: &Embedded) {
+    for topic in TOPICS {
+        broker.create(topic, 1).unwrap();
+    }
 }
 
 fn read_all(broker: &Embedded, topic: &str) -> Vec<Vec<u8>> {
@@ -80,13 +89,14 @@ fn child_process() {
 fn acknowledged_appends_survive_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Embedded::open(folder.path()).unwrap();
-    TOPICS.iter().for_each(|topic| broker.create(topic, 1).unwrap());
+    create(&broker);
     let seed = std::env::var("SEED").map_or_else(|_| u64::from(std::process::id()), |seed| seed.parse().unwrap());
     println!("seed {seed}");
     let mut random = seed;
     for kill in 0..12 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let acknowledged = run_and_kill(folder.path(), 1 + (random >> 33) % 60, Duration::from_micros((random >> 40) % 5000));
+        let acknowledged =
+            run_and_kill(folder.path(), 1 + (random >> 33) % 60, Duration::from_micros((random >> 40) % 5000));
         let durable = whole_rounds(&broker);
         assert!(durable >= acknowledged, "seed {seed}, kill {kill}: {acknowledged} acknowledged, {durable} there");
     }
@@ -159,7 +169,7 @@ fn damage_is_found_and_named() {
     for (damage, why) in cases {
         let folder = tempfile::tempdir().unwrap();
         let broker = Embedded::open(folder.path()).unwrap();
-        TOPICS.iter().for_each(|topic| broker.create(topic, 1).unwrap());
+        create(&broker);
         let mut producer = broker.producer("p").unwrap();
         (0..2).for_each(|round| producer.append(&appends(round)).unwrap());
         if why != "offsets 0 to 0 are missing" {
@@ -180,13 +190,14 @@ fn damage_is_found_and_named() {
 fn what_was_discarded_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Embedded::open(folder.path()).unwrap();
-    TOPICS.iter().for_each(|topic| broker.create(topic, 1).unwrap());
+    create(&broker);
     let mut producer = broker.producer("p").unwrap();
     (0..3).for_each(|round| producer.append(&appends(round)).unwrap());
     let start = [Position { partition: 0, offset: 0 }];
     let mut reader = broker.open("a", &start).unwrap();
     broker.discard("a", &[Position { partition: 0, offset: 9 }]).unwrap();
-    let expected = "cannot read topic `a` partition 0 from offset 0: the first offset that is kept is 9 (the end is 24)";
+    let expected =
+        "cannot read topic `a` partition 0 from offset 0: the first offset that is kept is 9 (the end is 24)";
     assert_eq!(reader.read(1 << 20, Duration::ZERO).unwrap_err().message, expected);
     assert_eq!(broker.open("a", &start).map(|_| ()).unwrap_err().message, expected);
     let mut rest = broker.open("a", &[Position { partition: 0, offset: 9 }]).unwrap();
@@ -198,7 +209,7 @@ fn what_was_discarded_is_an_error() {
 fn records_above_the_cap_and_foreign_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Embedded::open(folder.path()).unwrap().with_max_record_bytes(100);
-    TOPICS.iter().for_each(|topic| broker.create(topic, 1).unwrap());
+    create(&broker);
     let error = broker.producer("p").unwrap().append(&appends(0)).unwrap_err();
     assert_eq!(error.message, "message 0 for topic `a` has 204 bytes, more than the 100 allowed");
     assert_eq!(read_all(&broker, "a").len(), 0);

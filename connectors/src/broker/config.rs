@@ -62,7 +62,9 @@ impl BrokerConfig {
     pub fn parse(value: &Value) -> Planned<Self> {
         let (kind, config) = match value {
             Value::String(kind) => (kind.as_str(), &Value::Null),
-            Value::Object(one) if one.len() == 1 => one.iter().next().map(|(k, v)| (k.as_str(), v)).expect("it has one"),
+            Value::Object(one) if one.len() == 1 => {
+                one.iter().next().map(|(k, v)| (k.as_str(), v)).expect("it has one")
+            }
             _ => {
                 let message = "a broker is `embedded` or `{kafka: {bootstrap.servers: \"host:9092\"}}`";
                 return Err(vec![Problem::new("", "bad-value", message)]);
@@ -195,7 +197,10 @@ mod tests {
             (json!({"embedded": {}}), vec![]),
             (json!({"embedded": null}), vec![]),
             (json!({"embedded": {"max_record_bytes": 1000}}), vec![]),
-            (json!({"kafka": {"bootstrap.servers": "h:9092", "linger.ms": 3, "socket.keepalive.enable": true}}), vec![]),
+            (
+                json!({"kafka": {"bootstrap.servers": "h:9092", "linger.ms": 3, "socket.keepalive.enable": true}}),
+                vec![],
+            ),
             (json!("embeded"), vec![": unknown-broker"]),
             (json!(7), vec![": bad-value"]),
             (json!("kafka"), vec!["kafka: missing-option"]),

@@ -38,7 +38,9 @@ pub(super) fn encode(messages: &[&Message]) -> Vec<u8> {
     blob.extend_from_slice(MAGIC);
     blob.extend_from_slice(&[VERSION, flags, 0, 0]);
     blob.extend_from_slice(&(messages.len() as u64).to_le_bytes());
-    messages.iter().for_each(|m| blob.extend_from_slice(&m.timestamp_ms.to_le_bytes()));
+    for message in messages {
+        blob.extend_from_slice(&message.timestamp_ms.to_le_bytes());
+    }
 
     let value = |m: &Message| m.value.as_ref().map(Vec::len);
     let key = |m: &Message| m.key.as_ref().map(Vec::len);
@@ -81,7 +83,7 @@ fn put_ends(blob: &mut Vec<u8>, lengths: impl Iterator<Item = usize>) {
 }
 
 fn put_bits(blob: &mut Vec<u8>, bits: impl Iterator<Item = bool>) {
-    blob.extend_from_slice(BooleanBuffer::from_iter(bits).values());
+    blob.extend_from_slice(bits.collect::<BooleanBuffer>().values());
     pad(blob);
 }
 

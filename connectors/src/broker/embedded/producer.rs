@@ -107,9 +107,7 @@ fn newest(transaction: &Connection, id: &str) -> rusqlite::Result<Option<u64>> {
 /// Inserts a partition's messages in chunks and moves its end.
 fn write_partition(sql: &Connection, topic: i64, partition: u32, messages: &[&Message]) -> rusqlite::Result<()> {
     let mut end: u64 = sql
-        .prepare_cached(
-            "UPDATE partitions SET end = end + ?3 WHERE topic = ?1 AND partition = ?2 RETURNING end - ?3",
-        )?
+        .prepare_cached("UPDATE partitions SET end = end + ?3 WHERE topic = ?1 AND partition = ?2 RETURNING end - ?3")?
         .query_row(params![topic, partition, messages.len()], |row| row.get(0))?;
     let mut insert = sql.prepare_cached(
         "INSERT INTO chunks (topic, partition, base, count, bytes, checksum, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",

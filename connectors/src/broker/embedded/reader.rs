@@ -252,8 +252,7 @@ fn join(mut chunks: Vec<Fetched>, from: Position) -> Option<Fetched> {
         Payload::Rows(_) => nulls(records.len()),
     });
     let any_keys = chunks.iter().any(|chunk| chunk.records.keys.is_some());
-    let keys =
-        any_keys.then(|| columns(&|records| records.keys.clone().unwrap_or_else(|| nulls(records.len()))));
+    let keys = any_keys.then(|| columns(&|records| records.keys.clone().unwrap_or_else(|| nulls(records.len()))));
     let timestamps: Vec<i64> = chunks.iter().flat_map(|chunk| chunk.records.timestamps.iter().copied()).collect();
     let mut headers = Vec::new();
     if chunks.iter().any(|chunk| !chunk.headers.is_empty()) {

@@ -191,10 +191,7 @@ pub(super) fn create(connection: &mut Connection, name: &str, partitions: u32) -
 pub(super) fn discard(connection: &Connection, topic: i64, before: &Position) -> rusqlite::Result<()> {
     let key = params![topic, before.partition, before.offset];
     connection.execute("DELETE FROM chunks WHERE topic = ?1 AND partition = ?2 AND base + count <= ?3", key)?;
-    connection.execute(
-        "UPDATE partitions SET first = max(first, ?3) WHERE topic = ?1 AND partition = ?2",
-        key,
-    )?;
+    connection.execute("UPDATE partitions SET first = max(first, ?3) WHERE topic = ?1 AND partition = ?2", key)?;
     Ok(())
 }
 

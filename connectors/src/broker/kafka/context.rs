@@ -46,12 +46,18 @@ impl Context {
 }
 
 impl ClientContext for Context {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, line: &str) {
-        self.with(|heard| heard.line = Some(line.to_owned()));
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
+        // "ERROR" repeats errors, which come below as well.
+        if facility != "ERROR" {
+            self.with(|heard| heard.line = Some(line.to_owned()));
+        }
     }
 
-    fn error(&self, _: KafkaError, reason: &str) {
-        self.with(|heard| heard.line = Some(reason.to_owned()));
+    fn error(&self, error: KafkaError, reason: &str) {
+        // "1/1 brokers are down": another line has said why.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.with(|heard| heard.line = Some(reason.to_owned()));
+        }
     }
 }
 

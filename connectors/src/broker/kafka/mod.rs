@@ -34,6 +34,9 @@ use super::{Broker, Producer, Topic, TopicReader, check_topic_name, faults};
 /// How long a question to the servers may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// How long it may take when no server can be reached.
+const CONNECT: Duration = Duration::from_secs(3);
+
 /// Topics on a Kafka server.
 #[derive(Clone)]
 pub struct Kafka {
@@ -89,15 +92,18 @@ impl Kafka {
 impl Questions {
     /// The topics (or one) with their numbers of partitions, by name.
     fn metadata(&self, topic: Option<&str>, doing: &str) -> Result<BTreeMap<String, u32>> {
-        let deadline = Instant::now() + ANSWER;
+        let (start, mut patience) = (Instant::now(), ANSWER);
         let metadata = loop {
-            // Drains what nobody else would: the client's errors.
+            // Nobody else takes the client's errors out of its queue.
             while let Some(event) = self.client.poll(Duration::ZERO) {
-                drop(event);
+                let code = event.err().and_then(|error| error.rdkafka_error_code());
+                if code == Some(RDKafkaErrorCode::AllBrokersDown) {
+                    patience = CONNECT;
+                }
             }
-            match self.client.fetch_metadata(topic, Duration::from_secs(2)) {
+            match self.client.fetch_metadata(topic, Duration::from_secs(1)) {
                 Ok(metadata) => break metadata,
-                Err(_) if Instant::now() < deadline => {}
+                Err(_) if start.elapsed() < patience => {}
                 Err(error) => return Err(self.context.fault(format!("{doing} at {}", self.servers), error)),
             }
         };

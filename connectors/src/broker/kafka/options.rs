@@ -105,8 +105,7 @@ pub(super) fn is_secret(option: &str) -> bool {
 
 /// All that is wrong with the options. Nothing is opened or called.
 pub fn check_options(options: &BTreeMap<String, String>) -> Vec<Problem> {
-    let mut problems: Vec<Problem> =
-        options.iter().filter_map(|(option, value)| check_option(option, value).err()).collect();
+    let mut problems: Vec<Problem> = options.iter().filter_map(|(option, value)| check_option(option, value)).collect();
     let servers = options.get("bootstrap.servers").map_or("", |servers| servers.trim());
     if servers.is_empty() {
         let problem = Problem::new("", "missing-option", "`bootstrap.servers` is missing");
@@ -123,41 +122,52 @@ fn problem(option: &str, code: &'static str, message: impl Into<String>) -> Prob
     problem
 }
 
-fn check_option(option: &str, value: &str) -> Result<(), Problem> {
+fn check_option(option: &str, value: &str) -> Option<Problem> {
     if [ALLOW_PLAINTEXT_PASSWORD, ALLOW_UNVERIFIED_TLS].contains(&option) {
         let message = format!("`{option}` is true or false, not `{value}`");
-        return value.parse::<bool>().map(|_| ()).map_err(|_| problem(option, "bad-value", message));
+        return value.parse::<bool>().is_err().then(|| problem(option, "bad-value", message));
     }
     if ALLOWED.contains(&option) {
         return check_value(option, value);
     }
-    let refused = |why: String| problem(option, "refused-option", format!("`{option}` is refused: {why}"));
+    let Some((why, help)) = refusal(option) else {
+        let unknown = problem(option, "unknown-option", format!("`{option}` is no option that can be set here"));
+        return Some(unknown.choices(option, ALLOWED.iter().copied()));
+    };
+    Some(problem(option, "refused-option", format!("`{option}` is refused: {why}")).help(help))
+}
+
+/// Why an option is refused, and what to do instead.
+fn refusal(option: &str) -> Option<(String, &'static str)> {
+    let leave_out = "leave it out";
     if let Some((_, why)) = OWNED.iter().find(|(owned, _)| *owned == option) {
-        return Err(refused(format!("the engine sets it, for {why}")).help("leave it out"));
+        return Some((format!("the engine sets it, for {why}"), leave_out));
     }
     if RUNS_CODE.contains(&option) {
-        return Err(refused("it makes the client run other code".to_owned()).help("leave it out"));
+        return Some(("it makes the client run other code".to_owned(), leave_out));
     }
-    if option.ends_with(".url") || option.contains("oauthbearer") || option.starts_with("https.") {
+    // By their last words: the client may learn more of them.
+    let last = option.rsplit('.').next();
+    if last == Some("url") || option.contains("oauthbearer") || option.starts_with("https.") {
         let help = "use SASL PLAIN or SCRAM over TLS, or client certificates";
-        return Err(refused("it makes the client call a URL".to_owned()).help(help));
+        return Some(("it makes the client call a URL".to_owned(), help));
     }
-    if option.ends_with(".location") || option.ends_with(".keytab") || option.ends_with(".file") {
+    if matches!(last, Some("location" | "keytab" | "file")) {
         let help = "give the content instead: `ssl.ca.pem`, `ssl.certificate.pem`, `ssl.key.pem`";
-        return Err(refused("it makes the client read a file".to_owned()).help(help));
+        return Some(("it makes the client read a file".to_owned(), help));
     }
-    let unknown = problem(option, "unknown-option", format!("`{option}` is no option that can be set here"));
-    Err(unknown.choices(option, ALLOWED.iter().copied()))
+    None
 }
 
 /// Lets the client judge the value.
-fn check_value(option: &str, value: &str) -> Result<(), Problem> {
-    match ClientConfig::new().set(option, value).create_native_config() {
-        Ok(_) => Ok(()),
-        Err(_) if is_secret(option) => Err(problem(option, "bad-value", format!("`{option}` has no valid value"))),
-        Err(KafkaError::ClientConfig(_, why, ..)) => Err(problem(option, "bad-value", why)),
-        Err(error) => Err(problem(option, "bad-value", error.to_string())),
-    }
+fn check_value(option: &str, value: &str) -> Option<Problem> {
+    let error = ClientConfig::new().set(option, value).create_native_config().err()?;
+    let why = match error {
+        _ if is_secret(option) => format!("`{option}` has no valid value"),
+        KafkaError::ClientConfig(_, why, ..) => why,
+        error => error.to_string(),
+    };
+    Some(problem(option, "bad-value", why))
 }
 
 /// What the options mean together.
@@ -191,7 +201,8 @@ fn check_security(options: &BTreeMap<String, String>) -> Vec<Problem> {
         }
         _ => {}
     }
-    for (option, off) in [("enable.ssl.certificate.verification", "false"), ("ssl.endpoint.identification.algorithm", "none")]
+    for (option, off) in
+        [("enable.ssl.certificate.verification", "false"), ("ssl.endpoint.identification.algorithm", "none")]
     {
         if get(option).as_deref() == Some(off) && !allowed(ALLOW_UNVERIFIED_TLS) {
             let message = format!("`{option}: {off}` lets anyone pose as the server");
@@ -259,6 +270,9 @@ fn default(config: &mut ClientConfig, option: &str, value: &str) {
 mod tests {
     use super::*;
 
+    /// Options, and the problems that they have.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
     /// The problems as `path: code`.
     fn problems(options: &[(&str, &str)]) -> Vec<String> {
         let options = options.iter().map(|(option, value)| ((*option).to_owned(), (*value).to_owned())).collect();
@@ -268,7 +282,7 @@ mod tests {
     #[test]
     fn finds_every_problem() {
         let servers = ("bootstrap.servers", "host:9092");
-        let cases: &[(&[(&str, &str)], &[&str])] = &[
+        let cases: &[Case<'_>] = &[
             (&[servers], &[]),
             (&[], &[": missing-option"]),
             (&[servers, ("linger.ms", "5"), ("compression.type", "zstd")], &[]),
@@ -279,7 +293,10 @@ mod tests {
             (&[servers, ("group.id", "g"), ("acks", "1")], &["acks: refused-option", "group.id: refused-option"]),
             (
                 &[servers, ("sasl.oauthbearer.token.endpoint.url", "http://x")],
-                &["sasl.oauthbearer.token.endpoint.url: refused-option", "sasl.oauthbearer.token.endpoint.url: no-effect"],
+                &[
+                    "sasl.oauthbearer.token.endpoint.url: refused-option",
+                    "sasl.oauthbearer.token.endpoint.url: no-effect",
+                ],
             ),
             (&[servers, ("sasl.username", "me")], &["sasl.username: no-effect"]),
             (&[servers, ("security.protocol", "sasl_ssl")], &[": missing-option"]),
@@ -315,15 +332,15 @@ mod tests {
     #[test]
     fn every_allowed_option_is_known_to_the_client() {
         for option in ALLOWED {
-            let refused = check_value(option, "?").err().map(|problem| problem.message);
+            let refused = check_value(option, "?").map(|problem| problem.message);
             assert!(!refused.as_ref().is_some_and(|why| why.contains("No such")), "{option}: {refused:?}");
         }
-        assert!(check_value("no.such", "?").unwrap_err().message.contains("No such"));
+        assert!(check_value("no.such", "?").unwrap().message.contains("No such"));
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let error = check_option("ssl.key.password", "canary\0").unwrap_err();
+        let error = check_option("ssl.key.password", "canary\0").unwrap();
         assert!(!format!("{error:?}").contains("canary"), "{error:?}");
     }
 }

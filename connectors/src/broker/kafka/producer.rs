@@ -36,9 +36,8 @@ impl Transactions {
         let config = options::producer(options, id);
         let max_record_bytes = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
         let doing = || format!("start producer `{id}`");
-        let producer: BaseProducer<Context> = config
-            .create_with_context(context.clone())
-            .map_err(|error| context.fault(doing(), hide_value(error)))?;
+        let producer: BaseProducer<Context> =
+            config.create_with_context(context.clone()).map_err(|error| context.fault(doing(), hide_value(error)))?;
         producer.init_transactions(STEP).map_err(|error| context.fault(doing(), error))?;
         Ok(Self {
             producer,
@@ -58,14 +57,12 @@ impl Transactions {
         if let Some((index, bytes)) = sizes.into_iter().find(|(_, bytes)| *bytes > self.max_record_bytes) {
             return Err(faults::too_large(&append.topic, index, bytes, self.max_record_bytes));
         }
-        let partitions = match self.partitions.get(&append.topic) {
-            Some(partitions) => *partitions,
-            None => {
-                let found = self.questions.partitions(&append.topic)?;
-                let found = found.ok_or_else(|| faults::no_topic(&append.topic))?;
-                self.partitions.insert(append.topic.clone(), found);
-                found
-            }
+        let partitions = if let Some(partitions) = self.partitions.get(&append.topic) {
+            *partitions
+        } else {
+            let found = self.questions.partitions(&append.topic)?.ok_or_else(|| faults::no_topic(&append.topic))?;
+            self.partitions.insert(append.topic.clone(), found);
+            found
         };
         self.partitioner.assign(&append.topic, partitions, &append.messages)
     }
@@ -90,7 +87,10 @@ impl Transactions {
             if let Some((place, code)) = self.context.take_undelivered() {
                 let error = KafkaError::MessageProduction(code);
                 let stop = self.stop(error);
-                return Err(Stop { fault: Fault { message: format!("{place}: {}", stop.fault), ..stop.fault }, ..stop });
+                return Err(Stop {
+                    fault: Fault { message: format!("{place}: {}", stop.fault), ..stop.fault },
+                    ..stop
+                });
             }
             if Instant::now() > deadline {
                 return Err(self.stop(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));

@@ -257,7 +257,10 @@ impl Log {
             let last = entries.rposition(|entry| {
                 entry.message.is_some() && self.transactions[entry.transaction].state != State::Aborted
             });
-            Ok(Position { partition: cursor.partition, offset: last.map_or(0, |last| last as u64 + 1).max(partition.first) })
+            Ok(Position {
+                partition: cursor.partition,
+                offset: last.map_or(0, |last| last as u64 + 1).max(partition.first),
+            })
         };
         cursors.iter().map(end).collect()
     }

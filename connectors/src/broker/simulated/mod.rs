@@ -180,8 +180,8 @@ impl Appender {
 
         let send = self.broker.ask(Operation::Send, &self.id);
         if send != Injected::FailBefore && send != Injected::Hang {
-            let sent = self.broker.log().send((&self.id, self.epoch), transaction, appends, &mut self.partitioner);
-            sent.inspect_err(|_| self.broker.log().abort(transaction))?;
+            let outcome = self.broker.log().send((&self.id, self.epoch), transaction, appends, &mut self.partitioner);
+            outcome.inspect_err(|_| self.broker.log().abort(transaction))?;
         }
         self.fail(send, Operation::Send).inspect_err(|fault| self.abort_if(fault.retry, transaction))?;
 

@@ -32,7 +32,9 @@ fn visible(broker: &Simulated) -> Vec<String> {
 /// Lets the `n`-th `operation` from now on become `what`.
 fn once(broker: &Simulated, operation: Operation, what: Injected) {
     let mut left = Some(what);
-    broker.inject(move |call| if call.operation == operation { left.take().unwrap_or_default() } else { Injected::Nothing });
+    broker.inject(
+        move |call| if call.operation == operation { left.take().unwrap_or_default() } else { Injected::Nothing },
+    );
 }
 
 /// Each fault at each step: what the caller may do next, and what readers see after a restart.
