@@ -54,7 +54,7 @@ pub enum Type {
 
 impl Type {
     /// What a path says by its extension; the compression's comes after it.
-    pub(crate) fn of(self, path: &str) -> Option<Self> {
+    fn of(self, path: &str) -> Option<Self> {
         if self != Self::Auto {
             return Some(self);
         }
@@ -70,7 +70,7 @@ impl Type {
 }
 
 /// The problem of a path whose extension does not tell its type.
-pub(crate) fn unknown_type(path: &str) -> Problem {
+fn unknown_type(path: &str) -> Problem {
     Problem::new("type", "unknown-type", format!("the extension of `{path}` does not say what the file holds"))
         .help("add `type: json`, `csv` or `parquet`")
 }
