@@ -109,7 +109,8 @@ fn names_become_indices() {
     assert_eq!((feed.time, feed.key, feed.partitions), (4, Some(0), 2));
     assert_eq!(feed.columns, pipeline.sources[1].columns);
     assert_eq!((pipeline.workers, pipeline.epochs.max_records), (2, 1000));
-    let topics: Vec<(&str, u32)> = pipeline.topics.iter().map(|(name, partitions)| (name.as_str(), *partitions)).collect();
+    let topics: Vec<(&str, u32)> =
+        pipeline.topics.iter().map(|(name, partitions)| (name.as_str(), *partitions)).collect();
     assert_eq!(topics, [("flight-answers", 3), ("flight-questions", 1), ("flights", 2), ("weather", 1)]);
 }
 
@@ -127,10 +128,17 @@ fn the_schema_takes_every_example_of_the_catalogue() {
         let example = entry.example.trim_end().replace('\n', "\n          ");
         let text = match entry.what {
             "source" => format!("sources:\n  a:\n    from:\n        {}:\n          {example}\n", entry.name),
-            "format" => format!("sources:\n  a:\n    from: x\n    format:\n        {}:\n          {example}\n", entry.name),
-            "step" => format!("streams:\n  a:\n    input: x\n    steps:\n      - {}:\n          {example}\n", entry.name),
+            "format" => {
+                format!("sources:\n  a:\n    from: x\n    format:\n        {}:\n          {example}\n", entry.name)
+            }
+            "step" => {
+                format!("streams:\n  a:\n    input: x\n    steps:\n      - {}:\n          {example}\n", entry.name)
+            }
             "sink" => format!("sinks:\n  a:\n    from: x\n    to:\n        {}:\n          {example}\n", entry.name),
-            _ => format!("models:\n  a:\n    input: x\n    label: x\n    features: [x]\n    learner:\n        {}:\n          {example}\n", entry.name),
+            _ => format!(
+                "models:\n  a:\n    input: x\n    label: x\n    features: [x]\n    learner:\n        {}:\n          {example}\n",
+                entry.name
+            ),
         };
         let definition = Definition::parse("example.yaml", &format!("millstream: 1\nname: a\n{text}"));
         let (_, findings) = check(&definition, &Catalogue::shipped(), Secrets::default());
@@ -147,7 +155,8 @@ fn the_schema_takes_every_example_of_the_catalogue() {
 fn drawings_show_every_name() {
     let picture = Picture::of(&plan(FLIGHTS));
     for drawing in [picture.mermaid(), picture.dot(), picture.svg()] {
-        for name in ["flights-feed", "weather_clean", "join_as_of", "late", "flight-questions", "flight-answers", "raw"] {
+        for name in ["flights-feed", "weather_clean", "join_as_of", "late", "flight-questions", "flight-answers", "raw"]
+        {
             assert!(drawing.contains(name), "{name} is missing in {drawing}");
         }
     }
