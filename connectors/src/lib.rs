@@ -2,5 +2,7 @@
 
 pub mod broker;
 pub mod formats;
+#[cfg(test)]
+mod round_trip;
 pub mod sinks;
 pub mod sources;

@@ -195,9 +195,9 @@ fn a_cut_or_changed_arrow_stream_never_stops_the_run() {
 }
 
 /// A row of every type.
-type Row = (Option<String>, Option<i64>, Option<f64>, Option<bool>, Option<i64>);
+pub(crate) type Row = (Option<String>, Option<i64>, Option<f64>, Option<bool>, Option<i64>);
 
-fn row() -> impl Strategy<Value = Row> {
+pub(crate) fn row() -> impl Strategy<Value = Row> {
     use proptest::option::of;
     let text = prop_oneof![
         ".{0,12}",
@@ -211,7 +211,7 @@ fn row() -> impl Strategy<Value = Row> {
     (of(text), of(any::<i64>()), of(float), of(any::<bool>()), of(timestamp::FIRST_MS..=timestamp::LAST_MS))
 }
 
-fn batch(rows: &[Row]) -> RecordBatch {
+pub(crate) fn batch(rows: &[Row]) -> RecordBatch {
     use arrow::array::{Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
     let declared = [("text \"é\"", "text"), ("int", "int"), ("float", "float"), ("bool", "bool"), ("at", "timestamp")];
     let columns_of: Vec<ArrayRef> = vec![

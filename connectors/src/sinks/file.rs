@@ -53,8 +53,9 @@ pub enum Type {
 /// The entry of `file`.
 pub static KIND: SinkKind = Kind {
     name: "file",
-    about: "Rows are appended to a file once their epoch is committed: after a crash, those of the last epoch may be \
-        missing or come again; write to a topic where each must be there exactly once.\n\n\
+    about: "Rows are appended to a file once their epoch is committed. After a crash those of the last epoch may come \
+        again, and after a power failure those of the last seconds may be missing: write to a topic where each must be \
+        there exactly once.\n\n\
         A Parquet file cannot be appended to, so a Parquet path becomes a folder of parts, `part-00000.parquet` and so \
         on, each whole at any time: the newest is replaced until it has 16384 rows.",
     schema: schema_of::<Config>,

@@ -14,7 +14,7 @@ use crate::broker::Append;
 pub mod file;
 pub mod stdout;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod topic;
 
 /// A sink's entry. It is planned against the schema of the rows that it gets, the engine's columns first;

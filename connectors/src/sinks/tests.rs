@@ -13,24 +13,33 @@ use serde_json::json;
 use super::*;
 use crate::formats::tests::{columns, shown};
 
-/// The rows `from..to` of a stream of letters with numbers, of which each second one is missing.
-fn rows(from: u64, to: u64) -> RecordBatch {
-    let schema = schema_of(&columns(&[("letter", "text"), ("number", "float")]));
-    let count = (to - from) as usize;
+/// A stream's rows, from offset `from` on.
+pub(crate) fn with_meta(from: u64, rows: &RecordBatch) -> RecordBatch {
+    let count = rows.num_rows();
+    let offsets = from..from + count as u64;
     let none = || Arc::new(BinaryViewArray::from(vec![None::<&[u8]>; count]));
-    let letter = |n: u64| char::from(b'a' + (n % 26) as u8).to_string();
-    let all: Vec<ArrayRef> = vec![
+    let meta: [ArrayRef; META] = [
         Arc::new(UInt32Array::from(vec![1; count])),
         Arc::new(UInt32Array::from(vec![2; count])),
-        Arc::new(UInt64Array::from_iter_values(from..to)),
+        Arc::new(UInt64Array::from_iter_values(offsets.clone())),
         Arc::new(UInt32Array::from(vec![0; count])),
-        Arc::new(TimestampMillisecondArray::from_iter_values((from..to).map(|n| n as i64 * 1000))),
+        Arc::new(TimestampMillisecondArray::from_iter_values(offsets.map(|n| n as i64 * 1000))),
         none(),
         none(),
+    ];
+    let all = meta.iter().chain(rows.columns()).cloned().collect();
+    RecordBatch::try_new(schema_of(rows.schema_ref()), all).expect("equally long")
+}
+
+/// The rows `from..to` of a stream of letters with numbers, of which each second one is missing.
+fn rows(from: u64, to: u64) -> RecordBatch {
+    let letter = |n: u64| char::from(b'a' + (n % 26) as u8).to_string();
+    let columns_of: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values((from..to).map(letter))),
         Arc::new((from..to).map(|n| (n % 2 == 0).then_some(n as f64)).collect::<Float64Array>()),
     ];
-    RecordBatch::try_new(schema, all).expect("equally long")
+    let schema = columns(&[("letter", "text"), ("number", "float")]);
+    with_meta(from, &RecordBatch::try_new(schema, columns_of).expect("equally long"))
 }
 
 fn open(kind: &str, config: &Value, folder: &Path) -> Box<dyn Sink> {

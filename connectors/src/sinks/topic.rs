@@ -49,7 +49,7 @@ pub static KIND: SinkKind = Kind {
     about: "One record for each row, exactly once: in the transaction that commits the row's epoch. The record's \
         timestamp is the row's event time.",
     schema: schema_of::<Config>,
-    example: "{name: scores, key: sensor, format: {json: {nulls: omit}}}",
+    example: "{name: scores, partitions: 4, format: {json: {nulls: omit}}}",
     plan,
 };
 

@@ -14,7 +14,7 @@ use crate::broker::Broker;
 pub mod file;
 pub mod generator;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod topic;
 
 /// A source's entry.

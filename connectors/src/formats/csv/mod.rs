@@ -26,7 +26,8 @@ pub struct Config {
     /// What separates the values: `,` (default), `;`, `|` or a tab.
     pub delimiter: char,
     /// What stands for a missing value. In a text column a quoted value is never missing. Default: nothing, and `NA`.
-    pub null: Vec<String>,
+    #[serde(alias = "null")]
+    pub missing: Vec<String>,
     /// The columns in the order that the records have them, where it differs from the declared one. Names that are not
     /// declared are skipped; declared ones that are not here are null.
     pub header: Option<Vec<String>>,
@@ -36,7 +37,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { delimiter: ',', null: vec![String::new(), "NA".to_owned()], header: None, timestamps: Unit::Ms }
+        Self { delimiter: ',', missing: vec![String::new(), "NA".to_owned()], header: None, timestamps: Unit::Ms }
     }
 }
 
@@ -48,13 +49,13 @@ pub static KIND: FormatKind = Kind {
     name: "csv",
     about: "One line of comma-separated values in each record, in the declared order (or that of `header`).\n\n\
         Values may be quoted (`\"`, doubled inside); a quoted value may hold delimiters and line breaks. Space around \
-        numbers, truth values and timestamps is ignored. Truth values are `true`, `false`, `t`, `f`, `1`, `0` in either \
-        case; timestamps are RFC 3339 (UTC without a zone, a space for the `T` and a date alone are taken, too) or whole \
-        numbers since 1970; floats must be finite. A line with another number of values, or a value that is not of its \
+        numbers, truth values and timestamps is ignored. Truth values are `true`, `false`, `t`, `f`, `1`, `0` in \
+        either case; timestamps are RFC 3339 (UTC without a zone, a space for the `T` and a date alone are taken, too) \
+        or whole numbers since 1970; floats must be finite. A line with another number of values, or a value that is not of its \
         column's type, becomes a dead letter.\n\n\
         Written: the columns in their order, missing values as nothing, an empty text as `\"\"`.",
     schema: schema_of::<Config>,
-    example: "{delimiter: \";\", null: [\"\", \"NA\", \"-\"], header: [at, ignored, value]}",
+    example: "{delimiter: \";\", missing: [\"\", \"NA\", \"-\"]}",
     plan,
 };
 
@@ -69,7 +70,7 @@ fn plan(value: &Value, columns: &SchemaRef) -> Planned<Format> {
     problems.take_all(check(columns));
     problems.finish()?;
     let (columns, delimiter) = (columns.clone(), config.delimiter as u8);
-    let writer = Writer { delimiter, null: config.null.clone().into() };
+    let writer = Writer { delimiter, missing: config.missing.clone().into() };
     Ok(Format {
         decoder: Arc::new(move || Box::new(RowDecoder::new(Csv::new(&config, &columns), Columns::new(&columns)))),
         encoder: Arc::new(move || Box::new(writer.clone())),
@@ -97,7 +98,7 @@ fn check_header(config: &Config, columns: &Schema) -> Planned<()> {
 /// Reads lines.
 struct Csv {
     delimiter: u8,
-    null: Vec<String>,
+    missing: Vec<String>,
     unit: Unit,
     /// For each value of a line, the column that it is for.
     places: Vec<Option<usize>>,
@@ -111,12 +112,12 @@ impl Csv {
             None => (0..columns.fields().len()).map(Some).collect(),
         };
         let delimiter = config.delimiter as u8;
-        Self { delimiter, null: config.null.clone(), unit: config.timestamps, places, scratch: String::new() }
+        Self { delimiter, missing: config.missing.clone(), unit: config.timestamps, places, scratch: String::new() }
     }
 
     fn value(&self, text: &str, quoted: bool, column: &mut Column) -> Result<(), String> {
         let trimmed = text.trim_ascii();
-        if !(quoted && matches!(column, Column::Text(_))) && self.null.iter().any(|null| null == trimmed) {
+        if !(quoted && matches!(column, Column::Text(_))) && self.missing.iter().any(|missing| missing == trimmed) {
             column.push_null();
             return Ok(());
         }
@@ -224,7 +225,7 @@ fn mismatch(expected: &str, found: &str) -> String {
 #[derive(Clone)]
 struct Writer {
     delimiter: u8,
-    null: Arc<[String]>,
+    missing: Arc<[String]>,
 }
 
 impl Encoder for Writer {
@@ -260,7 +261,7 @@ impl Writer {
 
     fn write_text(&self, text: &str, out: &mut Vec<u8>) {
         let special = |byte: u8| matches!(byte, b'"' | b'\n' | b'\r') || DELIMITERS.contains(&byte);
-        let missing = text.is_empty() || self.null.iter().any(|null| null == text.trim_ascii());
+        let missing = text.is_empty() || self.missing.iter().any(|missing| missing == text.trim_ascii());
         if missing || text.bytes().any(special) {
             write_quoted(text, out);
         } else {

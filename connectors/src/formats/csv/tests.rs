@@ -44,7 +44,7 @@ fn options() {
         (json!({"delimiter": ";"}), "1;x,y;2", Ok("1|x,y|2.0")),
         (json!({"delimiter": "\t"}), "1\tx\t2", Ok("1|x|2.0")),
         (json!({"null": ["-"]}), "-,,-", Ok("||")),
-        (json!({"null": ["-"]}), ",,", Err("column `a`: expected an int of 64 bits, found \"\"")),
+        (json!({"missing": ["-"]}), ",,", Err("column `a`: expected an int of 64 bits, found \"\"")),
         (json!({"header": ["c", "other", "a"]}), "1.5,x,2", Ok("2||1.5")),
         (json!({"header": ["c", "other", "a"]}), "1.5,x", Err("expected 3 values, found 2")),
     ] {
@@ -63,7 +63,7 @@ fn oracle(line: &str) -> Option<Vec<String>> {
 fn ours(line: &str, values: usize) -> Option<Vec<String>> {
     let names: Vec<String> = (0..values).map(|at| format!("column {at}")).collect();
     let declared: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "text")).collect();
-    let decoded = decode(&json!({"csv": {"null": []}}), &columns(&declared), &[line.as_bytes()]);
+    let decoded = decode(&json!({"csv": {"missing": []}}), &columns(&declared), &[line.as_bytes()]);
     (0..values.min(decoded.rows.num_rows() * values))
         .map(|at| decoded.rows.project(&[at]).ok().map(|rows| shown(&rows).concat()))
         .collect::<Option<Vec<_>>>()
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_taken_or_refused(line in "[a\",\n ]{0,12}", config in prop_oneof![Just(json!("csv")), Just(json!({"csv": {"null": []}}))]) {
+    fn any_text_is_taken_or_refused(line in "[a\",\n ]{0,12}", config in prop_oneof![Just(json!("csv")), Just(json!({"csv": {"missing": []}}))]) {
         let config: Value = config;
         let decoded = decode(&config, &columns(&[("a", "text"), ("b", "text")]), &[line.as_bytes(), b"x,y"]);
         prop_assert_eq!(decoded.rows.num_rows() + decoded.rejects.len(), 2);

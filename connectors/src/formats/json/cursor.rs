@@ -285,8 +285,8 @@ impl Number<'_> {
     /// The nearest float, where it is finite.
     #[inline]
     pub(super) fn float(&self) -> Option<f64> {
-        // Mantissa and power are exact, so one operation rounds once: the nearest float.
-        if self.digits <= 15 && (-22..=22).contains(&self.exponent) {
+        // Where mantissa and power are exact, one operation rounds once: the nearest float.
+        if self.digits <= 19 && self.mantissa <= 1 << 53 && (-22..=22).contains(&self.exponent) {
             let power = POWERS[self.exponent.unsigned_abs() as usize];
             let mantissa = self.mantissa as f64;
             let size = if self.exponent < 0 { mantissa / power } else { mantissa * power };

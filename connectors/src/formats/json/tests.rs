@@ -242,3 +242,71 @@ proptest! {
         }
     }
 }
+
+/// Not a check but a figure: `cargo test --release … speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+fn speed() {
+    use millstream_engine::time::Stopwatch;
+
+    #[derive(Deserialize)]
+    #[allow(dead_code, reason = "only the parsing is measured")]
+    struct Reading<'a> {
+        sensor: &'a str,
+        at: &'a str,
+        temperature: Option<f64>,
+        humidity: Option<f64>,
+        pressure: Option<f64>,
+        vibration: Option<f64>,
+        count: Option<i64>,
+        faulty: Option<bool>,
+    }
+    let declared = columns(&[
+        ("sensor", "text"),
+        ("at", "timestamp"),
+        ("temperature", "float"),
+        ("humidity", "float"),
+        ("pressure", "float"),
+        ("vibration", "float"),
+        ("count", "int"),
+        ("faulty", "bool"),
+    ]);
+    for digits in [2, 14, 17] {
+        let record = |n: usize| {
+            let float = |scale: f64| format!("{:.digits$}", (n * 7919 % 10_007) as f64 * scale);
+            let (a, b, c, d) = (float(0.003), float(0.01), float(0.1), float(0.0002));
+            format!(
+                "{{\"sensor\":\"sensor-{:04}\",\"at\":\"2026-01-01T00:{:02}:{:02}.000Z\",\"temperature\":{a},\
+                 \"humidity\":{b},\"pressure\":{c},\"vibration\":{d},\"count\":{n},\"faulty\":{}}}",
+                n % 50,
+                n / 60 % 60,
+                n % 60,
+                n.is_multiple_of(7)
+            )
+        };
+        let records: Vec<String> = (0..50_000).map(record).collect();
+        let raw = crate::formats::tests::raw_batch(records.iter().map(|record| Some(record.as_bytes())));
+        let mut decoder = (crate::formats::plan(&json!("json"), &declared).expect("good").decoder)();
+        let megabytes = raw.bytes() as f64 / 1e6;
+        let time = |run: &mut dyn FnMut()| {
+            let once = |run: &mut dyn FnMut()| {
+                let watch = Stopwatch::start();
+                run();
+                watch.seconds()
+            };
+            (0..20).map(|_| once(run)).fold(f64::INFINITY, f64::min)
+        };
+        let ours = time(&mut || assert_eq!(decoder.decode(&raw).expect("bytes").record.len(), records.len()));
+        let theirs = time(&mut || {
+            let read = |record: &String| serde_json::from_slice::<Reading<'_>>(record.as_bytes()).is_ok();
+            assert_eq!(records.iter().filter(|record| read(record)).count(), records.len());
+        });
+        println!(
+            "{digits} digits, {:.0} bytes a record: columns {:.0} MB/s ({:.2} M records/s), typed serde_json {:.0} MB/s",
+            raw.bytes() as f64 / records.len() as f64,
+            megabytes / ours,
+            records.len() as f64 / ours / 1e6,
+            megabytes / theirs
+        );
+    }
+}

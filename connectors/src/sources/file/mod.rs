@@ -54,7 +54,7 @@ pub enum Type {
 
 impl Type {
     /// What a path says by its extension; the compression's comes after it.
-    pub(crate) fn of(self, path: &str) -> Option<Self> {
+    fn of(self, path: &str) -> Option<Self> {
         if self != Self::Auto {
             return Some(self);
         }
@@ -70,7 +70,7 @@ impl Type {
 }
 
 /// The problem of a path whose extension does not tell its type.
-pub(crate) fn unknown_type(path: &str) -> Problem {
+fn unknown_type(path: &str) -> Problem {
     Problem::new("type", "unknown-type", format!("the extension of `{path}` does not say what the file holds"))
         .help("add `type: json`, `csv` or `parquet`")
 }
@@ -100,8 +100,8 @@ pub static KIND: SourceKind = Kind {
         Each file is a partition, numbered in the order of their paths, which are looked up once, at the start: to a \
         run that goes on later, add only files that come after the others. They are read one after the other, so name \
         them in the order of time. Offsets count the lines (or CSV records, or rows) from 0, without the header. Blank \
-        lines are skipped, and so are a byte order mark and the CR of CRLF. Of a line beyond the largest record that is \
-        taken only the beginning is kept, and it becomes a dead letter; an unclosed quote in CSV swallows no more than \
+        lines are skipped, and so are a byte order mark and the CR of CRLF. Of a line beyond the largest record that \
+        is taken only the beginning is kept, and it becomes a dead letter; an unclosed quote in CSV swallows no more than \
         that, either. `.gz` and `.zst` are unpacked as they are read.\n\n\
         Records from files carry the timestamp 0: name a column as `event_time`.",
     schema: schema_of::<Config>,
