@@ -18,7 +18,7 @@ fn round_trip(
     commits: &[RecordBatch],
     written: &str,
     read: &str,
-    decoder: &MakeDecoder,
+    make: &MakeDecoder,
     max_bytes: usize,
 ) -> Vec<RecordBatch> {
     let folder = tempfile::tempdir().expect("a folder");
@@ -31,7 +31,7 @@ fn round_trip(
     let source = (sources::file::KIND.plan)(&json!({"path": read})).expect("a good configuration");
     let source = (source.open)(&world(folder.path(), 1 << 20)).expect("written");
     let batches = read_all(&*source, &[Position { partition: 0, offset: 0 }], max_bytes);
-    let mut reading = decoder();
+    let mut reading = make();
     let decode = |raw| {
         let decoded = reading.decode(raw).expect("as written");
         assert_eq!(decoded.rejects, []);

@@ -12,8 +12,8 @@ use millstream_engine::{Fault, Result};
 
 /// Decodes [`Payload::Rows`] into the declared columns, found by name and cast to their types.
 ///
-/// A value that cannot be cast rejects its row; so do infinite floats, and floats with a fraction for an int. NaN counts
-/// as missing, as data frames write it. A column that is not there, or whose type can never be cast, stops the run.
+/// A value that cannot be cast rejects its row; so do infinite floats, and floats with a fraction for an int. NaN
+/// counts as missing, as data frames write it. A column that is not there, or whose type can never be cast, stops the run.
 pub fn rows_decoder(columns: SchemaRef) -> MakeDecoder {
     Arc::new(move || Box::new(RowsDecoder { columns: columns.clone() }))
 }
@@ -45,8 +45,8 @@ impl Decoder for RowsDecoder {
     }
 }
 
-/// The columns of `schema` from `rows`, nulls where there is none of the name, and why rows must be rejected: each once,
-/// in order. Fails where a column's type can never be cast.
+/// The columns of `schema` from `rows`, nulls where there is none of the name, and why rows must be rejected: each
+/// once, in order. Fails where a column's type can never be cast.
 pub(crate) fn select(rows: &RecordBatch, schema: &SchemaRef) -> Result<(RecordBatch, Vec<(u32, String)>), String> {
     let mut rejects = Vec::new();
     let mut columns = Vec::with_capacity(schema.fields().len());

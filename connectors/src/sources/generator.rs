@@ -39,8 +39,8 @@ pub struct Config {
     pub missing_share: f64,
     /// Share of values that are absurd, from 0 to 1. Default: 0.
     pub outlier_share: f64,
-    /// Share of time that a sensor's machine is faulty, in episodes of 50 readings: then it is warmer, vibrates more and
-    /// `faulty` is true. Default: 0.1.
+    /// Share of time that a sensor's machine is faulty, in episodes of 50 readings: then it is warmer, vibrates more
+    /// and `faulty` is true. Default: 0.1.
     pub faulty_share: f64,
 }
 
@@ -64,8 +64,8 @@ impl Default for Config {
 pub static KIND: SourceKind = Kind {
     name: "generator",
     about: "Synthetic sensors, for trying things out: the same records for the same configuration, always.\n\n\
-        Columns: `sensor` (text), `at` (timestamp), `temperature`, `humidity`, `pressure`, `vibration` (float), `faulty` \
-        (bool). Temperature follows the time of day, humidity falls as it rises. The columns are known: none are \
+        Columns: `sensor` (text), `at` (timestamp), `temperature`, `humidity`, `pressure`, `vibration` (float), \
+        `faulty` (bool). Temperature follows the time of day, humidity falls as it rises. The columns are known: none are \
         declared. It has one partition; the records' timestamps are `at`.",
     schema: schema_of::<Config>,
     example: "{sensors: 4, records: 1000, seed: 7, missing_share: 0.01, outlier_share: 0.001}",

@@ -49,9 +49,9 @@ pub static KIND: FormatKind = Kind {
     name: "csv",
     about: "One line of comma-separated values in each record, in the declared order (or that of `header`).\n\n\
         Values may be quoted (`\"`, doubled inside); a quoted value may hold delimiters and line breaks. Space around \
-        numbers, truth values and timestamps is ignored. Truth values are `true`, `false`, `t`, `f`, `1`, `0` in either \
-        case; timestamps are RFC 3339 (UTC without a zone, a space for the `T` and a date alone are taken, too) or whole \
-        numbers since 1970; floats must be finite. A line with another number of values, or a value that is not of its \
+        numbers, truth values and timestamps is ignored. Truth values are `true`, `false`, `t`, `f`, `1`, `0` in \
+        either case; timestamps are RFC 3339 (UTC without a zone, a space for the `T` and a date alone are taken, too) \
+        or whole numbers since 1970; floats must be finite. A line with another number of values, or a value that is not of its \
         column's type, becomes a dead letter.\n\n\
         Written: the columns in their order, missing values as nothing, an empty text as `\"\"`.",
     schema: schema_of::<Config>,

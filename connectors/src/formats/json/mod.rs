@@ -78,8 +78,8 @@ pub static KIND: FormatKind = Kind {
     name: "json",
     about: "One JSON object in each record.\n\n\
         Keys are matched to the columns by name, in any order; a missing key and `null` are both null, and of a key \
-        that comes twice the last value counts (each must fit). An int is written without a fraction, a float may be any number that is \
-        finite as a 64-bit float, a timestamp is an RFC 3339 text (`2026-01-31T12:30:00Z`; UTC where it names no zone; \
+        that comes twice the last value counts (each must fit). An int is written without a fraction, \
+        a float may be any number that is finite as a 64-bit float, a timestamp is an RFC 3339 text (`2026-01-31T12:30:00Z`; UTC where it names no zone; \
         a space for the `T` and a date alone are taken, too) or a number since 1970. An object or array in a text \
         column is kept as its JSON text. Anything else, also a record that is cut off or has something behind it, \
         becomes a dead letter that says which column, what was expected and what was found.\n\n\

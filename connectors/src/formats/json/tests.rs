@@ -271,7 +271,7 @@ fn speed() {
         ("count", "int"),
         ("faulty", "bool"),
     ]);
-    for digits in [2, 14] {
+    for digits in [2, 14, 17] {
         let record = |n: usize| {
             let float = |scale: f64| format!("{:.digits$}", (n * 7919 % 10_007) as f64 * scale);
             let (a, b, c, d) = (float(0.003), float(0.01), float(0.1), float(0.0002));

@@ -15,8 +15,10 @@ use crate::formats::csv::DELIMITERS;
 
 /// What is read at once.
 const CHUNK_BYTES: usize = 1 << 16;
-/// Arrow's offsets have 31 bits; a batch stays well below.
+/// Arrow's offsets have 31 bits: a batch is cut here, and then its last record may still be as large as can be.
 const BATCH_BYTES_MAX: usize = 1 << 28;
+/// The largest limit on records that leaves room for that.
+const RECORD_BYTES_MAX: usize = 1 << 30;
 
 /// Finds the ends of records.
 pub(super) trait Cut: Send {
@@ -107,6 +109,9 @@ pub(super) struct LineReader<C> {
 
 /// Opens a file at a record: those before it are read and forgotten, since lines have no index.
 pub(super) fn open<C: Cut>(path: &Path, position: Position, cut: C, max_record_bytes: usize) -> Result<LineReader<C>> {
+    if max_record_bytes > RECORD_BYTES_MAX {
+        return Err(Fault::definition(format!("records of files have {RECORD_BYTES_MAX} bytes at most")));
+    }
     let failed = |error| unreadable(path, error);
     let file = File::open(path).map_err(failed)?;
     let input: Box<dyn Read + Send> = match Compression::of(path) {
@@ -119,7 +124,7 @@ pub(super) fn open<C: Cut>(path: &Path, position: Position, cut: C, max_record_b
         input: BufReader::with_capacity(CHUNK_BYTES, input),
         partition: position.partition,
         offset: 0,
-        max_record_bytes: max_record_bytes.min(BATCH_BYTES_MAX),
+        max_record_bytes,
         ended: false,
         cut,
     };

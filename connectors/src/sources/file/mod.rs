@@ -100,8 +100,8 @@ pub static KIND: SourceKind = Kind {
         Each file is a partition, numbered in the order of their paths, which are looked up once, at the start: to a \
         run that goes on later, add only files that come after the others. They are read one after the other, so name \
         them in the order of time. Offsets count the lines (or CSV records, or rows) from 0, without the header. Blank \
-        lines are skipped, and so are a byte order mark and the CR of CRLF. Of a line beyond the largest record that is \
-        taken only the beginning is kept, and it becomes a dead letter; an unclosed quote in CSV swallows no more than \
+        lines are skipped, and so are a byte order mark and the CR of CRLF. Of a line beyond the largest record that \
+        is taken only the beginning is kept, and it becomes a dead letter; an unclosed quote in CSV swallows no more than \
         that, either. `.gz` and `.zst` are unpacked as they are read.\n\n\
         Records from files carry the timestamp 0: name a column as `event_time`.",
     schema: schema_of::<Config>,
