@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use millstream_connectors::broker::embedded::Embedded;
-use millstream_connectors::broker::{Append, Broker, Message};
+use millstream_connectors::broker::{Append, Broker, Fetched, Message};
 use millstream_engine::raw::Payload;
 use millstream_engine::source::Position;
 
@@ -41,6 +41,40 @@ fn child(folder: &Path) -> ! {
         writeln!(out, "ack {round}").and_then(|()| out.flush()).unwrap();
     }
     unreachable!("the rounds do not end")
+}
+
+/// From the environment, else a new one; printed, so that a failure can be repeated.
+fn seed() -> u64 {
+    let seed = std::env::var("SEED").map_or_else(|_| u64::from(std::process::id()), |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    seed
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        let lengths: &[usize] = if self.below(10) == 0 { &[400_000, 1_200_000] } else { &[0, 1, 10, 1000] };
+        let length = lengths[self.below(lengths.len() as u64) as usize];
+        (self.below(4) > 0).then(|| vec![self.below(256) as u8; length])
+    }
+
+    fn message(&mut self) -> Message {
+        let headers = if self.below(5) == 0 { vec![("h".into(), vec![1]), (String::new(), vec![])] } else { vec![] };
+        let timestamp_ms = self.below(1000) as i64 - 500;
+        Message {
+            key: self.bytes().filter(|key| key.len() < 100),
+            value: self.bytes(),
+            headers,
+            timestamp_ms,
+            partition: None,
+        }
+    }
 }
 
 fn create(broker: &Embedded) {
@@ -90,13 +124,10 @@ fn acknowledged_appends_survive_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Embedded::open(folder.path()).unwrap();
     create(&broker);
-    let seed = std::env::var("SEED").map_or_else(|_| u64::from(std::process::id()), |seed| seed.parse().unwrap());
-    println!("seed {seed}");
-    let mut random = seed;
+    let seed = seed();
+    let mut random = Random(seed);
     for kill in 0..12 {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let acknowledged =
-            run_and_kill(folder.path(), 1 + (random >> 33) % 60, Duration::from_micros((random >> 40) % 5000));
+        let acknowledged = run_and_kill(folder.path(), 1 + random.below(60), Duration::from_micros(random.below(5000)));
         let durable = whole_rounds(&broker);
         assert!(durable >= acknowledged, "seed {seed}, kill {kill}: {acknowledged} acknowledged, {durable} there");
     }
@@ -123,6 +154,48 @@ fn run_and_kill(folder: &Path, count: u64, later: Duration) -> u64 {
     child.wait().unwrap();
     // What it said between the last line that was read and its death counts, too.
     acks.last().or(seen.last().copied()).map_or(0, |round| round + 1)
+}
+
+/// Small, large and empty messages in appends of any size come back the same from any offset, for any budget.
+#[test]
+fn any_read_agrees_with_what_was_appended() {
+    let seed = seed();
+    let mut random = Random(seed);
+    for case in 0..40 {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Embedded::open(folder.path()).unwrap();
+        broker.create("a", 1).unwrap();
+        let mut producer = broker.producer("p").unwrap();
+        let mut expected = Vec::new();
+        for _ in 0..random.below(8) {
+            let messages: Vec<Message> = (0..random.below(20)).map(|_| random.message()).collect();
+            expected.extend(messages.iter().cloned());
+            producer.append(&[Append { topic: "a".into(), messages }]).unwrap();
+        }
+        for _ in 0..6 {
+            let from = random.below(expected.len() as u64 + 1);
+            let max_bytes = 1 << random.below(24);
+            let mut reader = broker.open("a", &[Position { partition: 0, offset: from }]).unwrap();
+            let mut next = from as usize;
+            while let Some(Fetched { records, headers }) = reader.read(max_bytes, Duration::ZERO).unwrap() {
+                assert!(records.len() == 1 || records.bytes() <= max_bytes, "seed {seed}, case {case}");
+                let Payload::Bytes(values) = &records.payload else { panic!("a broker's payload is bytes") };
+                for row in 0..records.len() {
+                    let found = Message {
+                        key: records.keys.as_ref().and_then(|keys| keys.iter().nth(row)?).map(<[u8]>::to_vec),
+                        value: values.iter().nth(row).unwrap().map(<[u8]>::to_vec),
+                        headers: headers.get(row).cloned().unwrap_or_default(),
+                        timestamp_ms: records.timestamps[row],
+                        partition: None,
+                    };
+                    assert!(expected[next] == found, "seed {seed}, case {case}, offset {next}");
+                    assert_eq!(records.offsets[row], next as u64);
+                    next += 1;
+                }
+            }
+            assert_eq!(next, expected.len(), "seed {seed}, case {case}");
+        }
+    }
 }
 
 #[test]

@@ -15,6 +15,9 @@ use super::{ANSWER, hide_value, options};
 use crate::broker::columns::{Cells, Columns};
 use crate::broker::{Fetched, Headers, TopicReader, faults};
 
+/// The most records that are taken at once: empty ones cost no bytes, but memory all the same.
+const RECORDS: usize = 100_000;
+
 /// How long an end that was asked for is good.
 const ENDS: Duration = Duration::from_secs(1);
 
@@ -74,8 +77,8 @@ impl Reader {
 
     /// Takes what the client has, up to `max_bytes`; waits for the first of it.
     fn fill(&mut self, max_bytes: usize, wait: Duration) {
-        let mut wait = wait;
-        while self.failed.is_none() && self.held_bytes < max_bytes {
+        let (mut wait, mut taken) = (wait, 0);
+        while self.failed.is_none() && self.held_bytes < max_bytes && taken < RECORDS {
             let Some(event) = self.consumer.poll(wait) else {
                 return;
             };
@@ -94,6 +97,7 @@ impl Reader {
                 Err(error) => self.failed = Some(self.explain(error)),
             }
             wait = Duration::ZERO;
+            taken += 1;
         }
     }
 

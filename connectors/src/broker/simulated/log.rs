@@ -1,5 +1,6 @@
 //! The simulated broker's log: entries, transactions, and what readers may see.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use millstream_engine::source::Position;
@@ -26,6 +27,8 @@ struct Partition {
     first: u64,
     /// The entry at index i has offset i; discarded ones stay, unread.
     entries: Vec<Entry>,
+    /// Everything before it is stable for ever, so that looking for the end need not begin at the beginning.
+    stable: Cell<usize>,
 }
 
 struct Entry {
@@ -137,7 +140,10 @@ impl Log {
             State::Committed(from) => from > self.now,
             State::Aborted => false,
         };
-        let stable = partition.entries.iter().position(open).unwrap_or(partition.entries.len());
+        let known = partition.stable.get();
+        let more = partition.entries[known..].iter().position(open);
+        let stable = more.map_or(partition.entries.len(), |more| known + more);
+        partition.stable.set(stable);
         (partition.first, stable as u64)
     }
 

@@ -29,7 +29,7 @@ fn visible(broker: &Simulated) -> Vec<String> {
     all
 }
 
-/// Lets the `n`-th `operation` from now on become `what`.
+/// Lets the next `operation` become `what`.
 fn once(broker: &Simulated, operation: Operation, what: Injected) {
     let mut left = Some(what);
     broker.inject(
