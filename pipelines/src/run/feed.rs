@@ -29,7 +29,7 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// All feeds of a pipeline.
 pub struct Feeds {
-    feeds: Vec<Feed>,
+    open: Vec<Feed>,
     producer: Box<dyn Producer>,
     /// The topic of how far each feed has come.
     progress: String,
@@ -79,7 +79,7 @@ impl Feeds {
         })?;
         let open = |feed: &plan::Feed| Feed::open(feed, world, reached.get(feed.name.as_bytes()).copied());
         let feeds = pipeline.feeds.iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { feeds, producer, progress: topics.feeds, book })
+        Ok(Self { open: feeds, producer, progress: topics.feeds, book })
     }
 
     /// Produces until all feeds are used up, or the run stops. `speed` is how many seconds of the records' time pass in a
@@ -98,7 +98,7 @@ impl Feeds {
                     std::thread::sleep(STEP);
                 }
             }
-            self.feeds[feed].take(&mut pending);
+            self.open[feed].take(&mut pending);
             if pending.count >= APPEND_MESSAGES {
                 self.append(&mut pending)?;
             }
@@ -109,7 +109,7 @@ impl Feeds {
     /// The feed whose next row is the earliest, and that row's time.
     fn earliest(&mut self) -> Result<Option<(usize, i64)>> {
         let mut earliest = None;
-        for (at, feed) in self.feeds.iter_mut().enumerate() {
+        for (at, feed) in self.open.iter_mut().enumerate() {
             if let Some(time) = feed.next_time()?
                 && earliest.is_none_or(|(_, best)| time < best)
             {
