@@ -3,7 +3,7 @@
 //! An idle dataflow gets its epoch at once, a busy one gets larger ones. Nothing is minted while what is bound and
 //! not yet published exceeds the budget, for the dataflow itself has no back-pressure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -17,7 +17,7 @@ use crate::binding::{Binding, Epoch, Range};
 use crate::book::{Book, Entry, Request};
 use crate::digest::RecordsDigest;
 use crate::fault::{Fault, Result};
-use crate::intake::Intake;
+use crate::intake::{Intake, Queue};
 use crate::metrics::Metrics;
 use crate::raw::RawBatch;
 use crate::time::Clock;
@@ -95,10 +95,8 @@ pub(crate) struct Binder {
 impl Binder {
     /// First binds again what `replay` says, then live records, until the run is asked to end or has used up its input.
     pub(crate) fn run(mut self, replay: Vec<Binding>) {
-        let outcome = replay.into_iter().try_for_each(|binding| self.replay(binding)).and_then(|()| self.live());
-        if let Err(fault) = outcome {
-            self.book.abort(fault);
-        }
+        let outcome = replay.into_iter().try_for_each(|binding| self.replay(binding)).map(|()| self.live());
+        outcome.unwrap_or_else(|fault| self.book.abort(fault));
         for worker in &self.workers {
             // A worker that is gone has ended the run already.
             drop(worker.orders.send(Order::End));
@@ -106,12 +104,12 @@ impl Binder {
         }
     }
 
-    fn live(&mut self) -> Result<()> {
+    fn live(&mut self) {
         while !self.book.is_stopping() {
             let heard = self.book.bell();
             self.report_lag();
             if self.has_room() {
-                if self.bind_next()? {
+                if self.bind_next() {
                     continue;
                 }
                 if self.is_used_up() {
@@ -120,34 +118,38 @@ impl Binder {
             }
             self.book.wait(heard, LOOK);
         }
-        Ok(())
     }
 
     /// Whether the dataflow should get more now.
     fn has_room(&self) -> bool {
-        let in_flight = self.epoch - self.book.published();
         let idle = self.epoch == self.book.passed();
-        let full =
-            || self.intake.queues().values().map(crate::intake::Queue::len).sum::<usize>() >= self.limits.max_records;
-        self.book.unpublished_bytes() < self.limits.in_flight_bytes && in_flight < EPOCHS_IN_FLIGHT && (idle || full())
+        let full = || self.intake.queues().values().map(Queue::len).sum::<usize>() >= self.limits.max_records;
+        self.is_within_budget() && (idle || full())
     }
 
-    fn bind_next(&mut self) -> Result<bool> {
+    /// Whether another epoch may be on its way; one always may.
+    fn is_within_budget(&self) -> bool {
+        let in_flight = self.epoch - self.book.published();
+        let fits = || in_flight < EPOCHS_IN_FLIGHT && self.book.unpublished_bytes() < self.limits.in_flight_bytes;
+        in_flight == 0 || fits()
+    }
+
+    fn bind_next(&mut self) -> bool {
         let first = !self.served;
         for serving in [first, !first] {
             let taken = if serving && !self.can_serve() { Vec::new() } else { self.take(serving) };
             if !taken.is_empty() {
                 self.served = serving;
                 self.mint(taken);
-                return Ok(true);
+                return true;
             }
         }
         // Nobody waits for an epoch that only says that a partition is idle, unless rows are held.
         if self.book.held_rows() > 0 && self.idle_now() != self.idle {
             self.mint(Vec::new());
-            return Ok(true);
+            return true;
         }
-        Ok(false)
+        false
     }
 
     /// Requests wait in their topic until every model has learned something, unless there is nothing to learn from.
@@ -159,18 +161,22 @@ impl Binder {
     fn has_learned_all(&self) -> bool {
         let queues = self.intake.queues();
         let learning = queues.iter().filter(|((source, _), _)| !self.sources[*source as usize].serving);
-        learning.map(|(_, queue)| queue).all(crate::intake::Queue::is_at_end)
+        learning.map(|(_, queue)| queue).all(Queue::is_at_end)
     }
 
     /// The next records of one lane, fairly from all partitions.
     fn take(&mut self, serving: bool) -> Vec<(u32, RawBatch)> {
+        let is_crowded = self.book.held_rows() > self.limits.held_rows;
+        let holding = if is_crowded { self.book.holding() } else { BTreeSet::new() };
+        if !serving {
+            self.intake.want(holding.clone());
+        }
         let mut queues = self.intake.queues();
         let mut ready: Vec<_> = queues
             .iter_mut()
             .filter(|((source, _), queue)| self.sources[*source as usize].serving == serving && !queue.is_empty())
             .collect();
-        if !serving && self.book.held_rows() > self.limits.held_rows {
-            let holding = self.book.holding();
+        if !serving && is_crowded {
             ready.retain(|(partition, _)| holding.contains(*partition));
         }
         if ready.is_empty() {
@@ -197,25 +203,25 @@ impl Binder {
         taken
     }
 
-    /// Partitions from which nothing came for their source's idle time.
+    /// Partitions from which nothing came for their source's idle time, or will ever come.
     fn idle_now(&self) -> Vec<(u32, u32)> {
-        let is_idle = |source: u32, quiet: f64| {
+        let is_idle = |source: u32, queue: &Queue| {
             let info = &self.sources[source as usize];
-            !info.serving && quiet * 1000.0 >= info.idle_ms as f64
+            let quiet_ms = queue.quiet_seconds() * 1000.0;
+            !info.serving && (queue.is_over() || (quiet_ms > 0.0 && quiet_ms >= info.idle_ms as f64))
         };
         let queues = self.intake.queues();
-        let idle =
-            queues.iter().filter(|((source, _), queue)| queue.is_at_end() && is_idle(*source, queue.quiet_seconds()));
+        let idle = queues.iter().filter(|((source, _), queue)| is_idle(*source, queue));
         idle.map(|(partition, _)| *partition).collect()
     }
 
     fn is_used_up(&self) -> bool {
         let finished = self.finish.as_ref().is_some_and(|finish| finish.load(Ordering::SeqCst));
-        finished && self.intake.queues().values().all(crate::intake::Queue::is_at_end)
+        finished && self.intake.queues().values().all(Queue::is_at_end)
     }
 
     /// The last epoch of a finite input: nobody is waited for any more.
-    fn bind_end(&mut self) -> Result<()> {
+    fn bind_end(&mut self) {
         let queues = self.intake.queues();
         let learning = queues.keys().filter(|(source, _)| !self.sources[*source as usize].serving);
         let all: Vec<(u32, u32)> = learning.copied().collect();
@@ -223,7 +229,6 @@ impl Binder {
         if self.book.held_rows() > 0 {
             self.mint_as(Vec::new(), all);
         }
-        Ok(())
     }
 
     fn mint(&mut self, taken: Vec<(u32, RawBatch)>) {
@@ -259,7 +264,7 @@ impl Binder {
             }
             taken.extend(records);
         }
-        while !self.book.is_stopping() && self.epoch - self.book.published() >= EPOCHS_IN_FLIGHT {
+        while !self.book.is_stopping() && !self.is_within_budget() {
             let heard = self.book.bell();
             self.book.wait(heard, LOOK);
         }
@@ -292,6 +297,8 @@ impl Binder {
             if complete {
                 return Some(taken);
             }
+            self.intake.want(BTreeSet::from([(range.source, range.partition)]));
+            // There is room now.
             self.book.ring();
             self.book.wait(heard + 1, LOOK);
         }

@@ -37,7 +37,8 @@ pub struct Binding {
     pub now_ms: i64,
     /// The seed of the epoch's randomness.
     pub seed: u64,
-    /// Partitions (source, partition) that hold back nobody: nothing came from them for their idle time.
+    /// Partitions (source, partition) that hold back nobody, sorted: nothing came from them for their idle time, or
+    /// ever will.
     pub idle: Vec<(u32, u32)>,
 }
 

@@ -97,6 +97,12 @@ impl Book {
         drop(self.rung.wait_timeout_while(bell, timeout, |rung| *rung <= heard));
     }
 
+    /// Waits for `duration`, or until the run is asked to end.
+    pub fn pause(&self, duration: Duration) {
+        let bell = lock(&self.bell);
+        drop(self.rung.wait_timeout_while(bell, duration, |_| !self.is_stopping()));
+    }
+
     /// Asks the run to finish its open epochs and end.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);

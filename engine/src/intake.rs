@@ -1,13 +1,13 @@
 //! Fetched records that are not bound yet: one queue for each partition, filled by a thread for each source.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::book::Book;
 use crate::fault::{Blame, Fault, Result};
 use crate::raw::RawBatch;
-use crate::source::{Position, Source};
+use crate::source::{Position, Reader, Source};
 use crate::time::Stopwatch;
 
 /// How much a reader asks for at a time; also how finely decoding spreads over the workers.
@@ -16,24 +16,36 @@ const READ_BYTES: usize = 1 << 20;
 const READ_WAIT: Duration = Duration::from_millis(50);
 /// How often a reader asks where its source ends.
 const ENDS_SECONDS: f64 = 1.0;
+/// After how long without records a reader is believed to be at the end that its broker says is further on.
+const SETTLED_SECONDS: f64 = 2.0;
+/// The pause after a reader's first failure; it doubles with each that follows at once.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between two tries of a failing reader.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A partition's queue.
-#[derive(Default)]
 pub struct Queue {
     records: VecDeque<RawBatch>,
     bytes: usize,
     /// The offset after the last one fetched.
     fetched: u64,
     /// The offset after the last one that exists, as far as known.
-    end: u64,
+    end: Option<u64>,
+    /// Whether nothing comes after what a reader has once found to be the end.
+    finite: bool,
     /// Since when the reader has found nothing more; a broker's last offsets may be markers that no record has, so
     /// offsets alone do not tell.
     drained: Option<Stopwatch>,
+    /// Since when no record came or went.
+    still: Stopwatch,
 }
 
 impl Queue {
+    fn new(fetched: u64, finite: bool) -> Self {
+        let records = VecDeque::new();
+        Self { records, bytes: 0, fetched, end: None, finite, drained: None, still: Stopwatch::start() }
+    }
+
     /// How many records wait.
     pub fn len(&self) -> usize {
         self.records.iter().map(RawBatch::len).sum()
@@ -70,6 +82,9 @@ impl Queue {
             }
         }
         self.bytes = self.records.iter().map(RawBatch::bytes).sum();
+        if !taken.is_empty() {
+            self.still = Stopwatch::start();
+        }
         taken
     }
 
@@ -78,19 +93,32 @@ impl Queue {
         self.fetched
     }
 
-    /// Whether everything that exists was fetched and taken.
-    pub fn is_at_end(&self) -> bool {
-        self.is_empty() && self.drained.is_some()
+    fn has_reached_end(&self) -> bool {
+        self.end.is_none_or(|end| self.fetched >= end)
     }
 
-    /// For how many seconds the partition has had nothing more to give.
+    /// Whether everything that exists was fetched and taken.
+    pub fn is_at_end(&self) -> bool {
+        // A reader may find nothing because its broker is slow.
+        let is_sure = |since: Stopwatch| self.finite || self.has_reached_end() || since.seconds() > SETTLED_SECONDS;
+        self.is_empty() && self.drained.is_some_and(is_sure)
+    }
+
+    /// Whether no record will ever come.
+    pub fn is_over(&self) -> bool {
+        self.finite && self.is_at_end()
+    }
+
+    /// For how many seconds the partition has had nothing more to give, as far as known.
     pub fn quiet_seconds(&self) -> f64 {
-        if self.is_empty() { self.drained.map_or(0.0, |since| since.seconds()) } else { 0.0 }
+        // A reader that is busy with other partitions never finds nothing; then the end tells.
+        let has_nothing = self.drained.is_some() || (!self.finite && self.end.is_some() && self.has_reached_end());
+        if self.is_empty() && has_nothing { self.still.seconds() } else { 0.0 }
     }
 
     /// Records that exist and were not taken, as far as known.
     pub fn lag(&self) -> u64 {
-        let unread = if self.drained.is_some() { 0 } else { self.end.saturating_sub(self.fetched) };
+        let unread = if self.drained.is_some() { 0 } else { self.end.unwrap_or_default().saturating_sub(self.fetched) };
         unread + self.len() as u64
     }
 }
@@ -98,15 +126,36 @@ impl Queue {
 /// All queues, by (source, partition).
 pub struct Intake {
     queues: Mutex<BTreeMap<(u32, u32), Queue>>,
+    /// Partitions that the binder needs records of before it can take others'.
+    wanted: Mutex<BTreeSet<(u32, u32)>>,
     book: Arc<Book>,
     /// Bytes that may wait for each source.
     queue_bytes_max: usize,
 }
 
+/// A reader and the partitions that it was opened for.
+struct Open {
+    partitions: Vec<u32>,
+    reader: Box<dyn Reader>,
+    /// When it was last asked for the ends.
+    looked: Option<Stopwatch>,
+}
+
+impl Open {
+    fn new(source: &dyn Source, from: &[Position]) -> Result<Self> {
+        let partitions = from.iter().map(|position| position.partition).collect();
+        Ok(Self { partitions, reader: source.open(from)?, looked: None })
+    }
+
+    fn is_for(&self, from: &[Position]) -> bool {
+        self.partitions.iter().copied().eq(from.iter().map(|position| position.partition))
+    }
+}
+
 impl Intake {
-    /// Queues that hold up to `queue_bytes_max` for each source (and one larger record).
+    /// Queues that hold up to `queue_bytes_max` for each source (and one read more for each of its partitions).
     pub fn new(book: Arc<Book>, queue_bytes_max: usize) -> Self {
-        Self { queues: Mutex::default(), book, queue_bytes_max }
+        Self { queues: Mutex::default(), wanted: Mutex::default(), book, queue_bytes_max }
     }
 
     /// The queues.
@@ -114,26 +163,34 @@ impl Intake {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Announces a partition, read from `position`.
-    pub fn announce(&self, source: u32, position: Position) {
-        let queue = Queue { fetched: position.offset, ..Queue::default() };
-        self.queues().insert((source, position.partition), queue);
+    /// Announces a partition of a source that ends, or does not, read from `position`.
+    pub fn announce(&self, source: u32, position: Position, finite: bool) {
+        self.queues().insert((source, position.partition), Queue::new(position.offset, finite));
     }
 
-    fn waiting(&self, source: u32) -> usize {
-        self.queues().range((source, 0)..=(source, u32::MAX)).map(|(_, queue)| queue.bytes).sum()
+    /// Says which partitions the binder cannot go on without.
+    pub fn want(&self, partitions: BTreeSet<(u32, u32)>) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if *wanted != partitions {
+            *wanted = partitions;
+            drop(wanted);
+            self.book.ring();
+        }
     }
 
     /// Reads `source` until the run stops. Runs on a thread of its own.
     pub fn fill(&self, index: u32, name: &str, source: &dyn Source) {
-        let mut pause = Duration::from_millis(100);
+        let mut pause = RETRY_PAUSE;
         while !self.book.is_stopping() {
+            let watch = Stopwatch::start();
             match self.read(index, source) {
                 Ok(()) => return,
                 Err(fault) if fault.retry => {
                     eprintln!("source {name}: {fault}; trying again");
-                    let heard = self.book.bell();
-                    self.book.wait(heard, pause);
+                    if watch.seconds() > RETRY_PAUSE_MAX.as_secs_f64() {
+                        pause = RETRY_PAUSE;
+                    }
+                    self.book.pause(pause);
                     pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 }
                 Err(fault) => {
@@ -151,53 +208,72 @@ impl Intake {
 
     /// Opens the source after what was fetched, and reads on.
     fn read(&self, index: u32, source: &dyn Source) -> Result<()> {
-        let queues = self.queues();
-        let partitions = queues.range((index, 0)..=(index, u32::MAX));
-        let from: Vec<Position> = partitions
-            .map(|((_, partition), queue)| Position { partition: *partition, offset: queue.fetched })
-            .collect();
-        drop(queues);
-        let mut reader = source.open(&from)?;
-        let mut looked = Stopwatch::start();
-        self.note_ends(index, &reader.ends()?);
+        let mut open: Option<Open> = None;
         while !self.book.is_stopping() {
             let heard = self.book.bell();
-            if self.waiting(index) >= self.queue_bytes_max {
-                self.book.wait(heard, READ_WAIT);
-                continue;
+            let next = self.next(index);
+            if let Some(from) = next.as_ref().filter(|from| open.as_ref().is_none_or(|open| !open.is_for(from))) {
+                open = Some(Open::new(source, from)?);
             }
-            let records = reader.read(READ_BYTES, READ_WAIT)?;
-            self.put(index, records);
-            if looked.seconds() > ENDS_SECONDS {
-                self.note_ends(index, &reader.ends()?);
-                looked = Stopwatch::start();
+            if let Some(open) = &mut open {
+                self.look(index, open)?;
+            }
+            match open.as_mut().filter(|_| next.is_some()) {
+                Some(open) => {
+                    let records = open.reader.read(READ_BYTES, READ_WAIT)?;
+                    self.put(index, &open.partitions, records);
+                }
+                None => self.book.wait(heard, READ_WAIT),
             }
         }
         Ok(())
     }
 
-    fn note_ends(&self, source: u32, ends: &[Position]) {
+    /// Notes where the partitions end, now and then.
+    fn look(&self, source: u32, open: &mut Open) -> Result<()> {
+        if open.looked.is_some_and(|at| at.seconds() < ENDS_SECONDS) {
+            return Ok(());
+        }
+        let ends = open.reader.ends()?;
+        open.looked = Some(Stopwatch::start());
         let mut queues = self.queues();
         for end in ends {
             if let Some(queue) = queues.get_mut(&(source, end.partition)) {
-                queue.end = end.offset;
+                queue.end = Some(end.offset);
             }
         }
+        Ok(())
     }
 
-    /// Takes what a read gave; nothing means that all of the source's partitions are at their ends.
-    fn put(&self, source: u32, records: Option<RawBatch>) {
+    /// Where to read on: all partitions of a source, while there is room. Once there is none, those alone that the
+    /// binder waits for, as long as none of them has any records: others that are far ahead must not shut them out.
+    fn next(&self, source: u32) -> Option<Vec<Position>> {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let queues = self.queues();
+        let all = || queues.range((source, 0)..=(source, u32::MAX));
+        let position =
+            |((_, partition), queue): (&(u32, u32), &Queue)| Position { partition: *partition, offset: queue.fetched };
+        if all().map(|(_, queue)| queue.bytes).sum::<usize>() < self.queue_bytes_max {
+            return Some(all().map(position).collect());
+        }
+        let awaited = || all().filter(|(partition, _)| wanted.contains(*partition));
+        let is_starved = awaited().next().is_some() && awaited().all(|(_, queue)| queue.is_empty());
+        is_starved.then(|| awaited().map(position).collect())
+    }
+
+    /// Takes what a read gave; nothing means that all of the reader's partitions are at their ends.
+    fn put(&self, source: u32, partitions: &[u32], records: Option<RawBatch>) {
         let mut queues = self.queues();
-        match records.filter(|records| !records.is_empty()) {
-            Some(records) => {
-                let queue = queues.entry((source, records.partition)).or_default();
-                queue.fetched = records.offsets[records.len() - 1] + 1;
-                queue.bytes += records.bytes();
-                queue.drained = None;
-                queue.records.push_back(records);
-            }
-            None => {
-                for (_, queue) in queues.range_mut((source, 0)..=(source, u32::MAX)) {
+        if let Some(records) = records.filter(|records| !records.is_empty()) {
+            let queue = queues.entry((source, records.partition)).or_insert_with(|| Queue::new(0, false));
+            queue.fetched = records.offsets[records.len() - 1] + 1;
+            queue.bytes += records.bytes();
+            queue.drained = None;
+            queue.still = Stopwatch::start();
+            queue.records.push_back(records);
+        } else {
+            for partition in partitions {
+                if let Some(queue) = queues.get_mut(&(source, *partition)) {
                     queue.drained.get_or_insert_with(Stopwatch::start);
                 }
             }

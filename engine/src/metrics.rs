@@ -148,7 +148,8 @@ impl Metrics {
     pub fn values(&self, family: &str) -> Vec<(Vec<(String, String)>, f64)> {
         let name = format!("millstream_{family}");
         let families: Vec<MetricFamily> = self.registry.gather();
-        let metrics = families.iter().filter(|found| found.name() == name).flat_map(|found| found.get_metric());
+        let metrics =
+            families.iter().filter(|found| found.name() == name).flat_map(prometheus::proto::MetricFamily::get_metric);
         let value =
             |metric: &prometheus::proto::Metric| metric.get_counter().get_value() + metric.get_gauge().get_value();
         let labels = |metric: &prometheus::proto::Metric| {

@@ -79,7 +79,7 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
             Power::Transform(operator) => transform::mount(ports.remove(0), operator.clone(), site.outlet(&node.name)),
             Power::Keyed(operator) => keyed::mount(ports, operator, at, site)?,
             Power::Fold(make) => {
-                let rows = fold::mount(ports.remove(0), make.clone(), at, site);
+                let rows = fold::mount(ports.remove(0), make, at, site);
                 let asked = stream_of(node.inputs[0], &sources, &nodes);
                 answer::mount(asked, rows.clone(), at, site).probe_with(&probe);
                 rows

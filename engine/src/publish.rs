@@ -220,7 +220,7 @@ impl<'a> Publisher<'a> {
         match event {
             Event::Rows { epoch, output, rows } => self.open(epoch).rows.entry(output).or_default().push(rows),
             Event::Answers { epoch, rows, columns, revision } => {
-                self.open(epoch).answers.push((rows, columns, revision))
+                self.open(epoch).answers.push((rows, columns, revision));
             }
             Event::Refused { epoch, origins, step, reason } => {
                 let refused = &mut self.open(epoch).refused;
@@ -252,7 +252,7 @@ impl<'a> Publisher<'a> {
                 let entry =
                     self.book.close(epoch).ok_or_else(|| Fault::ours(format!("epoch {epoch} was never bound")))?;
                 bytes += entry.bytes;
-                let published = self.assemble(open, entry)?;
+                let published = self.assemble(open, &entry)?;
                 match self.committed.remove(&epoch) {
                     Some(recorded) => {
                         verify(&recorded, &published.progress)?;
@@ -277,16 +277,19 @@ impl<'a> Publisher<'a> {
         let watch = Stopwatch::start();
         let mut pause = Duration::from_millis(50);
         while let Err(fault) = self.commit.commit(group) {
-            if !fault.retry || self.book.is_aborted() {
+            // A run that is asked to end does not wait for a broker that is away: the next run binds these epochs anew.
+            if !fault.retry || self.book.is_stopping() {
                 return Err(fault);
             }
             eprintln!("{fault}; trying again");
             self.metrics.commit_retries_total.inc();
-            std::thread::sleep(pause);
+            self.book.pause(pause);
             pause = (pause * 2).min(RETRY_PAUSE_MAX);
         }
         self.metrics.commit_seconds.observe(watch.seconds());
-        group.iter().for_each(|published| self.count(published));
+        for published in group {
+            self.count(published);
+        }
         Ok(())
     }
 
@@ -301,9 +304,9 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    fn assemble(&mut self, open: Open, entry: Entry) -> Result<Published> {
+    fn assemble(&mut self, open: Open, entry: &Entry) -> Result<Published> {
         let frontier = entry.frontier();
-        let replies = replies(&open, &entry)?;
+        let replies = replies(&open, entry)?;
         self.metrics.requests_total.inc_by(entry.requests.len() as u64);
         let mut outputs = BTreeMap::new();
         for (output, rows) in open.rows {

@@ -59,13 +59,13 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
     let (events, events_in) = mpsc::channel();
     let (joined, threads) = mpsc::channel();
     let mut lines = Vec::new();
-    let mut lines_in = Vec::new();
+    let mut orders_in = Vec::new();
     for _ in 0..settings.workers {
-        let (line, line_in) = mpsc::channel();
+        let (line, end) = mpsc::channel();
         lines.push(line);
-        lines_in.push(Some(line_in));
+        orders_in.push(Some(end));
     }
-    let lines_in = Mutex::new(lines_in);
+    let orders_in = Mutex::new(orders_in);
     let site = Site {
         graph: graph.clone(),
         book: book.clone(),
@@ -83,7 +83,7 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
             let start = start.lock().expect("no worker panics while it starts");
             (Site { worker: worker.index(), ..start.0.clone() }, start.1.clone())
         };
-        let orders = lines_in.lock().expect("no worker panics while it starts")[worker.index()].take();
+        let orders = orders_in.lock().expect("no worker panics while it starts")[worker.index()].take();
         work(worker, &site, &orders.expect("each worker starts once"), &joined);
     })
     .map_err(|error| Fault::ours(format!("the workers did not start: {error}")))?;
@@ -113,14 +113,16 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
         settings.committed.into_iter().map(|progress| (progress.binding.epoch, progress)).collect();
     std::thread::scope(|scope| {
         for (at, source) in graph.sources.iter().enumerate() {
-            let intake = intake.clone();
-            scope.spawn(move || intake.fill(at as u32, &source.name, &*source.source));
+            let (intake, book) = (&intake, &book);
+            scope.spawn(move || {
+                guard(book, &format!("the reader of source {}", source.name), || {
+                    intake.fill(at as u32, &source.name, &*source.source);
+                })
+            });
         }
-        scope.spawn(|| binder.run(replay));
+        scope.spawn(|| guard(&book, "the binder", || binder.run(replay)));
         let publisher = Publisher::new(&graph, book.clone(), settings.metrics.clone(), commit, committed);
-        if let Err(fault) = publisher.run(&events_in) {
-            book.abort(fault);
-        }
+        guard(&book, "the publisher", || publisher.run(&events_in).unwrap_or_else(|fault| book.abort(fault)));
         for outcome in guards.join() {
             if let Err(panic) = outcome {
                 book.abort(Fault::ours(format!("a worker failed: {panic}")));
@@ -142,7 +144,7 @@ fn announce(graph: &Graph, intake: &Intake) -> Result<Vec<(u32, u32)>> {
     let mut learning = Vec::new();
     for (at, source) in graph.sources.iter().enumerate() {
         for partition in source.source.partitions()? {
-            intake.announce(at as u32, Position { partition, offset: 0 });
+            intake.announce(at as u32, Position { partition, offset: 0 }, source.source.is_finite());
             if source.asks.is_none() {
                 learning.push((at as u32, partition));
             }
@@ -151,25 +153,27 @@ fn announce(graph: &Graph, intake: &Intake) -> Result<Vec<(u32, u32)>> {
     Ok(learning)
 }
 
-/// Ends the run if its worker panics, so that the others do not wait for it.
-struct Alarm(Arc<Book>);
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.abort(Fault::ours("a worker panicked"));
-        }
-    }
+/// Runs a part of a run. If it panics, the run ends with that as its fault, so that the other parts do not wait for it.
+fn guard<T>(book: &Book, part: &str, run: impl FnOnce() -> T) -> Option<T> {
+    // What a panic leaves half-done is not used after an abort.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    let tell = |panic: Box<dyn std::any::Any + Send>| {
+        let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        book.abort(Fault::ours(format!("{part} panicked: {}", text.unwrap_or("without a message"))));
+    };
+    outcome.map_err(tell).ok()
 }
 
 fn work(worker: &mut Worker, site: &Site, orders: &Receiver<Order>, joined: &Sender<(usize, Thread)>) {
-    let _alarm = Alarm(site.book.clone());
-    let mounted = worker.dataflow(|scope| mount(scope, site));
+    let mounted = guard(&site.book, "a worker", || worker.dataflow(|scope| mount(scope, site)));
     // The run waits for this: with it, the binder can wake the worker.
     drop(joined.send((worker.index(), std::thread::current())));
     match mounted {
-        Ok((inputs, probe)) => drive(worker, site, orders, inputs, &probe),
-        Err(fault) => site.book.abort(fault),
+        Some(Ok((inputs, probe))) => {
+            guard(&site.book, "a worker", || drive(worker, site, orders, inputs, &probe));
+        }
+        Some(Err(fault)) => site.book.abort(fault),
+        None => {}
     }
     if site.book.is_aborted() {
         // What is inside is lost with the run; nothing of it was published.
@@ -188,7 +192,9 @@ fn drive(worker: &mut Worker, site: &Site, orders: &Receiver<Order>, mut inputs:
                     for (source, records) in records {
                         inputs[source as usize].send(records);
                     }
-                    inputs.iter_mut().for_each(|input| input.advance_to(epoch + 1));
+                    for input in &mut inputs {
+                        input.advance_to(epoch + 1);
+                    }
                 }
                 Order::End => inputs.clear(),
             }

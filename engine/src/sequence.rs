@@ -16,16 +16,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, TimestampMillisecondArray};
+use arrow::array::{Array, ArrayRef, BinaryViewArray, RecordBatch, StringViewArray, TimestampMillisecondArray};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::batch::{Meta, Origin, TIME, canonical};
 use crate::binding::Watermark;
 use crate::graph::EventTime;
-
-/// How many held runs are merged into one, so that a release looks at few.
-const MERGE_RUNS: usize = 32;
 
 /// The watermark before anything was seen.
 pub const START: Watermark = (i64::MIN, Origin { source: 0, partition: 0, offset: 0, index: 0 });
@@ -84,7 +81,10 @@ impl Stamp {
                     if column.is_null(row) {
                         reject(row, "the event time is missing".to_owned());
                     } else if time < oldest {
-                        reject(row, format!("late by {} ms beyond the allowed {lateness_ms} ms", oldest - time));
+                        reject(
+                            row,
+                            format!("late by {} ms beyond the allowed {lateness_ms} ms", oldest.saturating_sub(time)),
+                        );
                     } else {
                         self.newest_ms = self.newest_ms.max(time);
                         keep.push(row as u32);
@@ -149,9 +149,9 @@ impl Watermarks {
         self.bounds.insert((bound.source, bound.partition), Some(bound));
     }
 
-    /// The watermark after an epoch in which the partitions `idle` hold back nobody. It never goes back.
+    /// The watermark after an epoch in which the partitions `idle` (sorted) hold back nobody. It never goes back.
     pub fn advance(&mut self, idle: &[(u32, u32)]) -> Watermark {
-        let active = self.bounds.iter().filter(|(partition, _)| !idle.contains(partition));
+        let active = self.bounds.iter().filter(|(partition, _)| idle.binary_search(partition).is_err());
         let least = active.map(|(_, bound)| bound.map_or(START, |bound| bound.next)).min();
         let all_seen = || self.bounds.values().flatten().map(|bound| bound.seen).max();
         if let Some(reached) = least.or_else(all_seen) {
@@ -160,11 +160,12 @@ impl Watermarks {
         self.released
     }
 
-    /// The partitions that the watermark waits for: those that say least.
-    pub fn holding(&self) -> BTreeSet<(u32, u32)> {
+    /// The partitions that the watermark waits for: of those that are not `idle` (sorted), the ones that say least.
+    pub fn holding(&self, idle: &[(u32, u32)]) -> BTreeSet<(u32, u32)> {
         let next = |bound: &Option<Bound>| bound.map_or(START, |bound| bound.next);
-        let least = self.bounds.values().map(next).min();
-        self.bounds.iter().filter(|(_, bound)| Some(next(bound)) == least).map(|(partition, _)| *partition).collect()
+        let active = || self.bounds.iter().filter(|(partition, _)| idle.binary_search(partition).is_err());
+        let least = active().map(|(_, bound)| next(bound)).min();
+        active().filter(|(_, bound)| Some(next(bound)) == least).map(|(partition, _)| *partition).collect()
     }
 
     /// The present watermark.
@@ -173,15 +174,18 @@ impl Watermarks {
     }
 }
 
-/// Rows of one source that wait for the watermark, as sorted runs.
+/// Rows of one source that wait for the watermark, as sorted runs, each at most half as long as the one before: so
+/// there are few, and a row is merged few times.
 #[derive(Debug, Default)]
 pub struct Hold {
     runs: Vec<RecordBatch>,
+    /// By partition: the time that its last row was raised to, as long as what follows has to stay behind it.
+    raised: BTreeMap<u32, i64>,
 }
 
 impl Hold {
-    /// Adds rows that come after `released`. Rows before it, which only a partition that was idle can bring, are
-    /// raised to it (`raise`, for sources whose time is their arrival) or rejected as late.
+    /// Adds rows of one partition that come after `released`. Rows before it, which only a partition that was idle can
+    /// bring, are raised past it (`raise`, for sources whose time is their arrival) or rejected as late.
     pub fn add(
         &mut self,
         rows: &RecordBatch,
@@ -190,15 +194,17 @@ impl Hold {
         mut reject: impl FnMut(usize, String),
     ) -> Result<()> {
         let meta = Meta::of(rows);
-        let behind = |row: usize| meta.order(row) < released;
-        let rows = if !(0..rows.num_rows()).any(behind) {
+        let behind: Vec<usize> = (0..rows.num_rows()).filter(|&row| meta.order(row) < released).collect();
+        let is_raised = || meta.partition.first().is_some_and(|partition| self.raised.contains_key(partition));
+        let rows = if raise && (!behind.is_empty() || is_raised()) {
+            let times = self.raised_times(&meta, released);
+            with_times(rows, times)?
+        } else if behind.is_empty() {
             rows.clone()
-        } else if raise {
-            // One millisecond past the watermark is a place that no released row has reached.
-            with_times(rows, meta.time.iter().map(|&time| time.max(released.0.saturating_add(1))).collect())?
         } else {
-            let keep: Vec<bool> = (0..rows.num_rows()).map(|row| !behind(row)).collect();
-            for row in (0..rows.num_rows()).filter(|&row| behind(row)) {
+            let mut keep = vec![true; rows.num_rows()];
+            for row in behind {
+                keep[row] = false;
                 reject(row, "late: the source was idle, and the others went on without it".to_owned());
             }
             crate::batch::filter(rows, &keep.into())?
@@ -209,33 +215,68 @@ impl Hold {
         Ok(())
     }
 
+    /// Decides row by row, since a partition's rows come cut into any batches. They keep their order.
+    fn raised_times(&mut self, meta: &Meta<'_>, released: Watermark) -> Vec<i64> {
+        let time_of = |row: usize| {
+            let partition = meta.partition[row];
+            let floor = self.raised.get(&partition).copied().unwrap_or(i64::MIN);
+            // One millisecond past the watermark is a place that no released row has reached.
+            let past = if meta.order(row) < released { released.0.saturating_add(1) } else { i64::MIN };
+            let time = meta.time[row].max(past).max(floor);
+            if time > meta.time[row] {
+                self.raised.insert(partition, time);
+            } else {
+                self.raised.remove(&partition);
+            }
+            time
+        };
+        (0..meta.time.len()).map(time_of).collect()
+    }
+
     /// Takes out all rows before the watermark, in canonical order.
     pub fn release(&mut self, watermark: Watermark) -> Result<Option<RecordBatch>> {
         let mut out = Vec::new();
-        let mut rest = Vec::new();
-        for run in self.runs.drain(..) {
+        for run in std::mem::take(&mut self.runs) {
             let ready = ready(&run, watermark);
             if ready > 0 {
                 out.push(run.slice(0, ready));
             }
             if ready < run.num_rows() {
-                rest.push(run.slice(ready, run.num_rows() - ready));
+                self.push(run.slice(ready, run.num_rows() - ready))?;
             }
         }
-        if rest.len() > MERGE_RUNS {
-            rest = vec![canonical(&rest[0].schema(), &rest)?];
-        }
-        self.runs = rest;
         match out.first() {
             Some(first) => Ok(Some(canonical(&first.schema(), &out)?)),
             None => Ok(None),
         }
     }
 
+    /// Adds a run, merged with those before it that are not twice as long.
+    fn push(&mut self, mut run: RecordBatch) -> Result<()> {
+        while let Some(before) = self.runs.pop_if(|before| before.num_rows() < 2 * run.num_rows()) {
+            run = compacted(&canonical(&run.schema(), &[before, run])?)?;
+        }
+        self.runs.push(run);
+        Ok(())
+    }
+
     /// How many rows wait.
     pub fn rows(&self) -> usize {
         self.runs.iter().map(RecordBatch::num_rows).sum()
     }
+}
+
+/// The same rows, without bytes that only rows released long ago have pointed to.
+fn compacted(rows: &RecordBatch) -> Result<RecordBatch> {
+    let compacted = |column: &ArrayRef| -> ArrayRef {
+        let any = column.as_any();
+        match (any.downcast_ref::<BinaryViewArray>(), any.downcast_ref::<StringViewArray>()) {
+            (Some(bytes), _) => Arc::new(bytes.gc()),
+            (_, Some(text)) => Arc::new(text.gc()),
+            _ => column.clone(),
+        }
+    };
+    Ok(RecordBatch::try_new(rows.schema(), rows.columns().iter().map(compacted).collect())?)
 }
 
 /// How many of a sorted run's rows are before the watermark.

@@ -25,7 +25,8 @@ pub trait Source: Send + Sync + 'static {
     /// Retention that has passed a position is an error, never a skip.
     fn open(&self, from: &[Position]) -> Result<Box<dyn Reader>>;
 
-    /// Whether it ends (files, bounded generators). A topic does not.
+    /// Whether it ends (files, bounded generators). A topic does not. The readers of one that ends give `None` only
+    /// there, and nothing after it.
     fn is_finite(&self) -> bool;
 }
 

@@ -37,7 +37,9 @@ pub(crate) fn mount<'scope>(stream: StreamVec<'scope, Epoch, RawBatch>, at: usiz
                         .and_then(|decoded| to_rows(epoch, at as u32, source, &raw, decoded, &outlet));
                     match rows {
                         // A partition belongs to one worker, which sees its records in order.
-                        Ok(Some(rows)) => session.give(Batch { worker: (raw.partition + at as u32) % workers, ..rows }),
+                        Ok(Some(rows)) => {
+                            session.give(Batch { worker: raw.partition.wrapping_add(at as u32) % workers, ..rows });
+                        }
                         Ok(None) => {}
                         Err(fault) => outlet.abort(fault),
                     }
@@ -129,7 +131,8 @@ fn with_meta(at: u32, source: &SourceNode, raw: &RawBatch, decoded: &Decoded, in
             decoded.rows.num_rows()
         )));
     }
-    let whole = len == raw.len() && decoded.rejects.is_empty();
+    // As many rows as records, and no record has two: the rows are the records.
+    let whole = len == raw.len() && index.iter().all(|&index| index == 0);
     let record = UInt32Array::from(decoded.record.clone());
     let pick = |column: ArrayRef| if whole { Ok(column) } else { take(&column, &record, None) };
     // The views share the fetched buffers: no bytes are copied.

@@ -17,7 +17,7 @@ use crate::state::hash;
 
 type Make = Arc<dyn Fn() -> Box<dyn Fold> + Send + Sync>;
 
-pub(crate) fn mount<'scope>(stream: Rows<'scope>, make: Make, at: usize, site: &Site) -> Rows<'scope> {
+pub(crate) fn mount<'scope>(stream: Rows<'scope>, make: &Make, at: usize, site: &Site) -> Rows<'scope> {
     let site = site.clone();
     let node = &site.graph.nodes[at];
     let home = hash(node.name.as_bytes()) % site.workers as u64;
@@ -48,7 +48,7 @@ pub(crate) fn mount<'scope>(stream: Rows<'scope>, make: Make, at: usize, site: &
                 let (epoch, (capability, gathered)) = entry.remove_entry();
                 // Rows come only to the fold's home.
                 let Some(state) = &mut state else { return };
-                match canonical(&schema, &gathered.learn[0]) {
+                match canonical(&schema, gathered.learn.first().map_or(&[], Vec::as_slice)) {
                     Ok(rows) => {
                         if let Some(rows) = state.learn(epoch, &rows) {
                             output.session(&capability).give(Batch::new(Lane::Learn, rows));

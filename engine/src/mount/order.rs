@@ -102,8 +102,10 @@ pub(crate) fn hold<'scope>(rows: Rows<'scope>, bounds: Bounds<'scope>, at: usize
                 };
                 let (batches, told) = open.remove(&epoch).unwrap_or_default();
                 let before = watermarks.released();
-                told.into_iter().for_each(|bound| watermarks.update(bound));
-                let held = hold.rows();
+                for bound in told {
+                    watermarks.update(bound);
+                }
+                let rows_before = hold.rows();
                 for batch in batches {
                     let added = outlet.check(epoch, &batch.rows, |rejects| {
                         hold.add(&batch.rows, before, raise, |row, reason| rejects.push(row, reason))
@@ -122,9 +124,9 @@ pub(crate) fn hold<'scope>(rows: Rows<'scope>, bounds: Bounds<'scope>, at: usize
                 {
                     output.session(capability).give(Batch::new(Lane::Learn, released));
                 }
-                site.book.hold(waiting - held, waiting - hold.rows());
+                site.book.hold(waiting - rows_before, waiting - hold.rows());
                 site.metrics.set_held_rows(site.book.held_rows());
-                site.book.set_holding(watermarks.holding());
+                site.book.set_holding(watermarks.holding(&binding.idle));
                 if let Some(capability) = &mut capability {
                     capability.downgrade(&(epoch + 1));
                 }

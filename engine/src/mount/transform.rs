@@ -12,7 +12,7 @@ use crate::graph::Graph;
 use crate::mount::{Outlet, Rows};
 use crate::operator::Transform;
 
-pub(crate) fn mount<'scope>(stream: Rows<'scope>, operator: Arc<dyn Transform>, outlet: Outlet) -> Rows<'scope> {
+pub(crate) fn mount(stream: Rows<'_>, operator: Arc<dyn Transform>, outlet: Outlet) -> Rows<'_> {
     stream.unary(Pipeline, "transform", move |_, _| {
         move |input, output| {
             input.for_each_stamp(|time, batches| {
