@@ -1,5 +1,7 @@
 //! A small graph in memory: two learn sources joined by key, a fold that sums, and a source of requests.
 
+#![allow(dead_code, reason = "each test program uses some of it")]
+
 use std::fmt::Write;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -20,6 +22,9 @@ use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
 use millstream_engine::state::States;
 use millstream_engine::time::StepClock;
 use millstream_engine::{Fault, Result};
+
+/// A run that takes so long has hung: all these take a second at most.
+const HANGS: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -93,7 +98,7 @@ impl Reader for MemoryReader {
     }
 }
 
-fn columns() -> Schema {
+pub fn columns() -> Schema {
     Schema::new(vec![
         Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), true),
         Field::new("key", DataType::Utf8, true),
@@ -146,14 +151,14 @@ impl Keyed for Join {
         }
         let keys = rows.column(META + 1).as_string::<i32>();
         let (mut number, mut newest) = (Vec::new(), Vec::new());
-        for row in 0..rows.num_rows() {
+        for (row, &time) in times.iter().enumerate() {
             if keys.value(row) == "poison" {
                 rejects.push(row, "poison");
                 continue;
             }
             let state = states.get(row);
             number.push(state.0);
-            newest.push(state.1.iter().rev().find(|(time, _)| *time <= times[row]).map(|(_, value)| *value));
+            newest.push(state.1.iter().rev().find(|(seen, _)| *seen <= time).map(|(_, value)| *value));
             states.update(row, |state| state.0 += 1);
         }
         let kept = batch::filter(rows, &rejects.keep(rows.num_rows()))?;
@@ -221,23 +226,34 @@ pub struct Run {
     pub workers: usize,
     pub limits: Limits,
     pub committed: Vec<Progress>,
+    pub book: Arc<Book>,
+    /// Whether to end when all input is used up.
+    pub finish: bool,
+    /// What the graph is to be changed into.
+    pub shape: Box<dyn FnOnce(&mut Graph) + Send>,
+    /// Called before each commit.
+    pub before_commit: Box<dyn FnMut(&[Published]) -> Result<()> + Send>,
 }
 
 pub struct Ran {
     pub published: Vec<Published>,
 }
 
-struct Collect(Arc<Mutex<Vec<Published>>>, Arc<Mutex<u64>>);
+struct Collect {
+    published: Arc<Mutex<Vec<Published>>>,
+    next: u64,
+    before: Box<dyn FnMut(&[Published]) -> Result<()> + Send>,
+}
 
 impl Commit for Collect {
     fn commit(&mut self, epochs: &[Published]) -> Result<()> {
+        (self.before)(epochs)?;
         for epoch in epochs {
-            let mut next = self.1.lock().expect("one thread");
-            assert_eq!(epoch.progress.binding.epoch, *next, "epochs are published in order");
-            *next += 1;
+            assert_eq!(epoch.progress.binding.epoch, self.next, "epochs are published in order");
+            self.next += 1;
         }
         // A published epoch owns its parts; the test keeps them.
-        let mut all = self.0.lock().expect("one thread");
+        let mut all = self.published.lock().expect("one thread");
         all.extend(epochs.iter().map(|epoch| Published {
             progress: epoch.progress.clone(),
             outputs: epoch.outputs.clone(),
@@ -253,33 +269,57 @@ impl Commit for Collect {
 
 impl Run {
     pub fn new(case: Case) -> Self {
-        Self { case, workers: 1, limits: Limits::default(), committed: vec![] }
+        Self {
+            case,
+            workers: 1,
+            limits: Limits::default(),
+            committed: vec![],
+            book: Arc::default(),
+            finish: true,
+            shape: Box::new(|_| ()),
+            before_commit: Box::new(|_| Ok(())),
+        }
     }
 
     pub fn go(self) -> Ran {
         self.try_go().expect("the run ends well")
     }
 
+    /// Runs on a thread of its own, so that a run that hangs fails its test.
     pub fn try_go(self) -> Result<Ran> {
+        let (done, outcome) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(self.run()));
+        outcome.recv_timeout(HANGS).expect("the run ends")
+    }
+
+    fn run(self) -> Result<Ran> {
         let published = Arc::new(Mutex::new(Vec::new()));
+        let mut graph = graph(self.case);
+        (self.shape)(&mut graph);
         let settings = Settings {
             workers: self.workers,
             limits: self.limits,
             seed: 1,
             clock: Arc::new(StepClock::new(0, 1)),
             metrics: Arc::new(Metrics::default()),
-            book: Arc::new(Book::default()),
-            finish: Some(Arc::new(AtomicBool::new(true))),
+            book: self.book,
+            finish: self.finish.then(|| Arc::new(AtomicBool::new(true))),
             committed: self.committed.clone(),
         };
         let next = self.committed.len() as u64;
-        run(graph(self.case), settings, Box::new(Collect(published.clone(), Arc::new(Mutex::new(next)))))?;
+        let commit = Collect { published: published.clone(), next, before: self.before_commit };
+        run(graph, settings, Box::new(commit))?;
         let published = std::mem::take(&mut *published.lock().expect("the run has ended"));
         Ok(Ran { published })
     }
 }
 
 impl Ran {
+    /// The progress records.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.published.iter().map(|epoch| epoch.progress.clone()).collect()
+    }
+
     /// The output rows as text, in the order of publication, without epochs.
     pub fn outputs(&self) -> String {
         let mut text = String::new();
