@@ -226,3 +226,74 @@ impl<'de> Deserialize<'de> for Batch {
         Ok(Self { lane, rows, worker })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringViewArray};
+
+    use super::*;
+
+    fn rows(origins: &[(i64, u32, u64, u32)]) -> RecordBatch {
+        let columns = [Field::new("n", DataType::Int64, true), Field::new("text", DataType::Utf8View, true)];
+        let key = |row: usize| (row % 2 == 0).then(|| format!("a key that is too long for a view, {row}"));
+        let keys: BinaryViewArray = (0..origins.len()).map(key).collect();
+        let columns_of: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from_value(0, origins.len())),
+            Arc::new(origins.iter().map(|origin| origin.1).collect::<UInt32Array>()),
+            Arc::new(origins.iter().map(|origin| origin.2).collect::<UInt64Array>()),
+            Arc::new(origins.iter().map(|origin| origin.3).collect::<UInt32Array>()),
+            Arc::new(origins.iter().map(|origin| Some(origin.0)).collect::<TimestampMillisecondArray>()),
+            Arc::new(keys.clone()),
+            Arc::new(keys),
+            Arc::new((0..origins.len() as i64).collect::<Int64Array>()),
+            Arc::new((0..origins.len()).map(key).collect::<StringViewArray>()),
+        ];
+        RecordBatch::try_new(schema_of(&Schema::new(columns.to_vec())), columns_of).expect("columns of the schema")
+    }
+
+    #[test]
+    fn canonical_order_is_time_then_origin() {
+        let sorted =
+            rows(&[(1, 0, 9, 0), (2, 0, 1, 0), (2, 0, 1, 1), (2, 0, 2, 0), (2, 1, 0, 0), (3, 0, 0, 0), (3, 0, 3, 0)]);
+        let parts = [sorted.slice(4, 2), sorted.slice(1, 3), sorted.slice(6, 1), sorted.slice(0, 1)];
+        assert_eq!(canonical(&sorted.schema(), &parts).expect("one schema"), sorted);
+        assert_eq!(canonical(&sorted.schema(), std::slice::from_ref(&sorted)).expect("one schema"), sorted);
+        assert_eq!(canonical(&sorted.schema(), &[]).expect("one schema").num_rows(), 0);
+    }
+
+    #[test]
+    fn rows_of_one_origin_keep_their_order() {
+        let twins = rows(&[(5, 0, 1, 0), (4, 0, 2, 0), (4, 0, 2, 0)]);
+        let sorted = canonical(&twins.schema(), &[twins]).expect("one schema");
+        assert_eq!(sorted.column(META).as_any().downcast_ref(), Some(&Int64Array::from(vec![1, 2, 0])));
+    }
+
+    #[test]
+    fn columns_follow_their_fields() {
+        let rows = rows(&[(1, 0, 0, 0), (2, 0, 1, 0)]);
+        let fields = [Field::new("n", DataType::Boolean, true), Field::new("more", DataType::Int64, true)];
+        let schema = with_fields(rows.schema_ref(), fields);
+        let names: Vec<&str> = schema.fields()[META..].iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names, ["n", "text", "more"]);
+        let set: Vec<(&str, ArrayRef)> = vec![
+            ("more", Arc::new(Int64Array::from(vec![7, 8]))),
+            ("n", Arc::new(BooleanArray::from(vec![true, false]))),
+        ];
+        let found = with_columns(&schema, &rows, set).expect("the same rule");
+        assert_eq!((found.schema(), found.column(META + 1)), (schema.clone(), rows.column(META + 1)));
+        let wrong: Vec<(&str, ArrayRef)> = vec![("n", Arc::new(Int64Array::from(vec![7, 8])))];
+        assert!(with_columns(&schema, &rows, wrong).is_err(), "a column is missing, another has the old type");
+    }
+
+    #[test]
+    fn a_batch_survives_the_wire() {
+        let rows = rows(&[(1, 0, 0, 0), (2, 0, 1, 0), (2, 4, 1, 0), (9, 1, 1, 1)]);
+        for rows in [rows.clone(), rows.slice(1, 2), rows.slice(2, 0)] {
+            let sent = Batch { lane: Lane::Serve, rows, worker: 3 };
+            let bytes = postcard::to_stdvec(&sent).expect("batches can be written");
+            let got: Batch = postcard::from_bytes(&bytes).expect("and read");
+            assert_eq!((got.lane, got.rows, got.worker), (Lane::Serve, sent.rows, 3));
+            assert!(postcard::from_bytes::<Batch>(&bytes[..bytes.len() / 2]).is_err(), "a cut one is an error");
+        }
+    }
+}

@@ -207,8 +207,8 @@ impl Binder {
     fn idle_now(&self) -> Vec<(u32, u32)> {
         let is_idle = |source: u32, queue: &Queue| {
             let info = &self.sources[source as usize];
-            let quiet_ms = queue.quiet_seconds() * 1000.0;
-            !info.serving && (queue.is_over() || (quiet_ms > 0.0 && quiet_ms >= info.idle_ms as f64))
+            let is_quiet = |seconds| seconds * 1000.0 >= info.idle_ms as f64;
+            !info.serving && (queue.is_over() || queue.quiet_seconds().is_some_and(is_quiet))
         };
         let queues = self.intake.queues();
         let idle = queues.iter().filter(|((source, _), queue)| is_idle(*source, queue));

@@ -80,3 +80,94 @@ impl RecordsDigest {
 pub fn of(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Record = (i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        let bytes = || prop::option::of(prop::collection::vec(any::<u8>(), 0..6));
+        prop::collection::vec((any::<i64>(), bytes(), bytes()), 1..40)
+    }
+
+    fn raw(records: &[Record]) -> RawBatch {
+        RawBatch {
+            partition: 3,
+            offsets: (10..10 + records.len() as u64).collect(),
+            timestamps: records.iter().map(|record| record.0).collect(),
+            keys: Some(records.iter().map(|record| record.1.as_deref()).collect()),
+            payload: Payload::Bytes(records.iter().map(|record| record.2.as_deref()).collect()),
+        }
+    }
+
+    fn columns(records: &[Record]) -> RawBatch {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let columns: [(&str, ArrayRef); 3] = [
+            (
+                "number",
+                Arc::new(records.iter().map(|record| record.1.as_ref().map(|_| record.0)).collect::<Int64Array>()),
+            ),
+            ("text", Arc::new(records.iter().map(|record| record.2.as_ref().map(text)).collect::<StringArray>())),
+            ("share", Arc::new(records.iter().map(|record| Some(record.0 as f64)).collect::<Float64Array>())),
+        ];
+        let rows = RecordBatch::try_from_iter(columns).expect("columns of one length");
+        RawBatch { keys: None, payload: Payload::Rows(rows), ..raw(records) }
+    }
+
+    fn digest<'a>(parts: impl IntoIterator<Item = &'a RawBatch>) -> String {
+        let mut digest = RecordsDigest::default();
+        parts.into_iter().for_each(|part| digest.update(part));
+        digest.finish()
+    }
+
+    /// Consecutive slices of up to `cut` records.
+    fn parts(whole: &RawBatch, cut: usize) -> Vec<RawBatch> {
+        (0..whole.len()).step_by(cut).map(|at| whole.slice(at, cut.min(whole.len() - at))).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(records in records(), cut in 1_usize..12) {
+            for whole in [raw(&records), columns(&records)] {
+                prop_assert_eq!(digest(&parts(&whole, cut)), digest([&whole]));
+            }
+        }
+
+        #[test]
+        fn reads_need_not_agree_on_missing_keys(records in records(), cut in 1_usize..12) {
+            let keyless: Vec<Record> = records.into_iter().map(|(time, _, value)| (time, None, value)).collect();
+            let whole = raw(&keyless);
+            let mut parts = parts(&whole, cut);
+            parts[0].keys = None;
+            prop_assert_eq!(digest(&parts), digest([&whole]));
+        }
+
+        #[test]
+        fn any_difference_matters(records in records(), at in any::<prop::sample::Index>(), what in 0..4) {
+            for make in [raw, columns] {
+                let mut changed = records.clone();
+                let record = &mut changed[at.index(records.len())];
+                match what {
+                    0 => record.0 = record.0.wrapping_add(1 << 20),
+                    1 => record.1 = record.1.is_none().then(Vec::new),
+                    2 => record.2.get_or_insert_default().push(b'x'),
+                    _ => record.2 = record.2.is_none().then(Vec::new),
+                }
+                prop_assert_ne!(digest([&make(&changed)]), digest([&make(&records)]));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_do_not_move_between_records() {
+        let value = |text: &str| (0, None, Some(text.as_bytes().to_vec()));
+        assert_ne!(digest([&raw(&[value("ab"), value("c")])]), digest([&raw(&[value("a"), value("bc")])]));
+    }
+}

@@ -109,11 +109,16 @@ impl Queue {
         self.finite && self.is_at_end()
     }
 
-    /// For how many seconds the partition has had nothing more to give, as far as known.
-    pub fn quiet_seconds(&self) -> f64 {
+    /// Whether there is nothing more to take at present, as far as known.
+    fn has_nothing_more(&self) -> bool {
         // A reader that is busy with other partitions never finds nothing; then the end tells.
-        let has_nothing = self.drained.is_some() || (!self.finite && self.end.is_some() && self.has_reached_end());
-        if self.is_empty() && has_nothing { self.still.seconds() } else { 0.0 }
+        let is_read = self.drained.is_some() || (!self.finite && self.end.is_some() && self.has_reached_end());
+        is_read && self.is_empty()
+    }
+
+    /// For how many seconds the partition has had nothing more to give; `None` if it has.
+    pub fn quiet_seconds(&self) -> Option<f64> {
+        self.has_nothing_more().then(|| self.still.seconds())
     }
 
     /// Records that exist and were not taken, as far as known.
@@ -280,5 +285,111 @@ impl Intake {
         }
         drop(queues);
         self.book.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::BinaryArray;
+
+    use super::*;
+    use crate::raw::Payload;
+
+    /// Records of these sizes, from an offset on.
+    fn records(partition: u32, first: u64, sizes: &[usize]) -> RawBatch {
+        let values = sizes.iter().map(|size| vec![b'x'; *size]);
+        RawBatch {
+            partition,
+            offsets: (first..first + sizes.len() as u64).collect(),
+            timestamps: vec![0; sizes.len()].into(),
+            keys: None,
+            payload: Payload::Bytes(BinaryArray::from_iter_values(values)),
+        }
+    }
+
+    fn intake(queue_bytes_max: usize, partitions: u32) -> Intake {
+        let intake = Intake::new(Arc::default(), queue_bytes_max);
+        for partition in 0..partitions {
+            intake.announce(0, Position { partition, offset: 0 }, false);
+        }
+        intake
+    }
+
+    fn offsets(parts: &[RawBatch]) -> Vec<u64> {
+        parts.iter().flat_map(|part| part.offsets.iter().copied()).collect()
+    }
+
+    #[test]
+    fn takes_across_reads_and_leaves_the_rest() {
+        let intake = intake(1000, 1);
+        intake.put(0, &[0], Some(records(0, 0, &[1, 1, 1])));
+        intake.put(0, &[0], Some(records(0, 5, &[1, 1])));
+        let mut queues = intake.queues();
+        let queue = queues.get_mut(&(0, 0)).expect("announced");
+        assert_eq!((queue.len(), queue.bytes, queue.fetched()), (5, 5, 7));
+        assert_eq!(offsets(&queue.take(|_, count, _| count < 4)), [0, 1, 2, 5]);
+        assert_eq!((queue.len(), queue.bytes), (1, 1));
+        assert!(queue.take(|offset, _, _| offset < 6).is_empty());
+        assert_eq!(offsets(&queue.take(|offset, _, _| offset < 7)), [6]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_take_counts_bytes() {
+        let intake = intake(1000, 1);
+        intake.put(0, &[0], Some(records(0, 0, &[10, 10, 10, 10])));
+        intake.put(0, &[0], Some(records(0, 4, &[50])));
+        let mut queues = intake.queues();
+        let queue = queues.get_mut(&(0, 0)).expect("announced");
+        assert_eq!(offsets(&queue.take(|_, _, bytes| bytes < 15)), [0, 1]);
+        assert_eq!(offsets(&queue.take(|_, _, bytes| bytes < 100)), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_full_source_reads_only_what_is_awaited() {
+        let intake = intake(10, 3);
+        let open = |intake: &Intake| {
+            intake.next(0).map(|from| from.iter().map(|at| (at.partition, at.offset)).collect::<Vec<_>>())
+        };
+        intake.put(0, &[0, 1, 2], Some(records(0, 0, &[9])));
+        assert_eq!(open(&intake), Some(vec![(0, 1), (1, 0), (2, 0)]), "there is room");
+        intake.put(0, &[0, 1, 2], Some(records(0, 1, &[9])));
+        assert_eq!(open(&intake), None);
+        intake.want(BTreeSet::from([(0, 1), (7, 0)]));
+        assert_eq!(open(&intake), Some(vec![(1, 0)]));
+        intake.put(0, &[1], Some(records(1, 0, &[1])));
+        assert_eq!(open(&intake), None, "what is awaited is there");
+        intake.want(BTreeSet::from([(0, 0)]));
+        assert_eq!(open(&intake), None, "what is awaited is there");
+        intake.queues().get_mut(&(0, 0)).expect("announced").take(|_, _, _| true);
+        assert_eq!(open(&intake), Some(vec![(0, 2), (1, 1), (2, 0)]), "there is room again");
+    }
+
+    #[test]
+    fn a_busy_partition_does_not_hide_that_another_is_quiet() {
+        let intake = intake(1000, 2);
+        let is_quiet = |partition| intake.queues()[&(0, partition)].has_nothing_more();
+        intake.put(0, &[0, 1], Some(records(0, 0, &[1])));
+        assert!(!is_quiet(0) && !is_quiet(1), "nothing is known of its end");
+        for (end, expected) in [(5, false), (0, true)] {
+            intake.queues().get_mut(&(0, 1)).expect("announced").end = Some(end);
+            assert_eq!((is_quiet(0), is_quiet(1)), (false, expected));
+        }
+        intake.put(0, &[0, 1], Some(records(1, 0, &[1])));
+        assert!(!is_quiet(1), "its record waits");
+    }
+
+    #[test]
+    fn the_end_is_believed_when_it_is_certain() {
+        let intake = intake(1000, 1);
+        let is_at_end = || intake.queues()[&(0, 0)].is_at_end();
+        intake.queues().get_mut(&(0, 0)).expect("announced").end = Some(1);
+        intake.put(0, &[0], None);
+        assert!(!is_at_end(), "the broker has more, and was slow");
+        intake.put(0, &[0], Some(records(0, 0, &[1])));
+        intake.put(0, &[0], None);
+        assert!(!is_at_end(), "a record waits");
+        intake.queues().get_mut(&(0, 0)).expect("announced").take(|_, _, _| true);
+        assert!(is_at_end());
     }
 }

@@ -4,8 +4,15 @@ mod pieces;
 
 use std::sync::Arc;
 
+use arrow::array::{AsArray, UInt32Array};
+use arrow::compute::take_record_batch;
+use millstream_engine::Result;
+use millstream_engine::batch::Meta;
 use millstream_engine::binder::Limits;
+use millstream_engine::graph::Graph;
 use millstream_engine::publish::{Outcome, Progress};
+use millstream_engine::raw::RawBatch;
+use millstream_engine::source::{Decoded, Decoder};
 
 use pieces::{Case, Memory, Run, record, request};
 
@@ -119,4 +126,58 @@ fn a_replay_that_differs_halts() {
     Arc::make_mut(&mut changed.left.partitions)[0][3].value += 1;
     let fault = Run { committed, ..Run::new(changed) }.try_go().err().expect("another log").message;
     assert!(fault.contains("the log no longer holds what epoch 0 was made of: left/0"), "{fault}");
+}
+
+/// A key `twice` makes two rows of a record, `none` none.
+struct Several;
+
+impl Decoder for Several {
+    fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
+        let one = pieces::lines().decode(raw)?;
+        let keys = one.rows.column(1).as_string::<i32>();
+        let copies = |row: u32| match keys.value(row as usize) {
+            "twice" => vec![row; 2],
+            "none" => vec![],
+            _ => vec![row],
+        };
+        let record: Vec<u32> = (0..raw.len() as u32).flat_map(copies).collect();
+        let rows = take_record_batch(&one.rows, &UInt32Array::from(record.clone()))?;
+        Ok(Decoded { rows, record, rejects: vec![] })
+    }
+}
+
+#[test]
+fn a_record_holds_any_number_of_rows() {
+    // As many rows as records, but not one of each.
+    let records = vec![record(1, "twice", 7), record(2, "none", 8), record(3, "a", 9)];
+    let case = Case { left: Memory::new(vec![records]), asks: Memory::new(vec![vec![]]), ..case() };
+    let shape = |graph: &mut Graph| graph.sources[0].decoder = Arc::new(|| Box::new(Several));
+    let run = Run { shape: Box::new(shape), ..Run::new(case) }.go();
+    let origins: Vec<_> = run
+        .published
+        .iter()
+        .flat_map(|epoch| epoch.outputs.values())
+        .flat_map(|rows| {
+            let meta = Meta::of(rows);
+            (0..rows.num_rows()).map(|row| (meta.offset[row], meta.index[row])).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(origins, [(0, 0), (0, 1), (2, 0)]);
+}
+
+#[test]
+fn a_request_holds_one_row() {
+    let asks = Memory::new(vec![vec![request(1, "a", 1), request(2, "twice", 2), request(3, "none", 3)]]);
+    let shape = |graph: &mut Graph| graph.sources[2].decoder = Arc::new(|| Box::new(Several));
+    let run = Run { shape: Box::new(shape), ..Run::new(Case { asks, ..case() }) }.go();
+    let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
+    let refused = |at: usize| match &replies[at].outcome {
+        Outcome::Refused { reason, .. } => reason.as_str(),
+        Outcome::Answered { .. } => "",
+    };
+    assert_eq!(replies.len(), 3);
+    assert_eq!(
+        [0, 1, 2].map(refused),
+        ["", "a request holds exactly one row", "no step answered or refused the request"]
+    );
 }

@@ -108,6 +108,11 @@ pub fn columns() -> Schema {
 
 struct Lines;
 
+/// A decoder of `time key value` lines.
+pub fn lines() -> impl Decoder {
+    Lines
+}
+
 impl Decoder for Lines {
     fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
         let Payload::Bytes(values) = &raw.payload else { return Err(Fault::ours("bytes")) };
