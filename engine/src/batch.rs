@@ -235,7 +235,7 @@ mod tests {
 
     fn rows(origins: &[(i64, u32, u64, u32)]) -> RecordBatch {
         let columns = [Field::new("n", DataType::Int64, true), Field::new("text", DataType::Utf8View, true)];
-        let key = |row: usize| (row % 2 == 0).then(|| format!("a key that is too long for a view, {row}"));
+        let key = |row: usize| row.is_multiple_of(2).then(|| format!("a key that is too long for a view, {row}"));
         let keys: BinaryViewArray = (0..origins.len()).map(key).collect();
         let columns_of: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from_value(0, origins.len())),

@@ -38,6 +38,8 @@ pub struct Bound {
     pub next: Watermark,
     /// All rows so far are before this place.
     pub seen: Watermark,
+    /// Whether rows that come behind the watermark are raised past it.
+    pub raises: bool,
 }
 
 /// Gives each row of one partition its event time.
@@ -116,7 +118,13 @@ impl Stamp {
             _ => (self.newest_ms, after),
         };
         let seen = (self.newest_ms, after);
-        self.bound = Some(Bound { source: last.source, partition: last.partition, next, seen });
+        self.bound = Some(Bound {
+            source: last.source,
+            partition: last.partition,
+            next,
+            seen,
+            raises: self.time == EventTime::Arrival,
+        });
     }
 
     /// What the partition says now, if anything was seen.
@@ -136,24 +144,32 @@ fn with_times(rows: &RecordBatch, times: Vec<i64>) -> Result<RecordBatch> {
 pub struct Watermarks {
     bounds: BTreeMap<(u32, u32), Option<Bound>>,
     released: Watermark,
+    /// No row was raised beyond this time.
+    raised_ms: i64,
 }
 
 impl Watermarks {
     /// For these (source, partition) pairs of the learn lane.
     pub fn new(partitions: impl IntoIterator<Item = (u32, u32)>) -> Self {
-        Self { bounds: partitions.into_iter().map(|partition| (partition, None)).collect(), released: START }
+        let bounds = partitions.into_iter().map(|partition| (partition, None)).collect();
+        Self { bounds, released: START, raised_ms: i64::MIN }
     }
 
     /// Takes a partition's word.
     pub fn update(&mut self, bound: Bound) {
-        self.bounds.insert((bound.source, bound.partition), Some(bound));
+        let before = self.bounds.insert((bound.source, bound.partition), Some(bound)).flatten();
+        let was_behind = before.map_or(START, |before| before.next) < self.released;
+        if bound.raises && was_behind && before != Some(bound) {
+            self.raised_ms = self.raised_ms.max(self.released.0.saturating_add(1));
+        }
     }
 
     /// The watermark after an epoch in which the partitions `idle` (sorted) hold back nobody. It never goes back.
     pub fn advance(&mut self, idle: &[(u32, u32)]) -> Watermark {
         let active = self.bounds.iter().filter(|(partition, _)| idle.binary_search(partition).is_err());
         let least = active.map(|(_, bound)| bound.map_or(START, |bound| bound.next)).min();
-        let all_seen = || self.bounds.values().flatten().map(|bound| bound.seen).max();
+        let after_raised = (self.raised_ms.saturating_add(1), START.1);
+        let all_seen = || self.bounds.values().flatten().map(|bound| bound.seen.max(after_raised)).max();
         if let Some(reached) = least.or_else(all_seen) {
             self.released = self.released.max(reached);
         }
@@ -345,7 +361,7 @@ mod tests {
     fn case() -> impl Strategy<Value = Case> {
         let jitters = prop::collection::vec(-30_i64..30, 0..40);
         // Times grow slowly, with disorder and ties.
-        let times = |jitters: Vec<i64>| jitters.iter().zip(0..).map(|(jitter, at)| (at * 5 + jitter) / 4).collect();
+        let times = |jitters: Vec<i64>| jitters.iter().zip(0..).map(|(jitter, at)| (at * 5 + jitter) / 12).collect();
         let cut = (prop::collection::vec(0_usize..8, 3), prop::collection::vec(prop::bool::weighted(0.3), 3))
             .prop_map(|(takes, idle)| Cut { takes, idle });
         (prop::collection::vec(jitters.prop_map(times), 1..4), prop::collection::vec(cut, 0..12))
@@ -464,6 +480,30 @@ mod tests {
     }
 
     #[test]
+    fn rows_behind_are_raised_and_keep_their_order() {
+        let released = (100, Origin { source: 0, partition: 0, offset: 5, index: 0 });
+        let times = [5, 100, 101, 102];
+        for read in 1..=4 {
+            let mut hold = Hold::default();
+            for (at, part) in times.chunks(read).enumerate() {
+                let rows = rows(1, (at * read) as u64, part);
+                hold.add(&rows, released, true, |_, _| unreachable!("arrivals are not late")).expect("no fault");
+            }
+            let out = hold.release((1000, released.1)).expect("no fault").expect("all rows");
+            assert_eq!(shown(&out), [(101, 1, 0), (101, 1, 1), (101, 1, 2), (102, 1, 3)], "reads of {read}");
+        }
+    }
+
+    #[test]
+    fn raised_rows_do_not_wait_for_ever() {
+        // The second partition comes back behind the first, and nothing follows.
+        let idle = |partitions: &[bool]| Cut { takes: vec![1, 0], idle: partitions.to_vec() };
+        let case = Case { partitions: vec![vec![100], vec![5]], cuts: vec![idle(&[false, true])] };
+        let found = Run { time: EventTime::Arrival, idles: true, read: 1 }.go(&case);
+        assert_eq!(found.released, [(100, 0, 0), (101, 1, 0)]);
+    }
+
+    #[test]
     fn held_rows_keep_only_their_own_bytes() {
         let (batch, window) = (10, 200);
         let mut hold = Hold::default();
@@ -476,9 +516,9 @@ mod tests {
         let bytes = |run: &RecordBatch| -> usize {
             Meta::of(run).raw.data_buffers().iter().map(arrow::buffer::Buffer::len).sum()
         };
-        let held: usize = hold.runs.iter().map(bytes).sum();
+        let pinned: usize = hold.runs.iter().map(bytes).sum();
         assert_eq!(hold.rows(), 210);
-        assert!(held <= 4 * hold.rows() * RAW_BYTES, "{held} bytes for {} rows", hold.rows());
+        assert!(pinned <= 4 * hold.rows() * RAW_BYTES, "{pinned} bytes for {} rows", hold.rows());
         assert!(hold.runs.len() <= 9, "{} runs", hold.runs.len());
     }
 
@@ -486,7 +526,7 @@ mod tests {
     fn an_idle_partition_is_not_waited_for() {
         let bound = |partition, at| {
             let place = (at, Origin { source: 0, partition, offset: 1, index: 0 });
-            Bound { source: 0, partition, next: place, seen: place }
+            Bound { source: 0, partition, next: place, seen: place, raises: true }
         };
         let mut watermarks = Watermarks::new([(0, 0), (0, 1), (0, 2)]);
         watermarks.update(bound(0, 50));

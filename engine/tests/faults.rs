@@ -252,7 +252,7 @@ fn what_is_bound_stays_within_the_budget() {
         Ok(())
     });
     let limits = Limits { max_records, in_flight_bytes, ..Limits::default() };
-    Run { limits, before_commit, book, ..Run::new(case()) }.go();
+    Run { limits, book, before_commit, ..Run::new(case()) }.go();
     let (bytes, epochs) = *most.lock().expect("the run has ended");
     let line_bytes = "2990 c 299".len();
     assert!(bytes > 0 && bytes <= in_flight_bytes + max_records * line_bytes, "{bytes} bytes");

@@ -24,7 +24,7 @@ use millstream_engine::time::StepClock;
 use millstream_engine::{Fault, Result};
 
 /// A run that takes so long has hung: all these take a second at most.
-const HANGS: Duration = Duration::from_secs(120);
+const HANGS: Duration = Duration::from_mins(2);
 
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -226,6 +226,9 @@ pub struct Case {
     pub lateness_ms: i64,
 }
 
+/// Looks at what is to be committed, and may fail.
+pub type BeforeCommit = Box<dyn FnMut(&[Published]) -> Result<()> + Send>;
+
 pub struct Run {
     pub case: Case,
     pub workers: usize,
@@ -237,7 +240,7 @@ pub struct Run {
     /// What the graph is to be changed into.
     pub shape: Box<dyn FnOnce(&mut Graph) + Send>,
     /// Called before each commit.
-    pub before_commit: Box<dyn FnMut(&[Published]) -> Result<()> + Send>,
+    pub before_commit: BeforeCommit,
 }
 
 pub struct Ran {
@@ -247,7 +250,7 @@ pub struct Ran {
 struct Collect {
     published: Arc<Mutex<Vec<Published>>>,
     next: u64,
-    before: Box<dyn FnMut(&[Published]) -> Result<()> + Send>,
+    before: BeforeCommit,
 }
 
 impl Commit for Collect {
