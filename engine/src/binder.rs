@@ -249,6 +249,9 @@ impl Binder {
 
     /// Binds the same records again; the log must still hold them.
     fn replay(&mut self, binding: Binding) -> Result<()> {
+        if self.book.is_stopping() {
+            return Ok(());
+        }
         if binding.epoch != self.epoch {
             return Err(Fault::world(format!(
                 "the journal has no epoch {}: it goes on with epoch {}",

@@ -198,6 +198,17 @@ fn a_run_that_is_stopped_publishes_what_is_open() {
     }
 }
 
+#[test]
+fn a_run_that_is_stopped_in_its_replay_ends_well() {
+    let limits = Limits { max_records: 10, ..Limits::default() };
+    let committed = Run { limits, ..Run::new(case()) }.go().progress();
+    assert!(committed.len() > 2);
+    let book = Arc::new(Book::default());
+    book.stop();
+    let run = Run { committed, book, ..Run::new(case()) }.go();
+    assert!(run.published.is_empty());
+}
+
 /// A source whose reads fail now and then.
 struct Flaky {
     source: Memory,
