@@ -28,8 +28,7 @@ pub struct Queue {
     fetched: u64,
     /// The offset after the last one that exists, as far as known.
     end: u64,
-    /// Since when the reader has found nothing more; a broker's last offsets may be markers that no record has, so
-    /// offsets alone do not tell.
+    /// Since when everything that exists has been fetched.
     drained: Option<Stopwatch>,
 }
 
@@ -159,49 +158,51 @@ impl Intake {
         drop(queues);
         let mut reader = source.open(&from)?;
         let mut looked = Stopwatch::start();
-        self.note_ends(index, &reader.ends()?);
+        self.note_ends(index, &reader.ends()?, false);
         while !self.book.is_stopping() {
             let heard = self.book.bell();
             if self.waiting(index) >= self.queue_bytes_max {
                 self.book.wait(heard, READ_WAIT);
                 continue;
             }
-            let records = reader.read(READ_BYTES, READ_WAIT)?;
-            self.put(index, records);
+            match reader.read(READ_BYTES, READ_WAIT)?.filter(|records| !records.is_empty()) {
+                Some(records) => self.put(index, records),
+                // A broker may have nothing to give yet; only the ends tell that there is no more.
+                None => self.note_ends(index, &reader.ends()?, true),
+            }
             if looked.seconds() > ENDS_SECONDS {
-                self.note_ends(index, &reader.ends()?);
+                self.note_ends(index, &reader.ends()?, false);
                 looked = Stopwatch::start();
             }
         }
         Ok(())
     }
 
-    fn note_ends(&self, source: u32, ends: &[Position]) {
+    /// Takes a reader's word on where its partitions end; `had_nothing` if it had no records to give, for what it knows of
+    /// ends that it has not seen may lag behind.
+    fn note_ends(&self, source: u32, ends: &[Position], had_nothing: bool) {
         let mut queues = self.queues();
         for end in ends {
             if let Some(queue) = queues.get_mut(&(source, end.partition)) {
                 queue.end = end.offset;
-            }
-        }
-    }
-
-    /// Takes what a read gave; nothing means that all of the source's partitions are at their ends.
-    fn put(&self, source: u32, records: Option<RawBatch>) {
-        let mut queues = self.queues();
-        match records.filter(|records| !records.is_empty()) {
-            Some(records) => {
-                let queue = queues.entry((source, records.partition)).or_default();
-                queue.fetched = records.offsets[records.len() - 1] + 1;
-                queue.bytes += records.bytes();
-                queue.drained = None;
-                queue.records.push_back(records);
-            }
-            None => {
-                for (_, queue) in queues.range_mut((source, 0)..=(source, u32::MAX)) {
+                if queue.fetched < end.offset {
+                    queue.drained = None;
+                } else if had_nothing {
                     queue.drained.get_or_insert_with(Stopwatch::start);
                 }
             }
         }
+        drop(queues);
+        self.book.ring();
+    }
+
+    fn put(&self, source: u32, records: RawBatch) {
+        let mut queues = self.queues();
+        let queue = queues.entry((source, records.partition)).or_default();
+        queue.fetched = records.offsets[records.len() - 1] + 1;
+        queue.bytes += records.bytes();
+        queue.drained = None;
+        queue.records.push_back(records);
         drop(queues);
         self.book.ring();
     }
