@@ -76,6 +76,46 @@ sinks:
   rows: {from: known, to: {topic: {name: TOPICS-rows}}}
 "#;
 
+/// What fills the topics from [`files`] while the pipeline runs.
+pub const FEEDS: &str = r#"
+feeds:
+  weather: {from: {file: {path: weather.csv}}, format: csv, time: at, topic: weather, partitions: 2, key: room}
+  readings: {from: {file: {path: "readings-*.csv"}}, format: csv, time: at, topic: readings, partitions: 2, key: sensor}
+  questions:
+    from: {file: {path: questions.csv}}
+    format: csv
+    columns: {at: timestamp, sensor: text, room: text, temperature: float, count: int}
+    time: at
+    topic: questions
+    partitions: 2
+    key: sensor
+"#;
+
+/// Files for [`FEEDS`]: about two readings a second, and a question every four. All can be read.
+pub fn files(seed: u64, seconds: u64) -> Vec<(&'static str, Vec<u8>)> {
+    let mut random = Random::new(seed);
+    let mut weather = "at,room,wind,sky\n".to_owned();
+    let header = "at,sensor,room,temperature,humidity,count,hot\n";
+    let mut readings = [header.to_owned(), header.to_owned()];
+    let mut questions = "at,sensor,room,temperature,count\n".to_owned();
+    for second in 0..seconds {
+        let (at, room) = (time(second, random.below(900)), random.pick(&["attic", "hall", "cellar"]));
+        let (sensor, degrees) = (random.below(7), random.below(40));
+        // Writing to a string cannot fail.
+        let _ = writeln!(weather, "{at},{room},{},grey", random.below(50));
+        let half = &mut readings[usize::from(second >= seconds / 2)];
+        for (later, humidity) in [(0, ""), (50, "55")] {
+            let _ = writeln!(half, "{},s{sensor},{room},{degrees},{humidity},{second},{}", at + later, degrees > 22);
+        }
+        if second % 4 == 3 {
+            let _ = writeln!(questions, "{at},s{sensor},{room},{degrees},{second}");
+        }
+    }
+    let [first, second] = readings;
+    let files = [("weather.csv", weather), ("readings-1.csv", first), ("readings-2.csv", second), ("questions.csv", questions)];
+    files.map(|(name, content)| (name, content.into_bytes())).into()
+}
+
 /// Numbers that only look random: the same from the same seed on every machine.
 pub struct Random(u64);
 
