@@ -140,7 +140,8 @@ impl Metrics {
             .iter()
             .filter(|(found, _)| labels.iter().all(|(name, value)| found.iter().any(|(n, v)| n == name && v == value)))
             .map(|(_, value)| value)
-            .sum()
+            // Not `sum`, whose zero is negative.
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// All values of a counter or gauge family (without its prefix), with their labels.

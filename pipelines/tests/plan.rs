@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use millstream_operators::registry::PromotionRule;
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::definition::{Definition, Secrets};
 use millstream_pipelines::graph::Picture;
@@ -98,7 +99,8 @@ fn names_become_indices() {
     assert_eq!((weather.event_time, weather.lateness_ms, weather.idle_ms), (Some(2), 1500, 2000));
     let model = &pipeline.models[0];
     assert_eq!((model.node, model.enters), (5, 1));
-    assert_eq!(model.promote.map(|promote| promote.every_examples), Some(20_000));
+    let promote = PromotionRule::plan(&serde_json::json!({"every_examples": 20_000})).expect("a rule");
+    assert_eq!(model.promote, Some(promote));
     let request = &pipeline.requests[0];
     assert_eq!((request.enters, request.model, request.answers.as_str()), (1, 0, "flight-answers"));
     assert_eq!(request.source.columns, pipeline.sources[1].columns);

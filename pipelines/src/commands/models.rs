@@ -1,5 +1,6 @@
 //! `millstream models`.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -70,7 +71,8 @@ fn list(registry: &Registry) -> Result<String> {
             Ok(version) => format!("{:>12}  {}", version.metadata.revision, version.metadata.reason),
             Err(fault) => format!("{:>12}  {fault}", "damaged"),
         };
-        text.push_str(&format!("{:<18}{:<16}{row}\n", listed.id, listed.model));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:<18}{:<16}{row}", listed.id, listed.model);
     }
     Ok(text)
 }

@@ -66,12 +66,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         quiet: arguments.quiet,
         ..Options::new(state)
     };
-    match run_pipeline(&pipeline, options) {
+    match run_pipeline(&pipeline, &options) {
         Ok(summary) => {
             match arguments.summary {
                 Form::Text => print(&summary.text()),
                 Form::Json => {
-                    print(&format!("{}\n", serde_json::to_string_pretty(&summary).expect("a summary is JSON")))
+                    print(&format!("{}\n", serde_json::to_string_pretty(&summary).expect("a summary is JSON")));
                 }
             }
             ExitCode::SUCCESS

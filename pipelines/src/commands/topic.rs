@@ -1,5 +1,6 @@
 //! `millstream topic`: a person's view of a pipeline's topics.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -95,7 +96,8 @@ fn list(broker: &dyn Broker) -> Result<()> {
     let mut text = format!("{:<40}{:>10}{:>14}{:>14}\n", "topic", "partition", "first", "end");
     for topic in broker.topics()? {
         for (partition, (first, end)) in topic.partitions.iter().enumerate() {
-            text.push_str(&format!("{:<40}{partition:>10}{first:>14}{end:>14}\n", topic.name));
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{:<40}{partition:>10}{first:>14}{end:>14}", topic.name);
         }
     }
     print(&text);
@@ -193,9 +195,9 @@ fn head(fetched: &Fetched, row: usize) -> String {
         records.offsets[row],
         millstream_pipelines::run::time(records.timestamps[row])
     );
-    head.push_str(&format!(" key={}", key.as_deref().unwrap_or("none")));
+    let _ = write!(head, " key={}", key.as_deref().unwrap_or("none"));
     for (name, value) in fetched.headers.get(row).into_iter().flatten() {
-        head.push_str(&format!(" {name}={}", String::from_utf8_lossy(value)));
+        let _ = write!(head, " {name}={}", String::from_utf8_lossy(value));
     }
     head.push('\t');
     head

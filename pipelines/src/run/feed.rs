@@ -29,7 +29,7 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// All feeds of a pipeline.
 pub struct Feeds {
-    feeds: Vec<Feed>,
+    open: Vec<Feed>,
     producer: Box<dyn Producer>,
     /// The topic of how far each feed has come.
     progress: String,
@@ -45,10 +45,8 @@ struct Feed {
     time: usize,
     key: Option<usize>,
     rows: Rows,
-    /// Where the next record is.
-    next: Position,
-    /// How many partitions (files) there are; they follow one another.
-    partitions: Vec<u32>,
+    /// Whether its source ends; then there is nothing more when it has nothing now.
+    finite: bool,
     finished: bool,
 }
 
@@ -79,7 +77,7 @@ impl Feeds {
         })?;
         let open = |feed: &plan::Feed| Feed::open(feed, world, reached.get(feed.name.as_bytes()).copied());
         let feeds = pipeline.feeds.iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { feeds, producer, progress: topics.feeds, book })
+        Ok(Self { open: feeds, producer, progress: topics.feeds, book })
     }
 
     /// Produces until all feeds are used up, or the run stops. `speed` is how many seconds of the records' time pass in a
@@ -89,7 +87,14 @@ impl Feeds {
         let mut first_ms = None;
         let mut pending = Pending::default();
         while !self.book.is_stopping() {
-            let Some((feed, time_ms)) = self.earliest()? else { break };
+            let Some((feed, time_ms)) = self.earliest()? else {
+                if self.open.iter().all(|feed| feed.finished) {
+                    break;
+                }
+                self.append(&mut pending)?;
+                std::thread::sleep(STEP);
+                continue;
+            };
             let first_ms = *first_ms.get_or_insert(time_ms);
             if let Some(speed) = speed {
                 let due = |time_ms: i64| (time_ms - first_ms) as f64 / 1000.0 / speed;
@@ -98,7 +103,7 @@ impl Feeds {
                     std::thread::sleep(STEP);
                 }
             }
-            self.feeds[feed].take(&mut pending);
+            self.open[feed].take(&mut pending);
             if pending.count >= APPEND_MESSAGES {
                 self.append(&mut pending)?;
             }
@@ -109,7 +114,7 @@ impl Feeds {
     /// The feed whose next row is the earliest, and that row's time.
     fn earliest(&mut self) -> Result<Option<(usize, i64)>> {
         let mut earliest = None;
-        for (at, feed) in self.feeds.iter_mut().enumerate() {
+        for (at, feed) in self.open.iter_mut().enumerate() {
             if let Some(time) = feed.next_time()?
                 && earliest.is_none_or(|(_, best)| time < best)
             {
@@ -177,27 +182,26 @@ impl Feed {
             time: feed.time,
             key: feed.key,
             rows: Rows::default(),
-            next,
-            partitions,
+            finite: source.is_finite(),
             finished: false,
         })
     }
 
-    /// The time of the next row; `None` when there are none left.
+    /// The time of the next row; `None` when there is none now.
     fn next_time(&mut self) -> Result<Option<i64>> {
         while self.rows.at == self.rows.times.len() {
-            if self.finished {
+            if self.finished || !self.read()? {
                 return Ok(None);
             }
-            self.read()?;
         }
         Ok(Some(self.rows.times[self.rows.at]))
     }
 
-    fn read(&mut self) -> Result<()> {
+    /// Reads the next rows; false when there are none now.
+    fn read(&mut self) -> Result<bool> {
         let Some(raw) = self.reader.read(1 << 20, Duration::ZERO)? else {
-            self.finished = self.is_at_end()?;
-            return Ok(());
+            self.finished = self.finite;
+            return Ok(false);
         };
         let decoded = self.decoder.decode(&raw)?;
         if let Some((record, reason)) = decoded.rejects.first() {
@@ -208,7 +212,6 @@ impl Feed {
             )));
         }
         let after = |record: &u32| Position { partition: raw.partition, offset: raw.offsets[*record as usize] + 1 };
-        self.next = Position { partition: raw.partition, offset: raw.offsets.last().map_or(0, |last| last + 1) };
         self.rows = Rows {
             times: self.times(&decoded.rows)?,
             keys: (0..decoded.rows.num_rows()).map(|row| self.key_of(&decoded.rows, row)).collect::<Result<_>>()?,
@@ -216,14 +219,7 @@ impl Feed {
             values: Some(self.encoder.encode(&decoded.rows)?),
             at: 0,
         };
-        Ok(())
-    }
-
-    fn is_at_end(&mut self) -> Result<bool> {
-        let last = self.partitions.last().copied().unwrap_or_default();
-        let ends = self.reader.ends()?;
-        let end = ends.iter().find(|end| end.partition == last).map_or(0, |end| end.offset);
-        Ok(self.partitions.is_empty() || (self.next.partition == last && self.next.offset >= end) || end == 0)
+        Ok(true)
     }
 
     fn times(&self, rows: &RecordBatch) -> Result<Vec<i64>> {

@@ -85,7 +85,7 @@ impl Options {
 }
 
 /// Runs a pipeline until it is stopped, or, with [`Options::until_idle`], until its input is used up.
-pub fn run(pipeline: &Pipeline, options: Options) -> Result<Summary> {
+pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     let state = StateDir::lock(&options.state)?;
     let broker = match &options.broker {
         Some(broker) => broker.clone(),
@@ -122,8 +122,8 @@ pub fn run(pipeline: &Pipeline, options: Options) -> Result<Summary> {
     };
     let replayed = committed.len() as u64;
     let fed = Arc::new(AtomicBool::new(false));
-    let settings = settings(pipeline, &options, metrics, committed, options.until_idle.then(|| fed.clone()));
-    drive(&options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, Box::new(commit)))?;
+    let settings = settings(pipeline, options, metrics, committed, options.until_idle.then(|| fed.clone()));
+    drive(options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, Box::new(commit)))?;
     let registry = Registry::open(&models_path(state.path()))?;
     Ok(observer.summary(&pipeline.name, replayed, &versions(&registry)?))
 }

@@ -1,51 +1,96 @@
 //! Answers as messages.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use millstream_connectors::broker::Message;
-use millstream_engine::binding::Frontier;
 use millstream_engine::publish::{Outcome, Reply};
 use millstream_engine::{Fault, Result};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::run::commit::Answers;
 
-/// The answer to a request: JSON, under the request's key.
+/// The answer to a request as it is written, in JSON, under the request's key.
 ///
 /// ```json
-/// {"request": {"topic": "questions", "partition": 0, "offset": 17, "key": "N14228"}, "answer": {"probability": 0.31, "prediction": false},
-///  "model": "late", "revision": 48211, "learned_through": {"offsets": {"flights/0": 48317, "weather/0": 4404}, "time": "2013-03-01T10:30:00.000Z"},
+/// {"request": {"topic": "questions", "partition": 0, "offset": 17, "key": "N14228"},
+///  "answer": {"prediction": false, "probability": 0.31}, "model": "late", "revision": 48211,
+///  "learned_through": {"offsets": {"flights/0": 48317, "weather/0": 4404}, "time": "2013-03-01T10:30:00.000Z"},
 ///  "staleness_seconds": 60.0}
 /// ```
 /// A request that cannot be served gets `error` (with `step` and `reason`) instead of what follows `request`.
+#[derive(Serialize)]
+struct Written<'a> {
+    request: Asked<'a>,
+    #[serde(flatten)]
+    body: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    topic: &'a str,
+    partition: u32,
+    offset: u64,
+    key: Option<Cow<'a, str>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Body<'a> {
+    Answered {
+        answer: Value,
+        model: &'a str,
+        revision: u64,
+        learned_through: LearnedThrough<'a>,
+        staleness_seconds: Option<f64>,
+    },
+    Refused {
+        error: Refusal<'a>,
+    },
+}
+
+#[derive(Serialize)]
+struct LearnedThrough<'a> {
+    offsets: &'a BTreeMap<String, u64>,
+    time: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Refusal<'a> {
+    step: &'a str,
+    reason: &'a str,
+}
+
+/// The answer to a request.
 pub fn message(reply: &Reply, answers: &Answers, now_ms: i64) -> Result<Message> {
     let origin = reply.request.origin;
-    let key = reply.request.key.as_deref().map(String::from_utf8_lossy);
-    let request = json!({"topic": answers.asked, "partition": origin.partition, "offset": origin.offset, "key": key});
     let body = match &reply.outcome {
-        Outcome::Answered { columns, row, revision, staleness_ms } => json!({
-            "request": request,
-            "answer": object(columns, *row)?,
-            "model": revision.model,
-            "revision": revision.revision,
-            "learned_through": frontier(&revision.learned_through),
-            "staleness_seconds": staleness_ms.map(|ms| ms as f64 / 1000.0),
-        }),
-        Outcome::Refused { step, reason } => json!({"request": request, "error": {"step": &**step, "reason": reason}}),
+        Outcome::Answered { columns, row, revision, staleness_ms } => Body::Answered {
+            answer: object(columns, *row)?,
+            model: &revision.model,
+            revision: revision.revision,
+            learned_through: LearnedThrough {
+                offsets: &revision.learned_through.offsets,
+                time: revision.learned_through.time_ms.map(time),
+            },
+            staleness_seconds: staleness_ms.map(|ms| ms as f64 / 1000.0),
+        },
+        Outcome::Refused { step, reason } => Body::Refused { error: Refusal { step, reason } },
     };
+    let key = reply.request.key.as_deref().map(String::from_utf8_lossy);
+    let request = Asked { topic: &answers.asked, partition: origin.partition, offset: origin.offset, key };
+    let value = serde_json::to_vec(&Written { request, body });
     Ok(Message {
         key: reply.request.key.clone(),
-        value: Some(body.to_string().into_bytes()),
+        value: Some(value.map_err(|error| Fault::ours("an answer cannot be written").because(error))?),
         headers: vec![],
         timestamp_ms: now_ms,
         // A request's answer is where the request is, so that each partition's answers are in the requests' order.
         partition: Some(origin.partition % answers.partitions),
     })
-}
-
-/// What a revision had learned through.
-pub fn frontier(frontier: &Frontier) -> Value {
-    json!({"offsets": frontier.offsets, "time": frontier.time_ms.map(time)})
 }
 
 /// Milliseconds since 1970 as RFC 3339.
