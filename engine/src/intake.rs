@@ -1,6 +1,7 @@
 //! Fetched records that are not bound yet: one queue for each partition, filled by a thread for each source.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +17,6 @@ const READ_BYTES: usize = 1 << 20;
 const READ_WAIT: Duration = Duration::from_millis(50);
 /// How often a reader asks where its source ends.
 const ENDS_SECONDS: f64 = 1.0;
-/// After how long without records a reader is believed to be at the end that its broker says is further on.
-const SETTLED_SECONDS: f64 = 2.0;
 /// The pause after a reader's first failure; it doubles with each that follows at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause between two tries of a failing reader.
@@ -33,9 +32,8 @@ pub struct Queue {
     end: Option<u64>,
     /// Whether nothing comes after what a reader has once found to be the end.
     finite: bool,
-    /// Since when the reader has found nothing more; a broker's last offsets may be markers that no record has, so
-    /// offsets alone do not tell.
-    drained: Option<Stopwatch>,
+    /// Whether its reader has found nothing more, and that this is the end.
+    drained: bool,
     /// Since when no record came or went.
     still: Stopwatch,
 }
@@ -43,7 +41,7 @@ pub struct Queue {
 impl Queue {
     fn new(fetched: u64, finite: bool) -> Self {
         let records = VecDeque::new();
-        Self { records, bytes: 0, fetched, end: None, finite, drained: None, still: Stopwatch::start() }
+        Self { records, bytes: 0, fetched, end: None, finite, drained: false, still: Stopwatch::start() }
     }
 
     /// How many records wait.
@@ -99,9 +97,7 @@ impl Queue {
 
     /// Whether everything that exists was fetched and taken.
     pub fn is_at_end(&self) -> bool {
-        // A reader may find nothing because its broker is slow.
-        let is_sure = |since: Stopwatch| self.finite || self.has_reached_end() || since.seconds() > SETTLED_SECONDS;
-        self.is_empty() && self.drained.is_some_and(is_sure)
+        self.is_empty() && self.drained && (self.finite || self.has_reached_end())
     }
 
     /// Whether no record will ever come.
@@ -109,10 +105,10 @@ impl Queue {
         self.finite && self.is_at_end()
     }
 
-    /// Whether there is nothing more to take at present, as far as known.
+    /// Whether there is nothing more to take at present, as far as known. A reader that is busy with other partitions
+    /// never finds nothing; where there is no end for good, what it last said of the ends tells.
     fn has_nothing_more(&self) -> bool {
-        // A reader that is busy with other partitions never finds nothing; then the end tells.
-        let is_read = self.drained.is_some() || (!self.finite && self.end.is_some() && self.has_reached_end());
+        let is_read = if self.finite { self.drained } else { self.end.is_some() && self.has_reached_end() };
         is_read && self.is_empty()
     }
 
@@ -123,7 +119,7 @@ impl Queue {
 
     /// Records that exist and were not taken, as far as known.
     pub fn lag(&self) -> u64 {
-        let unread = if self.drained.is_some() { 0 } else { self.end.unwrap_or_default().saturating_sub(self.fetched) };
+        let unread = if self.drained { 0 } else { self.end.unwrap_or_default().saturating_sub(self.fetched) };
         unread + self.len() as u64
     }
 }
@@ -136,6 +132,8 @@ pub struct Intake {
     book: Arc<Book>,
     /// Bytes that may wait for each source.
     queue_bytes_max: usize,
+    /// How often all readers were sent to look again.
+    round: AtomicU64,
 }
 
 /// A reader and the partitions that it was opened for.
@@ -160,7 +158,16 @@ impl Open {
 impl Intake {
     /// Queues that hold up to `queue_bytes_max` for each source (and one read more for each of its partitions).
     pub fn new(book: Arc<Book>, queue_bytes_max: usize) -> Self {
-        Self { queues: Mutex::default(), wanted: Mutex::default(), book, queue_bytes_max }
+        Self { queues: Mutex::default(), wanted: Mutex::default(), book, queue_bytes_max, round: AtomicU64::new(0) }
+    }
+
+    /// From now on, a queue is at its end only if its reader finds so in a read that starts after this.
+    pub fn look_again(&self) {
+        let mut queues = self.queues();
+        self.round.fetch_add(1, Ordering::SeqCst);
+        for queue in queues.values_mut() {
+            queue.drained = false;
+        }
     }
 
     /// The queues.
@@ -220,25 +227,29 @@ impl Intake {
             if let Some(from) = next.as_ref().filter(|from| open.as_ref().is_none_or(|open| !open.is_for(from))) {
                 open = Some(Open::new(source, from)?);
             }
-            if let Some(open) = &mut open {
+            if let Some(open) = open.as_mut().filter(|open| open.looked.is_none_or(|at| at.seconds() > ENDS_SECONDS)) {
                 self.look(index, open)?;
             }
-            match open.as_mut().filter(|_| next.is_some()) {
-                Some(open) => {
-                    let records = open.reader.read(READ_BYTES, READ_WAIT)?;
-                    self.put(index, &open.partitions, records);
-                }
-                None => self.book.wait(heard, READ_WAIT),
+            let Some(open) = open.as_mut().filter(|_| next.is_some()) else {
+                self.book.wait(heard, READ_WAIT);
+                continue;
+            };
+            let round = self.round.load(Ordering::SeqCst);
+            if let Some(records) = open.reader.read(READ_BYTES, READ_WAIT)?.filter(|records| !records.is_empty()) {
+                self.put(index, records);
+                continue;
             }
+            // A broker may be slow; a source that ends gives nothing only there.
+            if !source.is_finite() {
+                self.look(index, open)?;
+            }
+            self.note_drained(index, &open.partitions, round);
         }
         Ok(())
     }
 
-    /// Notes where the partitions end, now and then.
+    /// Notes where the partitions end.
     fn look(&self, source: u32, open: &mut Open) -> Result<()> {
-        if open.looked.is_some_and(|at| at.seconds() < ENDS_SECONDS) {
-            return Ok(());
-        }
         let ends = open.reader.ends()?;
         open.looked = Some(Stopwatch::start());
         let mut queues = self.queues();
@@ -266,20 +277,25 @@ impl Intake {
         is_starved.then(|| awaited().map(position).collect())
     }
 
-    /// Takes what a read gave; nothing means that all of the reader's partitions are at their ends.
-    fn put(&self, source: u32, partitions: &[u32], records: Option<RawBatch>) {
+    fn put(&self, source: u32, records: RawBatch) {
         let mut queues = self.queues();
-        if let Some(records) = records.filter(|records| !records.is_empty()) {
-            let queue = queues.entry((source, records.partition)).or_insert_with(|| Queue::new(0, false));
-            queue.fetched = records.offsets[records.len() - 1] + 1;
-            queue.bytes += records.bytes();
-            queue.drained = None;
-            queue.still = Stopwatch::start();
-            queue.records.push_back(records);
-        } else {
+        let queue = queues.entry((source, records.partition)).or_insert_with(|| Queue::new(0, false));
+        queue.fetched = records.offsets[records.len() - 1] + 1;
+        queue.bytes += records.bytes();
+        queue.drained = false;
+        queue.still = Stopwatch::start();
+        queue.records.push_back(records);
+        drop(queues);
+        self.book.ring();
+    }
+
+    /// A read of these partitions that started in `round` gave nothing.
+    fn note_drained(&self, source: u32, partitions: &[u32], round: u64) {
+        let mut queues = self.queues();
+        if round == self.round.load(Ordering::SeqCst) {
             for partition in partitions {
                 if let Some(queue) = queues.get_mut(&(source, *partition)) {
-                    queue.drained.get_or_insert_with(Stopwatch::start);
+                    queue.drained = queue.finite || queue.has_reached_end();
                 }
             }
         }
@@ -322,8 +338,8 @@ mod tests {
     #[test]
     fn takes_across_reads_and_leaves_the_rest() {
         let intake = intake(1000, 1);
-        intake.put(0, &[0], Some(records(0, 0, &[1, 1, 1])));
-        intake.put(0, &[0], Some(records(0, 5, &[1, 1])));
+        intake.put(0, records(0, 0, &[1, 1, 1]));
+        intake.put(0, records(0, 5, &[1, 1]));
         let mut queues = intake.queues();
         let queue = queues.get_mut(&(0, 0)).expect("announced");
         assert_eq!((queue.len(), queue.bytes, queue.fetched()), (5, 5, 7));
@@ -337,8 +353,8 @@ mod tests {
     #[test]
     fn a_take_counts_bytes() {
         let intake = intake(1000, 1);
-        intake.put(0, &[0], Some(records(0, 0, &[10, 10, 10, 10])));
-        intake.put(0, &[0], Some(records(0, 4, &[50])));
+        intake.put(0, records(0, 0, &[10, 10, 10, 10]));
+        intake.put(0, records(0, 4, &[50]));
         let mut queues = intake.queues();
         let queue = queues.get_mut(&(0, 0)).expect("announced");
         assert_eq!(offsets(&queue.take(|_, _, bytes| bytes < 15)), [0, 1]);
@@ -351,13 +367,13 @@ mod tests {
         let open = |intake: &Intake| {
             intake.next(0).map(|from| from.iter().map(|at| (at.partition, at.offset)).collect::<Vec<_>>())
         };
-        intake.put(0, &[0, 1, 2], Some(records(0, 0, &[9])));
+        intake.put(0, records(0, 0, &[9]));
         assert_eq!(open(&intake), Some(vec![(0, 1), (1, 0), (2, 0)]), "there is room");
-        intake.put(0, &[0, 1, 2], Some(records(0, 1, &[9])));
+        intake.put(0, records(0, 1, &[9]));
         assert_eq!(open(&intake), None);
         intake.want(BTreeSet::from([(0, 1), (7, 0)]));
         assert_eq!(open(&intake), Some(vec![(1, 0)]));
-        intake.put(0, &[1], Some(records(1, 0, &[1])));
+        intake.put(0, records(1, 0, &[1]));
         assert_eq!(open(&intake), None, "what is awaited is there");
         intake.want(BTreeSet::from([(0, 0)]));
         assert_eq!(open(&intake), None, "what is awaited is there");
@@ -369,27 +385,54 @@ mod tests {
     fn a_busy_partition_does_not_hide_that_another_is_quiet() {
         let intake = intake(1000, 2);
         let is_quiet = |partition| intake.queues()[&(0, partition)].has_nothing_more();
-        intake.put(0, &[0, 1], Some(records(0, 0, &[1])));
+        intake.put(0, records(0, 0, &[1]));
         assert!(!is_quiet(0) && !is_quiet(1), "nothing is known of its end");
         for (end, expected) in [(5, false), (0, true)] {
             intake.queues().get_mut(&(0, 1)).expect("announced").end = Some(end);
             assert_eq!((is_quiet(0), is_quiet(1)), (false, expected));
         }
-        intake.put(0, &[0, 1], Some(records(1, 0, &[1])));
+        intake.put(0, records(1, 0, &[1]));
         assert!(!is_quiet(1), "its record waits");
     }
 
     #[test]
-    fn the_end_is_believed_when_it_is_certain() {
+    fn the_end_is_where_the_broker_says() {
         let intake = intake(1000, 1);
         let is_at_end = || intake.queues()[&(0, 0)].is_at_end();
         intake.queues().get_mut(&(0, 0)).expect("announced").end = Some(1);
-        intake.put(0, &[0], None);
+        intake.note_drained(0, &[0], 0);
         assert!(!is_at_end(), "the broker has more, and was slow");
-        intake.put(0, &[0], Some(records(0, 0, &[1])));
-        intake.put(0, &[0], None);
+        intake.put(0, records(0, 0, &[1]));
+        intake.note_drained(0, &[0], 0);
         assert!(!is_at_end(), "a record waits");
         intake.queues().get_mut(&(0, 0)).expect("announced").take(|_, _, _| true);
         assert!(is_at_end());
+        intake.queues().get_mut(&(0, 0)).expect("announced").end = Some(2);
+        assert!(!is_at_end(), "there is more by now");
+    }
+
+    #[test]
+    fn a_source_that_ends_needs_no_broker_to_say_so() {
+        let intake = Intake::new(Arc::default(), 1000);
+        intake.announce(0, Position { partition: 0, offset: 0 }, true);
+        let is_over = || intake.queues()[&(0, 0)].is_over();
+        intake.queues().get_mut(&(0, 0)).expect("announced").end = Some(9);
+        assert!(!is_over());
+        intake.note_drained(0, &[0], 0);
+        assert!(is_over(), "a file may end with an empty line");
+    }
+
+    #[test]
+    fn a_read_that_started_before_the_last_look_says_nothing_of_the_end() {
+        let intake = intake(1000, 2);
+        let at_end = || intake.queues().values().map(Queue::is_at_end).collect::<Vec<_>>();
+        intake.note_drained(0, &[1], 0);
+        assert_eq!(at_end(), [false, true], "another partition was not read");
+        intake.look_again();
+        assert_eq!(at_end(), [false, false]);
+        intake.note_drained(0, &[0, 1], 0);
+        assert_eq!(at_end(), [false, false], "that read may have missed what came before the look");
+        intake.note_drained(0, &[0, 1], 1);
+        assert_eq!(at_end(), [true, true]);
     }
 }

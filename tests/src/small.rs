@@ -1,0 +1,235 @@
+//! A small pipeline with every stateful step, two partitions in each topic, and input of every kind: in order and not,
+//! late, twice, incomplete, and unreadable.
+
+use std::fmt::Write;
+
+use millstream_connectors::broker::Message;
+
+use crate::{NOW_MS, message};
+
+/// The definition. `topics` goes before the names of its topics and its own, for brokers that others use, too.
+pub fn definition(broker: &str, topics: &str) -> String {
+    DEFINITION.replace("BROKER", broker).replace("TOPICS-", topics)
+}
+
+const DEFINITION: &str = r#"
+millstream: 1
+name: TOPICS-small
+broker: BROKER
+sources:
+  weather:
+    from: {topic: {name: TOPICS-weather, partitions: 2}}
+    format: json
+    columns: {at: timestamp, room: text, wind: float, sky: text}
+    event_time: {column: at, lateness_seconds: 5}
+    idle_seconds: 1000000
+  readings:
+    from: {topic: {name: TOPICS-readings, partitions: 2}}
+    format: {json: {unknown: reject}}
+    columns: {at: timestamp, sensor: text, room: text, temperature: float, humidity: float, count: int, hot: bool}
+    event_time: {column: at, lateness_seconds: 5}
+    idle_seconds: 1000000
+streams:
+  outside:
+    input: weather
+    steps:
+      - require: {that: "room is not null"}
+      - impute: {columns: [wind, sky], with: last, by: [room]}
+  known:
+    input: readings
+    steps:
+      - require: {that: "hot is not null", otherwise: drop, lanes: learn}
+      - require: {that: "temperature is null or temperature < 80", otherwise: {"null": [temperature]}}
+      - require: {that: "sensor is not null"}
+      - deduplicate: {by: [sensor, count], within_seconds: 30}
+      - derive: {warmth: "temperature * 1.8 + 32", second: "cast(date_part('second', at) as double)"}
+      - join_as_of: {with: outside, by: [room], at: at, within_seconds: 20, columns: [wind, sky]}
+      - impute: {columns: [temperature], with: mean, by: [sensor]}
+      - impute: {columns: [humidity], with: median, by: [room]}
+      - impute: {columns: [wind], with: last, by: [sensor]}
+      - impute: {columns: [temperature, humidity, wind, warmth], with: {constant: 0}}
+      - clip: {columns: [wind], min: 0, max: 50}
+      - standardise: {columns: [temperature, humidity, wind]}
+      - standardise: {columns: [warmth], by: [room]}
+      - hash_category: {columns: [sensor, sky], buckets: 16}
+      - one_hot: {column: room, categories: [attic, hall, cellar]}
+models:
+  hot:
+    input: known
+    label: hot
+    features: [temperature, humidity, wind, warmth, second, sensor, sky, room=attic, room=hall, room=cellar, room=other]
+    learner: {logistic_regression: {update: ftrl}}
+    promote: {every_examples: 50}
+  next_count:
+    input: known
+    label: count
+    features: [temperature, second, sensor]
+    learner: {linear_regression: {}}
+requests:
+  questions:
+    topic: TOPICS-questions
+    partitions: 2
+    enters: readings
+    model: hot
+    answers: {topic: TOPICS-answers, partitions: 2}
+sinks:
+  rows: {from: known, to: {topic: {name: TOPICS-rows}}}
+"#;
+
+/// What fills the topics from [`files`] while the pipeline runs.
+pub const FEEDS: &str = r#"
+feeds:
+  weather: {from: {file: {path: weather.csv}}, format: csv, time: at, topic: weather, partitions: 2, key: room}
+  readings: {from: {file: {path: "readings-*.csv"}}, format: csv, time: at, topic: readings, partitions: 2, key: sensor}
+  questions:
+    from: {file: {path: questions.csv}}
+    format: csv
+    columns: {at: timestamp, sensor: text, room: text, temperature: float, count: int}
+    time: at
+    topic: questions
+    partitions: 2
+    key: sensor
+"#;
+
+/// Files for [`FEEDS`]: about two readings a second, and a question every four. All can be read.
+pub fn files(seed: u64, seconds: u64) -> Vec<(&'static str, Vec<u8>)> {
+    let mut random = Random::new(seed);
+    let mut weather = "at,room,wind,sky\n".to_owned();
+    let header = "at,sensor,room,temperature,humidity,count,hot\n";
+    let mut readings = [header.to_owned(), header.to_owned()];
+    let mut questions = "at,sensor,room,temperature,count\n".to_owned();
+    for second in 0..seconds {
+        let (at, room) = (time(second, random.below(900)), random.pick(&["attic", "hall", "cellar"]));
+        let (sensor, degrees) = (random.below(7), random.below(40));
+        // Writing to a string cannot fail.
+        let _ = writeln!(weather, "{at},{room},{},grey", random.below(50));
+        let half = &mut readings[usize::from(second >= seconds / 2)];
+        for (later, humidity) in [(0, ""), (50, "55")] {
+            let _ = writeln!(half, "{},s{sensor},{room},{degrees},{humidity},{second},{}", at + later, degrees > 22);
+        }
+        if second % 4 == 3 {
+            let _ = writeln!(questions, "{at},s{sensor},{room},{degrees},{second}");
+        }
+    }
+    let [first, second] = readings;
+    let files = [("weather.csv", weather), ("readings-1.csv", first), ("readings-2.csv", second), ("questions.csv", questions)];
+    files.map(|(name, content)| (name, content.into_bytes())).into()
+}
+
+/// Numbers that only look random: the same from the same seed on every machine.
+pub struct Random(u64);
+
+impl Random {
+    /// From a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below `end` (`SplitMix64`).
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    /// True once in `times`.
+    pub fn once_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    fn pick<'a>(&mut self, choices: &[&'a str]) -> &'a str {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+/// Records that the small pipeline learns from.
+pub struct Input {
+    /// For the topic `weather`.
+    pub weather: Vec<Message>,
+    /// For the topic `readings`.
+    pub readings: Vec<Message>,
+}
+
+/// What happens in `seconds` from `from_second` on. Its last row teaches, and lies beyond all others in time.
+pub fn input(seed: u64, from_second: u64, seconds: u64) -> Input {
+    let mut random = Random::new(seed ^ from_second);
+    let (mut weather, mut readings) = (Vec::new(), Vec::new());
+    // The first and the last seconds are left free of disorder, so that one input can follow another.
+    for second in from_second + 10..from_second + seconds {
+        if random.once_in(4) {
+            let at = time(second, random.below(1000));
+            let wind = if random.once_in(4) { "null".to_owned() } else { random.below(60).to_string() };
+            let room = random.pick(&["attic", "hall", "cellar"]);
+            let sky = random.pick(&["\"clear\"", "\"grey\"", "null"]);
+            weather.push(message(Some(room), format!(r#"{{"at":{at},"room":"{room}","wind":{wind},"sky":{sky}}}"#)));
+        }
+        readings.push(reading(&mut random, second));
+        if random.once_in(10) {
+            readings.push(message(Some("s1"), bad(&mut random, second)));
+        }
+        if random.once_in(10) {
+            readings.extend(readings.last().cloned());
+        }
+    }
+    let at = time(from_second + seconds + 20, 0);
+    weather.push(message(Some("hall"), format!(r#"{{"at":{at},"room":"hall","wind":3}}"#)));
+    let last = format!(r#"{{"at":{at},"sensor":"s1","room":"hall","temperature":20.5,"humidity":50,"count":7,"hot":true}}"#);
+    readings.push(message(Some("s1"), last));
+    Input { weather, readings }
+}
+
+/// A good reading; a few seconds early or late, sometimes a minute, with gaps.
+fn reading(random: &mut Random, second: u64) -> Message {
+    let back = if random.once_in(25) { 60 } else { random.below(6) };
+    let at = time(second.saturating_sub(back), random.below(1000));
+    let sensor = format!("s{}", random.below(7));
+    let temperature = random.below(400) as f64 / 10.0;
+    let mut text = format!(r#"{{"at":{at},"sensor":"{sensor}""#);
+    let mut add = |name: &str, value: String, missing_in: u64| {
+        if !random.once_in(missing_in) {
+            let _ = write!(text, r#","{name}":{value}"#);
+        }
+    };
+    add("room", format!(r#""{}""#, ["attic", "hall", "cellar", "shed"][(second % 4) as usize]), 20);
+    add("temperature", if second % 40 == 7 { "999".to_owned() } else { temperature.to_string() }, 8);
+    add("humidity", (second * 37 % 101).to_string(), 5);
+    add("count", (second / 3 % 11).to_string(), 15);
+    add("hot", (temperature > 22.0).to_string(), 6);
+    message(Some(&sensor), text + "}")
+}
+
+fn bad(random: &mut Random, second: u64) -> Vec<u8> {
+    let at = time(second, 0);
+    match random.below(6) {
+        0 => b"{not json".to_vec(),
+        1 => b"{\"sensor\":\"\xff\xfe\"}".to_vec(),
+        2 => format!(r#"{{"at":{at},"sensor":"s1","tempreature":1}}"#).into_bytes(),
+        3 => format!(r#"{{"at":{at},"sensor":"s1","temperature":NaN}}"#).into_bytes(),
+        4 => format!(r#"{{"at":{at},"sensor":null,"hot":true}}"#).into_bytes(),
+        _ => format!(r#"{{"at":null,"sensor":"s2","hot":true}}"#).into_bytes(),
+    }
+}
+
+/// Questions about `count` moments after `second`; some without an answer.
+pub fn questions(seed: u64, second: u64, count: u64) -> Vec<Message> {
+    let mut random = Random::new(seed);
+    let question = |number: u64| {
+        let at = time(second + number, 0);
+        let sensor = format!("s{}", random.below(9));
+        if random.once_in(12) {
+            return message(Some(&sensor), "what?");
+        }
+        let room = random.pick(&["attic", "hall", "shed"]);
+        let temperature = random.pick(&["null", "12.5", "31", "999"]);
+        message(
+            Some(&sensor),
+            format!(r#"{{"at":{at},"sensor":"{sensor}","room":"{room}","temperature":{temperature},"count":{number}}}"#),
+        )
+    };
+    (0..count).map(question).collect()
+}
+
+fn time(second: u64, millisecond: u64) -> u64 {
+    NOW_MS as u64 + second * 1000 + millisecond
+}

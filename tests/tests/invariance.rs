@@ -1,0 +1,125 @@
+//! What was learned and answered depends on the records alone: not on the number of workers, on how the records were cut
+//! into epochs and runs, nor on the clock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millstream_engine::time::StepClock;
+use millstream_pipelines::run::{Options, Summary};
+use millstream_tests::small::{self, Input};
+use millstream_tests::{DeadLetter, NOW_MS, Record, Site, one_answer_each};
+
+const SEED: u64 = 7;
+const SECONDS: u64 = 240;
+const QUESTIONS: u64 = 30;
+
+/// Everything that a pipeline gave.
+#[derive(Debug, PartialEq)]
+struct Given {
+    digests: BTreeMap<String, (u64, String)>,
+    versions: BTreeMap<String, Vec<String>>,
+    answers: Vec<Record>,
+    dead_letters: Vec<DeadLetter>,
+    rows: Vec<Record>,
+}
+
+/// How a case is run.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    workers: usize,
+    max_records: usize,
+    now_ms: i64,
+}
+
+impl How {
+    fn run(self, site: &Site) -> Summary {
+        site.run_with(Options {
+            workers: Some(self.workers),
+            max_records: Some(self.max_records),
+            clock: Arc::new(StepClock::new(self.now_ms, 1)),
+            ..site.options()
+        })
+    }
+}
+
+const PLAIN: How = How { workers: 1, max_records: 1_000_000, now_ms: NOW_MS };
+
+/// Learns the parts, one run after the other, then answers in a run of its own.
+fn given(how: How, parts: &[Input]) -> Given {
+    let site = Site::new(&small::definition("embedded", ""), &[]);
+    for part in parts {
+        site.append("weather", &part.weather);
+        site.append("readings", &part.readings);
+        how.run(&site);
+    }
+    // Requests see what was complete before their epoch; so they come when all is learned.
+    site.append("questions", &small::questions(SEED, SECONDS, QUESTIONS));
+    let summary = how.run(&site);
+    let answers = site.answers();
+    one_answer_each(&site.records("questions"), &answers);
+    let mut dead_letters = site.dead_letters();
+    dead_letters.sort();
+    Given {
+        digests: summary.models.iter().map(|(name, model)| (name.clone(), (model.revision, model.digest.clone()))).collect(),
+        versions: summary.models.into_iter().map(|(name, model)| (name, model.versions)).collect(),
+        answers,
+        dead_letters,
+        rows: site.records("rows"),
+    }
+}
+
+fn backlog() -> Vec<Input> {
+    vec![small::input(SEED, 0, SECONDS)]
+}
+
+#[test]
+fn the_input_has_something_of_everything() {
+    let given = given(PLAIN, &backlog());
+    let reasons: Vec<&str> = given.dead_letters.iter().map(|letter| letter.reason.as_str()).collect();
+    for reason in ["not UTF-8", "`tempreature`", "late by", "the event time is missing", "`sensor is not null`"] {
+        assert!(reasons.iter().any(|found| found.contains(reason)), "no dead letter says {reason}: {reasons:#?}");
+    }
+    let (learned, _) = given.digests["hot"];
+    assert!((100..given.rows.len() as u64 + 1).contains(&learned), "{learned} examples");
+    assert!(given.versions["hot"].len() >= 1);
+    let refused = given.answers.iter().filter(|answer| answer.json().get("error").is_some()).count();
+    assert!((1..10).contains(&refused), "{refused} refused");
+}
+
+#[test]
+fn workers_and_cuts_do_not_matter() {
+    let expected = given(PLAIN, &backlog());
+    for workers in [1, 2, 4] {
+        for max_records in [1, 100, 1_000_000] {
+            let how = How { workers, max_records, ..PLAIN };
+            let mut found = given(how, &backlog());
+            // An epoch that reaches a version's count has learned more, or less, beyond it.
+            if max_records != PLAIN.max_records {
+                found.versions.clone_from(&expected.versions);
+            }
+            assert_eq!(found, expected, "{how:?}");
+        }
+    }
+}
+
+#[test]
+fn the_clock_does_not_matter() {
+    let expected = given(PLAIN, &backlog());
+    for hours in [-1, 1] {
+        let how = How { now_ms: NOW_MS + hours * 3_600_000, ..PLAIN };
+        assert_eq!(given(how, &backlog()), expected, "{hours} h");
+    }
+}
+
+#[test]
+fn live_or_backlog_does_not_matter() {
+    let parts = || -> Vec<Input> { (0..4).map(|part| small::input(SEED, part * 100, 60)).collect() };
+    let whole = parts().into_iter().reduce(|mut whole, part| {
+        whole.weather.extend(part.weather);
+        whole.readings.extend(part.readings);
+        whole
+    });
+    let expected = given(PLAIN, &[whole.expect("four parts")]);
+    let live = given(How { workers: 2, max_records: 20, ..PLAIN }, &parts());
+    assert_eq!(Given { versions: BTreeMap::new(), ..live }, Given { versions: BTreeMap::new(), ..expected });
+}

@@ -1,0 +1,72 @@
+//! The small pipeline on a Kafka server gives what it gives on the embedded broker.
+//!
+//! `.ci/with-kafka cargo test -p millstream-tests --test kafka` runs it against a server.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use millstream_pipelines::run::{Options, Summary};
+use millstream_tests::small;
+use millstream_tests::{DeadLetter, Site, one_answer_each};
+use serde_json::Value;
+
+const SEED: u64 = 3;
+const SECONDS: u64 = 90;
+
+/// Names that no other run has used: a server may live on.
+fn prefix() -> String {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let now = millstream_engine::time::Clock::now_ms(&millstream_engine::time::SystemClock);
+    format!("t{}-{now}-{}-", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// What came out, without what names topics.
+#[derive(Debug, PartialEq)]
+struct Given {
+    digests: Vec<String>,
+    answers: Vec<Value>,
+    dead_letters: Vec<DeadLetter>,
+    rows: Vec<Vec<u8>>,
+    replayed: Vec<String>,
+}
+
+fn digests(summary: &Summary) -> Vec<String> {
+    summary.models.values().map(|model| model.digest.clone()).collect()
+}
+
+fn given(broker: &str, prefix: &str) -> Given {
+    let site = Site::new(&small::definition(broker, prefix), &[]);
+    let topic = |name: &str| format!("{prefix}{name}");
+    let options = || Options { max_records: Some(50), ..site.options() };
+    let input = small::input(SEED, 0, SECONDS);
+    site.append(&topic("weather"), &input.weather);
+    site.append(&topic("readings"), &input.readings);
+    let summary = site.run_with(options());
+    site.append(&topic("questions"), &small::questions(SEED, SECONDS, 20));
+    let asked = site.run_with(options());
+    assert_eq!(digests(&asked), digests(&summary), "questions teach nothing");
+    let mut answers = one_answer_each(&site.records(&topic("questions")), &site.answers());
+    answers.iter_mut().for_each(|answer| answer["request"]["topic"] = "questions".into());
+    let replay = site.run_with(options());
+    assert_eq!((replay.epochs, replay.answers), (0, 20));
+    let mut dead_letters = site.dead_letters();
+    dead_letters.sort();
+    Given {
+        digests: digests(&summary),
+        answers,
+        dead_letters,
+        rows: site.records(&topic("rows")).into_iter().map(|record| record.value).collect(),
+        replayed: digests(&replay),
+    }
+}
+
+#[test]
+fn kafka_gives_what_the_embedded_broker_gives() {
+    let Ok(servers) = std::env::var("KAFKA_BOOTSTRAP") else {
+        println!("skipped: KAFKA_BOOTSTRAP names no server");
+        return;
+    };
+    let expected = given("embedded", "");
+    assert_eq!(expected.answers.len(), 20);
+    let found = given(&format!("{{kafka: {{bootstrap.servers: \"{servers}\"}}}}"), &prefix());
+    assert_eq!(found, expected);
+}
