@@ -125,7 +125,9 @@ fn a_replay_that_differs_halts() {
     let mut changed = case();
     Arc::make_mut(&mut changed.left.partitions)[0][3].value += 1;
     let fault = Run { committed, ..Run::new(changed) }.try_go().err().expect("another log").message;
-    assert!(fault.contains("the log no longer holds what epoch 0 was made of: left/0"), "{fault}");
+    // Which epoch that was depends on which source was fetched first.
+    assert!(fault.contains("the log no longer holds what epoch"), "{fault}");
+    assert!(fault.contains("was made of: left/0 offsets"), "{fault}");
 }
 
 /// A key `twice` makes two rows of a record, `none` none.
