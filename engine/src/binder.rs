@@ -81,6 +81,8 @@ pub(crate) struct Binder {
     pub(crate) workers: Vec<WorkerLine>,
     /// Whether to end when all input is used up; set by the producers when they are done.
     pub(crate) finish: Option<Arc<AtomicBool>>,
+    /// Whether the readers have been sent to look once more since then.
+    pub(crate) looked_again: bool,
     pub(crate) offsets: Arc<BTreeMap<String, u64>>,
     pub(crate) idle: Vec<(u32, u32)>,
     pub(crate) epoch: Epoch,
@@ -157,6 +159,9 @@ impl Binder {
     }
 
     fn has_learned_all(&self) -> bool {
+        if self.finish.is_some() && !self.looked_again {
+            return false;
+        }
         let queues = self.intake.queues();
         let learning = queues.iter().filter(|((source, _), _)| !self.sources[*source as usize].serving);
         learning.map(|(_, queue)| queue).all(crate::intake::Queue::is_at_end)
@@ -209,9 +214,16 @@ impl Binder {
         idle.map(|(partition, _)| *partition).collect()
     }
 
-    fn is_used_up(&self) -> bool {
-        let finished = self.finish.as_ref().is_some_and(|finish| finish.load(Ordering::SeqCst));
-        finished && self.intake.queues().values().all(crate::intake::Queue::is_at_end)
+    fn is_used_up(&mut self) -> bool {
+        if !self.finish.as_ref().is_some_and(|finish| finish.load(Ordering::SeqCst)) {
+            return false;
+        }
+        if !self.looked_again {
+            // The readers may have been at the end before the producers' last records.
+            self.intake.look_again();
+            self.looked_again = true;
+        }
+        self.intake.queues().values().all(crate::intake::Queue::is_at_end)
     }
 
     /// The last epoch of a finite input: nobody is waited for any more.
@@ -290,9 +302,10 @@ impl Binder {
             let complete = !queue.is_empty() || queue.fetched() >= range.hi || queue.is_at_end();
             drop(queues);
             if complete {
+                self.intake.need(None);
                 return Some(taken);
             }
-            self.book.ring();
+            self.intake.need(Some(range.source));
             self.book.wait(heard + 1, LOOK);
         }
     }

@@ -1,6 +1,7 @@
 //! Fetched records that are not bound yet: one queue for each partition, filled by a thread for each source.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,8 +29,7 @@ pub struct Queue {
     fetched: u64,
     /// The offset after the last one that exists, as far as known.
     end: u64,
-    /// Since when the reader has found nothing more; a broker's last offsets may be markers that no record has, so
-    /// offsets alone do not tell.
+    /// Since when the reader has been at the end. Offsets alone do not tell: the last ones may belong to no record.
     drained: Option<Stopwatch>,
 }
 
@@ -101,12 +101,34 @@ pub struct Intake {
     book: Arc<Book>,
     /// Bytes that may wait for each source.
     queue_bytes_max: usize,
+    /// How often all readers were sent to look again.
+    round: AtomicU64,
+    /// A source whose records are needed, however many of its other partitions wait.
+    needed: Mutex<Option<u32>>,
 }
 
 impl Intake {
     /// Queues that hold up to `queue_bytes_max` for each source (and one larger record).
     pub fn new(book: Arc<Book>, queue_bytes_max: usize) -> Self {
-        Self { queues: Mutex::default(), book, queue_bytes_max }
+        Self { queues: Mutex::default(), book, queue_bytes_max, round: AtomicU64::new(0), needed: Mutex::default() }
+    }
+
+    /// From now on, a queue is at its end only if its reader finds so in a read that starts after this.
+    pub fn look_again(&self) {
+        let mut queues = self.queues();
+        self.round.fetch_add(1, Ordering::SeqCst);
+        queues.values_mut().for_each(|queue| queue.drained = None);
+    }
+
+    /// Lets a source be read beyond its bytes: a replay takes partitions in the order in which they were bound, and its
+    /// reader may come upon them in another.
+    pub fn need(&self, source: Option<u32>) {
+        *self.needed.lock().unwrap_or_else(PoisonError::into_inner) = source;
+        self.book.ring();
+    }
+
+    fn is_needed(&self, source: u32) -> bool {
+        *self.needed.lock().unwrap_or_else(PoisonError::into_inner) == Some(source)
     }
 
     /// The queues.
@@ -162,12 +184,23 @@ impl Intake {
         self.note_ends(index, &reader.ends()?);
         while !self.book.is_stopping() {
             let heard = self.book.bell();
-            if self.waiting(index) >= self.queue_bytes_max {
+            if self.waiting(index) >= self.queue_bytes_max && !self.is_needed(index) {
                 self.book.wait(heard, READ_WAIT);
                 continue;
             }
-            let records = reader.read(READ_BYTES, READ_WAIT)?;
-            self.put(index, records);
+            let round = self.round.load(Ordering::SeqCst);
+            match reader.read(READ_BYTES, READ_WAIT)?.filter(|records| !records.is_empty()) {
+                Some(records) => self.put(index, records),
+                // Only a source that ends has nothing more when it gives nothing; a broker may be slow.
+                None if source.is_finite() => self.note_drained(index, round, |_, _| true),
+                None => {
+                    let ends = reader.ends()?;
+                    let is_end = |partition, fetched| {
+                        ends.iter().all(|end| end.partition != partition || end.offset <= fetched)
+                    };
+                    self.note_drained(index, round, is_end);
+                }
+            }
             if looked.seconds() > ENDS_SECONDS {
                 self.note_ends(index, &reader.ends()?);
                 looked = Stopwatch::start();
@@ -185,24 +218,50 @@ impl Intake {
         }
     }
 
-    /// Takes what a read gave; nothing means that all of the source's partitions are at their ends.
-    fn put(&self, source: u32, records: Option<RawBatch>) {
+    fn put(&self, source: u32, records: RawBatch) {
         let mut queues = self.queues();
-        match records.filter(|records| !records.is_empty()) {
-            Some(records) => {
-                let queue = queues.entry((source, records.partition)).or_default();
-                queue.fetched = records.offsets[records.len() - 1] + 1;
-                queue.bytes += records.bytes();
-                queue.drained = None;
-                queue.records.push_back(records);
-            }
-            None => {
-                for (_, queue) in queues.range_mut((source, 0)..=(source, u32::MAX)) {
+        let queue = queues.entry((source, records.partition)).or_default();
+        queue.fetched = records.offsets[records.len() - 1] + 1;
+        queue.bytes += records.bytes();
+        queue.drained = None;
+        queue.records.push_back(records);
+        drop(queues);
+        self.book.ring();
+    }
+
+    /// A read that started in `round` gave nothing; `is_end` tells whether a partition has nothing after an offset.
+    fn note_drained(&self, source: u32, round: u64, is_end: impl Fn(u32, u64) -> bool) {
+        let mut queues = self.queues();
+        if round == self.round.load(Ordering::SeqCst) {
+            for ((_, partition), queue) in queues.range_mut((source, 0)..=(source, u32::MAX)) {
+                if is_end(*partition, queue.fetched) {
                     queue.drained.get_or_insert_with(Stopwatch::start);
                 }
             }
         }
         drop(queues);
         self.book.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_that_started_before_the_last_look_says_nothing_of_the_end() {
+        let intake = Intake::new(Arc::new(Book::default()), 1);
+        for partition in [0, 1] {
+            intake.announce(0, Position { partition, offset: 5 });
+        }
+        let at_end = || intake.queues().values().map(Queue::is_at_end).collect::<Vec<_>>();
+        intake.note_drained(0, 0, |partition, fetched| partition == 1 && fetched == 5);
+        assert_eq!(at_end(), [false, true], "a partition that has more is not at its end");
+        intake.look_again();
+        assert_eq!(at_end(), [false, false]);
+        intake.note_drained(0, 0, |_, _| true);
+        assert_eq!(at_end(), [false, false], "that read may have missed what came before the look");
+        intake.note_drained(0, 1, |_, _| true);
+        assert_eq!(at_end(), [true, true]);
     }
 }

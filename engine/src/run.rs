@@ -101,6 +101,7 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
         metrics: settings.metrics.clone(),
         workers,
         finish: settings.finish,
+        looked_again: false,
         offsets: Arc::new(BTreeMap::new()),
         idle: Vec::new(),
         epoch: 0,
