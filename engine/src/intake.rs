@@ -195,9 +195,8 @@ impl Intake {
                 None if source.is_finite() => self.note_drained(index, round, |_, _| true),
                 None => {
                     let ends = reader.ends()?;
-                    let is_end = |partition, fetched| {
-                        ends.iter().all(|end| end.partition != partition || end.offset <= fetched)
-                    };
+                    let is_end =
+                        |partition, fetched| ends.iter().all(|end| end.partition != partition || end.offset <= fetched);
                     self.note_drained(index, round, is_end);
                 }
             }
