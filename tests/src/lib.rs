@@ -93,17 +93,17 @@ impl Site {
     }
 
     /// Runs; the result is the test's matter.
-    pub fn try_run(&self, options: Options) -> Result<Summary> {
+    pub fn try_run(&self, options: &Options) -> Result<Summary> {
         run(&self.pipeline, options)
     }
 
     /// Runs with [`Site::options`].
     pub fn run(&self) -> Summary {
-        self.run_with(self.options())
+        self.run_with(&self.options())
     }
 
     /// Runs and must succeed.
-    pub fn run_with(&self, options: Options) -> Summary {
+    pub fn run_with(&self, options: &Options) -> Summary {
         self.try_run(options).unwrap_or_else(|fault| panic!("the run failed: {fault}"))
     }
 
@@ -128,7 +128,6 @@ impl Site {
         self.records(&Topics::of(&self.pipeline.name).progress).iter().map(Record::json).collect()
     }
 }
-
 
 fn plan(file: &Path) -> Pipeline {
     match load(file, &Catalogue::shipped()) {
@@ -238,14 +237,21 @@ fn rows(fetched: &Fetched) -> Vec<Record> {
         offset: raw.offsets[at],
         key: raw.keys.as_ref().filter(|keys| keys.is_valid(at)).map(|keys| text(keys.value(at))),
         value: if values.is_valid(at) { values.value(at).to_vec() } else { Vec::new() },
-        headers: fetched.headers.get(at).into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect(),
+        headers: fetched
+            .headers
+            .get(at)
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect(),
     };
     (0..raw.len()).map(row).collect()
 }
 
 /// Each request has exactly one answer, in its own partition and under its own key; gives the answers.
 pub fn one_answer_each(requests: &[Record], answers: &[Record]) -> Vec<Value> {
-    let asked: Vec<_> = requests.iter().map(|request| (request.partition, request.offset, request.key.clone())).collect();
+    let asked: Vec<_> =
+        requests.iter().map(|request| (request.partition, request.offset, request.key.clone())).collect();
     let values: Vec<Value> = answers.iter().map(Record::json).collect();
     let answered = values.iter().zip(answers).map(|(value, record)| {
         let request = &value["request"];

@@ -79,7 +79,7 @@ sinks:
 /// What fills the topics from [`files`] while the pipeline runs.
 pub const FEEDS: &str = r#"
 feeds:
-  weather: {from: {file: {path: weather.csv}}, format: csv, time: at, topic: weather, partitions: 2, key: room}
+  weather: {from: {file: {path: weather.csv}}, format: csv, time: at, topic: weather, partitions: 2, key: at}
   readings: {from: {file: {path: "readings-*.csv"}}, format: csv, time: at, topic: readings, partitions: 2, key: sensor}
   questions:
     from: {file: {path: questions.csv}}
@@ -112,7 +112,8 @@ pub fn files(seed: u64, seconds: u64) -> Vec<(&'static str, Vec<u8>)> {
         }
     }
     let [first, second] = readings;
-    let files = [("weather.csv", weather), ("readings-1.csv", first), ("readings-2.csv", second), ("questions.csv", questions)];
+    let files =
+        [("weather.csv", weather), ("readings-1.csv", first), ("readings-2.csv", second), ("questions.csv", questions)];
     files.map(|(name, content)| (name, content.into_bytes())).into()
 }
 
@@ -162,7 +163,10 @@ pub fn input(seed: u64, from_second: u64, seconds: u64) -> Input {
             let wind = if random.once_in(4) { "null".to_owned() } else { random.below(60).to_string() };
             let room = random.pick(&["attic", "hall", "cellar"]);
             let sky = random.pick(&["\"clear\"", "\"grey\"", "null"]);
-            weather.push(message(Some(room), format!(r#"{{"at":{at},"room":"{room}","wind":{wind},"sky":{sky}}}"#)));
+            weather.push(message(
+                Some(&second.to_string()),
+                format!(r#"{{"at":{at},"room":"{room}","wind":{wind},"sky":{sky}}}"#),
+            ));
         }
         readings.push(reading(&mut random, second));
         if random.once_in(10) {
@@ -174,7 +178,8 @@ pub fn input(seed: u64, from_second: u64, seconds: u64) -> Input {
     }
     let at = time(from_second + seconds + 20, 0);
     weather.push(message(Some("hall"), format!(r#"{{"at":{at},"room":"hall","wind":3}}"#)));
-    let last = format!(r#"{{"at":{at},"sensor":"s1","room":"hall","temperature":20.5,"humidity":50,"count":7,"hot":true}}"#);
+    let last =
+        format!(r#"{{"at":{at},"sensor":"s1","room":"hall","temperature":20.5,"humidity":50,"count":7,"hot":true}}"#);
     readings.push(message(Some("s1"), last));
     Input { weather, readings }
 }
@@ -207,7 +212,7 @@ fn bad(random: &mut Random, second: u64) -> Vec<u8> {
         2 => format!(r#"{{"at":{at},"sensor":"s1","tempreature":1}}"#).into_bytes(),
         3 => format!(r#"{{"at":{at},"sensor":"s1","temperature":NaN}}"#).into_bytes(),
         4 => format!(r#"{{"at":{at},"sensor":null,"hot":true}}"#).into_bytes(),
-        _ => format!(r#"{{"at":null,"sensor":"s2","hot":true}}"#).into_bytes(),
+        _ => br#"{"at":null,"sensor":"s2","hot":true}"#.to_vec(),
     }
 }
 
@@ -224,7 +229,9 @@ pub fn questions(seed: u64, second: u64, count: u64) -> Vec<Message> {
         let temperature = random.pick(&["null", "12.5", "31", "999"]);
         message(
             Some(&sensor),
-            format!(r#"{{"at":{at},"sensor":"{sensor}","room":"{room}","temperature":{temperature},"count":{number}}}"#),
+            format!(
+                r#"{{"at":{at},"sensor":"{sensor}","room":"{room}","temperature":{temperature},"count":{number}}}"#
+            ),
         )
     };
     (0..count).map(question).collect()

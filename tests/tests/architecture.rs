@@ -81,7 +81,7 @@ fn sources(below: &str) -> Vec<Source> {
             let name = path.file_name().expect("it has a name").to_string_lossy().into_owned();
             if path.is_dir() && name != "target" && !name.starts_with('.') {
                 folders.push(path);
-            } else if name.ends_with(".rs") && name != "architecture.rs" {
+            } else if path.extension().is_some_and(|end| end == "rs") && name != "architecture.rs" {
                 let text = fs::read_to_string(&path).expect("it can be read");
                 let path = path.strip_prefix(root()).expect("below it").to_string_lossy().into_owned();
                 found.push(Source { path, text });
@@ -167,7 +167,8 @@ fn modules_know_only_those_they_may() {
         let sisters: BTreeSet<&str> = MODULES.iter().filter(|entry| entry.0 == name).map(|entry| entry.1).collect();
         let all = sources(name);
         // Modules that exist for tests only.
-        let tests: BTreeSet<String> = all.iter().flat_map(|source| names_after(&test_modules(&source.text), "mod ")).collect();
+        let tests: BTreeSet<String> =
+            all.iter().flat_map(|source| names_after(&test_modules(&source.text), "mod ")).collect();
         let folder = format!("{name}/src/{module}");
         let is_of = |path: &str| path.starts_with(&format!("{folder}/")) || path == format!("{folder}.rs");
         let is_test = |path: &str| path.split(['/', '.']).any(|part| tests.contains(part));
@@ -214,7 +215,9 @@ fn one_file_reads_the_clock() {
     let mut used = BTreeSet::new();
     for source in all_sources().iter().filter(|source| source.path != "engine/src/time.rs") {
         for (number, line) in source.code() {
-            let reads = ["SystemTime", "Instant"].iter().any(|word| line.split(|c: char| !c.is_alphanumeric()).any(|part| part == *word));
+            let reads = ["SystemTime", "Instant"]
+                .iter()
+                .any(|word| line.split(|c: char| !c.is_alphanumeric()).any(|part| part == *word));
             let excuse = CLOCKS.iter().position(|(path, _)| source.path.starts_with(path));
             assert!(!reads || excuse.is_some(), "{}:{number} reads a clock", source.path);
             used.extend(excuse.filter(|_| reads));

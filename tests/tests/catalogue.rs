@@ -11,12 +11,15 @@ use millstream_pipelines::catalogue::{Catalogue, Entry};
 use millstream_pipelines::definition::{Definition, Secrets};
 use serde_json::{Value, json};
 
-/// A kind with its plan, whose result only tells whether it went well.
+/// Only tells whether all is well.
+type Plan = Box<dyn Fn(&Value) -> Planned<()>>;
+
+/// A kind with its plan.
 struct Contract {
     entry: Entry,
     /// The folder that its file is in.
     folder: &'static str,
-    plan: Box<dyn Fn(&Value) -> Planned<()>>,
+    plan: Plan,
 }
 
 /// Columns that every format can write.
@@ -24,7 +27,10 @@ fn columns() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, true), Field::new("count", DataType::Int64, true)]))
 }
 
-fn plan_step(plan: fn(&Value, &StepInput<'_>) -> Planned<millstream_engine::operator::Step>, config: &Value) -> Planned<()> {
+fn plan_step(
+    plan: fn(&Value, &StepInput<'_>) -> Planned<millstream_engine::operator::Step>,
+    config: &Value,
+) -> Planned<()> {
     plan(config, &StepInput { schema: &example_schema(), streams: &example_streams() }).map(drop)
 }
 
@@ -34,7 +40,7 @@ fn contracts() -> Vec<Contract> {
     let (steps, sinks) = (catalogue.steps, catalogue.sinks);
     let contract = |entry: Entry| {
         let name = entry.name;
-        let (folder, plan): (_, Box<dyn Fn(&Value) -> Planned<()>>) = match entry.what {
+        let (folder, plan): (_, Plan) = match entry.what {
             "source" => {
                 let plan = sources.iter().find(|kind| kind.name == name).expect("listed").plan;
                 ("connectors/src/sources", Box::new(move |config| plan(config).map(drop)))
@@ -42,7 +48,8 @@ fn contracts() -> Vec<Contract> {
             "format" => {
                 let plan = formats.iter().find(|kind| kind.name == name).expect("listed").plan;
                 // `raw` is for a single column.
-                let columns = if name == "raw" { Arc::new(columns().project(&[0]).expect("it is there")) } else { columns() };
+                let columns =
+                    if name == "raw" { Arc::new(columns().project(&[0]).expect("it is there")) } else { columns() };
                 ("connectors/src/formats", Box::new(move |config| plan(config, &columns).map(drop)))
             }
             "step" => {
@@ -72,7 +79,8 @@ fn yaml(text: &str) -> Value {
 }
 
 fn shown(problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("{:?} {}: {}", problem.path, problem.code, problem.message)).collect()
+    let line = |problem: &Problem| format!("{:?} {}: {}", problem.path, problem.code, problem.message);
+    problems.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
 #[test]
@@ -102,14 +110,26 @@ fn unknown_keys_are_refused_by_name() {
         let mut config = yaml(entry.example);
         config["no_such_key"] = json!(1);
         let problems = plan(&config).err().unwrap_or_else(|| panic!("{} takes any key", entry.name));
-        let named = problems.iter().any(|problem| problem.message.contains("no_such_key") || problem.path.contains(&"no_such_key".to_owned()));
+        let named = problems
+            .iter()
+            .any(|problem| problem.message.contains("no_such_key") || problem.path.contains(&"no_such_key".to_owned()));
         assert!(named, "{}: {}", entry.name, shown(&problems));
     }
 }
 
 #[test]
 fn whatever_is_configured_is_a_problem_and_no_panic() {
-    let values = [json!(null), json!(true), json!(-1), json!(1e300), json!("x"), json!([]), json!([[]]), json!({}), json!({"a": {"b": null}})];
+    let values = [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(1e300),
+        json!("x"),
+        json!([]),
+        json!([[]]),
+        json!({}),
+        json!({"a": {"b": null}}),
+    ];
     for Contract { entry, plan, .. } in contracts() {
         let example = yaml(entry.example);
         for value in &values {
@@ -131,7 +151,9 @@ fn whatever_is_configured_is_a_problem_and_no_panic() {
 fn names_are_snake_case_and_their_files() {
     for Contract { entry, folder, .. } in contracts() {
         let name = entry.name;
-        let words = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let words = |part: &str| {
+            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        };
         assert!(name.split('_').all(words), "{name} is not snake_case");
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
         let exists = folder.join(format!("{name}.rs")).exists() || folder.join(name).join("mod.rs").exists();
@@ -167,7 +189,8 @@ fn look_for_bare(schema: &Value, bare: &mut Vec<String>) {
     if let Some(properties) = schema["properties"].as_object() {
         let variant = properties.len() == 1 && schema["required"].as_array().is_some_and(|names| names.len() == 1);
         let described = |schema: &Value| schema["description"].as_str().is_some_and(|text| !text.trim().is_empty());
-        let undescribed = properties.iter().filter(|(_, property)| !described(property) && !(variant && described(schema)));
+        let undescribed =
+            properties.iter().filter(|(_, property)| !(described(property) || variant && described(schema)));
         bare.extend(undescribed.map(|(name, _)| name.clone()));
     }
     match schema {

@@ -23,6 +23,14 @@ struct Given {
     rows: Vec<Record>,
 }
 
+/// After how many epochs there was another revision.
+fn revisions(site: &Site) -> usize {
+    let mut revisions: Vec<String> =
+        site.progress().iter().map(|epoch| epoch["revisions"]["hot"].to_string()).collect();
+    revisions.dedup();
+    revisions.len()
+}
+
 /// How a case is run.
 #[derive(Clone, Copy, Debug)]
 struct How {
@@ -33,7 +41,7 @@ struct How {
 
 impl How {
     fn run(self, site: &Site) -> Summary {
-        site.run_with(Options {
+        site.run_with(&Options {
             workers: Some(self.workers),
             max_records: Some(self.max_records),
             clock: Arc::new(StepClock::new(self.now_ms, 1)),
@@ -57,10 +65,19 @@ fn given(how: How, parts: &[Input]) -> Given {
     let summary = how.run(&site);
     let answers = site.answers();
     one_answer_each(&site.records("questions"), &answers);
+    // Were all rows held back until the end, no cut could be seen.
+    assert!(how.max_records > 100 || revisions(&site) > (50 / how.max_records).max(2), "{how:?}: few revisions");
+    for topic in ["weather", "readings", "questions"] {
+        assert!(site.broker().topic(topic).expect("listed").expect("there").partitions.iter().all(|(_, end)| *end > 5));
+    }
     let mut dead_letters = site.dead_letters();
     dead_letters.sort();
     Given {
-        digests: summary.models.iter().map(|(name, model)| (name.clone(), (model.revision, model.digest.clone()))).collect(),
+        digests: summary
+            .models
+            .iter()
+            .map(|(name, model)| (name.clone(), (model.revision, model.digest.clone())))
+            .collect(),
         versions: summary.models.into_iter().map(|(name, model)| (name, model.versions)).collect(),
         answers,
         dead_letters,

@@ -40,13 +40,15 @@ fn given(broker: &str, prefix: &str) -> Given {
     let input = small::input(SEED, 0, SECONDS);
     site.append(&topic("weather"), &input.weather);
     site.append(&topic("readings"), &input.readings);
-    let summary = site.run_with(options());
+    let summary = site.run_with(&options());
     site.append(&topic("questions"), &small::questions(SEED, SECONDS, 20));
-    let asked = site.run_with(options());
+    let asked = site.run_with(&options());
     assert_eq!(digests(&asked), digests(&summary), "questions teach nothing");
     let mut answers = one_answer_each(&site.records(&topic("questions")), &site.answers());
-    answers.iter_mut().for_each(|answer| answer["request"]["topic"] = "questions".into());
-    let replay = site.run_with(options());
+    for answer in &mut answers {
+        answer["request"]["topic"] = "questions".into();
+    }
+    let replay = site.run_with(&options());
     assert_eq!((replay.epochs, replay.answers), (0, 20));
     let mut dead_letters = site.dead_letters();
     dead_letters.sort();
