@@ -10,7 +10,7 @@ fn definition(from: &str, format: &str) -> String {
     DEFINITION.replace("FROM", from).replace("FORMAT", format)
 }
 
-const DEFINITION: &str = r#"
+const DEFINITION: &str = r"
 millstream: 1
 name: hostile
 broker: {embedded: {max_record_bytes: 120000000}}
@@ -37,18 +37,19 @@ requests:
   questions: {topic: questions, enters: readings, model: good, answers: {topic: answers}}
 sinks:
   rows: {from: known, to: {topic: {name: rows}}}
-"#;
+";
 const TOPIC: &str = "{topic: {name: readings}}";
 const GOOD: u64 = 12;
 
 fn json(number: u64) -> Vec<u8> {
     let at = NOW_MS as u64 + number * 1000;
-    format!(r#"{{"at":{at},"x":{},"name":"n{}","good":{}}}"#, number * 7 % 5, number % 3, number % 2 == 0).into_bytes()
+    format!(r#"{{"at":{at},"x":{},"name":"n{}","good":{}}}"#, number * 7 % 5, number % 3, number.is_multiple_of(2))
+        .into_bytes()
 }
 
 fn csv(number: u64) -> Vec<u8> {
     let at = NOW_MS as u64 + number * 1000;
-    format!("{at},{},n{},{}", number * 7 % 5, number % 3, number % 2 == 0).into_bytes()
+    format!("{at},{},n{},{}", number * 7 % 5, number % 3, number.is_multiple_of(2)).into_bytes()
 }
 
 /// Good records with bad ones among them: each at its offset, with the beginning of the reason.
