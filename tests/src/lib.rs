@@ -38,7 +38,9 @@ impl Site {
     pub fn new(definition: &str, files: &[(&str, &[u8])]) -> Self {
         let temporary = tempfile::tempdir().expect("a folder for the test");
         for (name, content) in files {
-            fs::write(temporary.path().join(name), content).expect("the folder can be written");
+            let path = temporary.path().join(name);
+            fs::create_dir_all(path.parent().expect("below the folder")).expect("the folder can be written");
+            fs::write(path, content).expect("the folder can be written");
         }
         fs::write(temporary.path().join("pipeline.yaml"), definition).expect("the folder can be written");
         let at = Self::at(temporary.path().to_owned());
