@@ -114,8 +114,13 @@ impl Binder {
                 if self.bind_next() {
                     continue;
                 }
-                if self.is_used_up() {
-                    return self.bind_end();
+                if self.has_input_ended() {
+                    if self.bind_end() {
+                        continue;
+                    }
+                    if self.intake.queues().values().all(Queue::is_at_end) {
+                        return;
+                    }
                 }
             }
             self.book.wait(heard, LOOK);
@@ -157,7 +162,9 @@ impl Binder {
     /// Requests wait in their topic until every model has learned something, unless there is nothing to learn from.
     fn can_serve(&self) -> bool {
         let is_ready = |&fold: &usize| self.book.newest_revision(fold).is_some();
-        self.folds.iter().all(is_ready) || (self.epoch == self.book.published() && self.has_learned_all())
+        let has_nothing_to_learn =
+            || self.epoch == self.book.published() && self.book.held_rows() == 0 && self.has_learned_all();
+        self.folds.iter().all(is_ready) || has_nothing_to_learn()
     }
 
     fn has_learned_all(&self) -> bool {
@@ -220,7 +227,8 @@ impl Binder {
         idle.map(|(partition, _)| *partition).collect()
     }
 
-    fn is_used_up(&mut self) -> bool {
+    /// Whether the producers are done, and everything that teaches is taken.
+    fn has_input_ended(&mut self) -> bool {
         if !self.finish.as_ref().is_some_and(|finish| finish.load(Ordering::SeqCst)) {
             return false;
         }
@@ -229,18 +237,20 @@ impl Binder {
             self.intake.look_again();
             self.looked_again = true;
         }
-        self.intake.queues().values().all(Queue::is_at_end)
+        self.has_learned_all()
     }
 
-    /// The last epoch of a finite input: nobody is waited for any more.
-    fn bind_end(&mut self) {
+    /// At the end of a finite input nobody is waited for any more. Whether that takes an epoch.
+    fn bind_end(&mut self) -> bool {
+        if self.book.held_rows() == 0 || self.epoch > self.book.passed() {
+            return false;
+        }
         let queues = self.intake.queues();
         let learning = queues.keys().filter(|(source, _)| !self.sources[*source as usize].serving);
         let all: Vec<(u32, u32)> = learning.copied().collect();
         drop(queues);
-        if self.book.held_rows() > 0 {
-            self.mint_as(Vec::new(), all);
-        }
+        self.mint_as(Vec::new(), all);
+        true
     }
 
     fn mint(&mut self, taken: Vec<(u32, RawBatch)>) {

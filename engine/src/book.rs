@@ -53,6 +53,8 @@ pub struct Revision {
 #[derive(Default)]
 pub struct Book {
     entries: Mutex<BTreeMap<Epoch, Entry>>,
+    /// What is complete after the last epoch that was closed.
+    closed: Mutex<Frontier>,
     /// By fold (node index): its revisions, oldest first.
     revisions: Mutex<BTreeMap<usize, Vec<Revision>>>,
     fault: Mutex<Option<Fault>>,
@@ -148,13 +150,18 @@ impl Book {
         }
     }
 
+    /// What is complete after an open epoch, or after the last one that was closed.
     pub(crate) fn frontier(&self, epoch: Epoch) -> Frontier {
-        lock(&self.entries).get(&epoch).map_or_else(Frontier::default, Entry::frontier)
+        let entries = lock(&self.entries);
+        entries.get(&epoch).map_or_else(|| lock(&self.closed).clone(), Entry::frontier)
     }
 
-    /// Takes an epoch out; [`Book::set_published`] follows once it is durable.
+    /// Takes an epoch out, in order; [`Book::set_published`] follows once it is durable.
     pub(crate) fn close(&self, epoch: Epoch) -> Option<Entry> {
-        lock(&self.entries).remove(&epoch)
+        let mut entries = lock(&self.entries);
+        let entry = entries.remove(&epoch)?;
+        *lock(&self.closed) = entry.frontier();
+        Some(entry)
     }
 
     /// All epochs before `epoch` are durable, the last of them with `bytes` of records.

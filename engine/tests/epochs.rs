@@ -72,6 +72,38 @@ fn every_request_gets_one_answer_of_the_state_before_it() {
 }
 
 #[test]
+fn an_answer_says_all_that_its_model_has_seen() {
+    // The last records teach nothing; whatever the cut, they have been seen all the same.
+    let taught = (0..100).map(|at| record(at * 10, "a", at));
+    let mut case = case();
+    case.left = Memory::new(vec![taught.chain((100..105).map(|at| record(at * 10, "poison", at))).collect()]);
+    for max_records in [1, 7, usize::MAX] {
+        let learned = Run { limits: limits(max_records), ..Run::new(case.clone()) }.go();
+        let committed = learned.published.iter().map(|epoch| epoch.progress.clone()).collect();
+        let asks = Memory::new(vec![vec![request(9_000, "a", 1)]]);
+        let run = Run { committed, ..Run::new(Case { asks, ..case.clone() }) }.go();
+        let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
+        let Outcome::Answered { revision, .. } = &replies[0].outcome else { panic!("refused") };
+        assert_eq!((revision.revision, revision.learned_through.offsets["left/0"]), (100, 105), "{max_records}");
+    }
+}
+
+#[test]
+fn requests_wait_for_rows_that_are_held() {
+    // Nothing comes from the right, so that all of the left is held until the end of the input.
+    let mut case = Case { right: Memory::new(vec![vec![]]), ..case() };
+    case.asks = Memory::new(vec![vec![request(1, "a", 1)]]);
+    for memory in [&mut case.left, &mut case.right, &mut case.asks] {
+        memory.unending = true;
+    }
+    let run = Run::new(case).go();
+    let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
+    assert!(
+        matches!(&replies[..], [reply] if matches!(&reply.outcome, Outcome::Answered { revision, .. } if revision.revision == 500))
+    );
+}
+
+#[test]
 fn a_request_before_anything_is_learned_is_refused() {
     let mut case = Case { left: Memory::new(vec![vec![]]), right: Memory::new(vec![vec![]]), ..case() };
     case.asks = Memory::new(vec![vec![request(1, "a", 1)]]);

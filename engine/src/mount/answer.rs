@@ -69,7 +69,8 @@ fn answer(epoch: Epoch, rows: &RecordBatch, at: usize, site: &Site, outlet: &Out
     });
     if let (Some(rows), Some(columns)) = (answered, columns) {
         let model = site.graph.nodes[at].name.clone();
-        let learned_through = (*revision.frontier).clone();
+        // Epochs that taught the model nothing are behind it too.
+        let learned_through = site.book.frontier(epoch - 1);
         let stamp = Arc::new(Stamp { model, revision: revision.number, learned_through });
         outlet.send(Event::Answers { epoch, rows, columns, revision: stamp });
     }

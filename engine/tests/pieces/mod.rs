@@ -44,11 +44,13 @@ pub use record as request;
 #[derive(Clone)]
 pub struct Memory {
     pub partitions: Arc<Vec<Vec<Record>>>,
+    /// Whether more could come, as in a topic.
+    pub unending: bool,
 }
 
 impl Memory {
     pub fn new(partitions: Vec<Vec<Record>>) -> Self {
-        Self { partitions: Arc::new(partitions) }
+        Self { partitions: Arc::new(partitions), unending: false }
     }
 }
 
@@ -60,7 +62,7 @@ impl Source for Memory {
         Ok(Box::new(MemoryReader { source: self.clone(), at: from.to_vec() }))
     }
     fn is_finite(&self) -> bool {
-        true
+        !self.unending
     }
 }
 
