@@ -20,7 +20,7 @@ use crate::fault::{Fault, Result};
 use crate::intake::{Intake, Queue};
 use crate::metrics::Metrics;
 use crate::raw::RawBatch;
-use crate::time::Clock;
+use crate::time::{Clock, Stopwatch};
 
 /// How many epochs may be on their way; more would only queue inside the dataflow.
 const EPOCHS_IN_FLIGHT: u64 = 8;
@@ -85,6 +85,8 @@ pub(crate) struct Binder {
     pub(crate) looked_again: bool,
     pub(crate) offsets: Arc<BTreeMap<String, u64>>,
     pub(crate) idle: Vec<(u32, u32)>,
+    /// When each (source, partition) had its first and its last record bound.
+    pub(crate) bound: BTreeMap<(u32, u32), (Stopwatch, Stopwatch)>,
     pub(crate) epoch: Epoch,
     /// Whether the last epoch was one of requests, so that the lanes take turns.
     pub(crate) served: bool,
@@ -217,14 +219,23 @@ impl Binder {
 
     /// Partitions from which nothing came for their source's idle time, or will ever come.
     fn idle_now(&self) -> Vec<(u32, u32)> {
-        let is_idle = |source: u32, queue: &Queue| {
-            let info = &self.sources[source as usize];
-            let is_quiet = |seconds| seconds * 1000.0 >= info.idle_ms as f64;
-            !info.serving && (queue.is_over() || queue.quiet_seconds().is_some_and(is_quiet))
+        let is_idle = |partition: (u32, u32), queue: &Queue| {
+            let info = &self.sources[partition.0 as usize];
+            let is_long = |seconds| seconds * 1000.0 >= info.idle_ms as f64;
+            let is_quiet = || queue.quiet_seconds().is_some_and(is_long);
+            !info.serving && (queue.is_over() || is_quiet() || self.useless_seconds(partition).is_some_and(is_long))
         };
         let queues = self.intake.queues();
-        let idle = queues.iter().filter(|((source, _), queue)| is_idle(*source, queue));
+        let idle = queues.iter().filter(|(partition, queue)| is_idle(**partition, queue));
         idle.map(|(partition, _)| *partition).collect()
+    }
+
+    /// For how many seconds a partition has given records of which none became a row. Such a partition must not hold
+    /// back the others for ever.
+    fn useless_seconds(&self, partition: (u32, u32)) -> Option<f64> {
+        let (first, last) = self.bound.get(&partition)?;
+        let unheard = self.book.unheard_seconds(partition).unwrap_or(first.seconds());
+        Some(unheard - last.seconds())
     }
 
     /// Whether the producers are done, and everything that teaches is taken.
@@ -334,6 +345,8 @@ impl Binder {
         let mut offsets = (*self.offsets).clone();
         for range in &binding.ranges {
             let source = &self.sources[range.source as usize];
+            let now = Stopwatch::start();
+            self.bound.entry((range.source, range.partition)).or_insert((now, now)).1 = now;
             if !source.serving {
                 offsets.insert(format!("{}/{}", source.name, range.partition), range.hi);
             }

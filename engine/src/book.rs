@@ -9,6 +9,7 @@ use crate::batch::Origin;
 use crate::binding::{Binding, Epoch, Frontier, Watermark};
 use crate::fault::Fault;
 use crate::operator::Answer;
+use crate::time::Stopwatch;
 
 /// A request that was bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub struct Book {
     unpublished_bytes: AtomicUsize,
     /// Rows that wait for the watermark.
     held_rows: AtomicUsize,
+    /// When each (source, partition) last gave a row that is not late and has an event time.
+    heard: Mutex<BTreeMap<(u32, u32), Stopwatch>>,
     /// Partitions that hold back the watermark.
     holding: Mutex<BTreeSet<(u32, u32)>>,
     bell: Mutex<u64>,
@@ -204,6 +207,15 @@ impl Book {
     pub(crate) fn hold(&self, added: usize, removed: usize) {
         self.held_rows.fetch_add(added, Ordering::SeqCst);
         self.held_rows.fetch_sub(removed, Ordering::SeqCst);
+    }
+
+    pub(crate) fn hear(&self, source: u32, partition: u32) {
+        lock(&self.heard).insert((source, partition), Stopwatch::start());
+    }
+
+    /// For how many seconds a partition has given no row; `None` if it never gave one.
+    pub(crate) fn unheard_seconds(&self, partition: (u32, u32)) -> Option<f64> {
+        lock(&self.heard).get(&partition).map(Stopwatch::seconds)
     }
 
     pub(crate) fn holding(&self) -> BTreeSet<(u32, u32)> {

@@ -104,6 +104,7 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
         looked_again: false,
         offsets: Arc::new(BTreeMap::new()),
         idle: Vec::new(),
+        bound: BTreeMap::new(),
         epoch: 0,
         served: false,
         turn: 0,

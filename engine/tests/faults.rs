@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BinaryArray, RecordBatch};
 use millstream_engine::batch::Lane;
 use millstream_engine::binder::Limits;
 use millstream_engine::book::Book;
 use millstream_engine::graph::Graph;
 use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Transform};
-use millstream_engine::raw::RawBatch;
+use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
 use millstream_engine::state::States;
 use millstream_engine::{Fault, Result};
@@ -249,6 +249,59 @@ fn a_reader_that_fails_now_and_then_goes_on_where_it_was() {
     };
     let run = Run { shape: Box::new(shape), ..Run::new(case()) }.go();
     assert_eq!(run.outputs(), Run::new(case()).go().outputs());
+}
+
+/// A topic that holds nothing but records without an event time, and never ends.
+#[derive(Clone)]
+struct Rubbish(u64);
+
+impl Source for Rubbish {
+    fn partitions(&self) -> Result<Vec<u32>> {
+        Ok(vec![0])
+    }
+    fn open(&self, _: &[Position]) -> Result<Box<dyn Reader>> {
+        Ok(Box::new(self.clone()))
+    }
+    fn is_finite(&self) -> bool {
+        false
+    }
+}
+
+impl Reader for Rubbish {
+    fn read(&mut self, _: usize, _: Duration) -> Result<Option<RawBatch>> {
+        let first = self.0;
+        self.0 += 1000;
+        Ok(Some(RawBatch {
+            partition: 0,
+            offsets: (first..self.0).collect(),
+            timestamps: vec![0; 1000].into(),
+            keys: None,
+            payload: Payload::Bytes(BinaryArray::from_iter_values(["never a 1"; 1000])),
+        }))
+    }
+    fn ends(&mut self) -> Result<Vec<Position>> {
+        Ok(vec![Position { partition: 0, offset: u64::MAX }])
+    }
+}
+
+#[test]
+fn a_partition_that_gives_only_rubbish_does_not_hold_back_the_others() {
+    let book = Arc::new(Book::default());
+    let (stop, mut rows) = (book.clone(), 0);
+    let all = Run::new(case()).go().outputs().lines().count();
+    let before_commit = Box::new(move |epochs: &[millstream_engine::publish::Published]| {
+        rows += epochs.iter().flat_map(|epoch| epoch.outputs.values()).map(RecordBatch::num_rows).sum::<usize>();
+        if rows == all {
+            stop.stop();
+        }
+        Ok(())
+    });
+    let shape = |graph: &mut Graph| {
+        graph.sources[1].source = Arc::new(Rubbish(0));
+        graph.sources[1].idle_ms = 1;
+    };
+    let limits = Limits { max_records: 100, ..Limits::default() };
+    Run { limits, book, before_commit, shape: Box::new(shape), ..Run::new(case()) }.go();
 }
 
 #[test]

@@ -21,6 +21,7 @@ type Bounds<'scope> = StreamVec<'scope, Epoch, Bound>;
 /// The stamped rows of a source, and what its partitions say of their future.
 pub(crate) fn stamp<'scope>(stream: Rows<'scope>, at: usize, site: &Site) -> (Rows<'scope>, Bounds<'scope>) {
     let time = site.graph.sources[at].time;
+    let book = site.book.clone();
     let outlet = site.outlet(&format!("{}/order", site.graph.sources[at].name));
     let mut builder = OperatorBuilder::new("stamp".to_owned(), stream.scope());
     let (rows_out, rows_stream) = builder.new_output::<Vec<Batch>>();
@@ -53,6 +54,7 @@ pub(crate) fn stamp<'scope>(stream: Rows<'scope>, at: usize, site: &Site) -> (Ro
                     let partition = Meta::of(&batch.rows).partition[0];
                     let stamp = partitions.entry(partition).or_insert_with(|| Stamp::new(time));
                     if let Some(batch) = stamped(epoch, stamp, &batch, &outlet) {
+                        book.hear(at as u32, partition);
                         session.give(batch);
                     }
                 }
