@@ -1,0 +1,214 @@
+//! What the engine itself costs: per epoch, per row and step, and per row of a keyed step with few and many keys.
+//!
+//!     cargo bench -p millstream-benches --bench engine
+//!
+//! Records are 16 bytes in memory (a key and a number), their decoder does next to nothing, and commits do nothing: so
+//! what is left is minting epochs, digests, dataflow, and the steps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use arrow::array::{Array, BinaryArray, Float64Array, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use millstream_benches::seconds;
+use millstream_benches::table::{Table, thousands};
+use millstream_engine::batch;
+use millstream_engine::binder::Limits;
+use millstream_engine::book::Book;
+use millstream_engine::catalogue::StepInput;
+use millstream_engine::graph::{EventTime, Graph, Input, Node, SourceNode};
+use millstream_engine::metrics::Metrics;
+use millstream_engine::operator::Step;
+use millstream_engine::publish::{Commit, Published};
+use millstream_engine::raw::{Payload, RawBatch};
+use millstream_engine::run::{Settings, run};
+use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
+use millstream_engine::time::SystemClock;
+use millstream_engine::{Fault, Result};
+use millstream_operators::cleansing;
+use serde_json::{Value, json};
+
+const RUNS: usize = 5;
+const EPOCHS: usize = 10_000;
+/// So many that starting and ending a run, some 20 ms, does not count.
+const ROWS: usize = 5_000_000;
+
+fn main() {
+    epochs();
+    chains();
+    keys();
+}
+
+fn epochs() {
+    let mut table = Table::new(&["graph, epochs of one record", "epochs/s", "µs an epoch"]);
+    let memory = Memory::new(EPOCHS, 10);
+    for (name, steps, workers) in
+        [("no steps, 1 worker", 0, 1), ("no steps, 2 workers", 0, 2), ("10 steps, 1 worker", 10, 1)]
+    {
+        let took = measure(&memory, &vec![derive(); steps], workers, 1) / EPOCHS as f64;
+        table.row([name.to_owned(), thousands(1.0 / took), format!("{:.1}", took * 1e6)]);
+    }
+    table.print("Epochs");
+}
+
+fn chains() {
+    let mut table =
+        Table::new(&["derive steps, epochs of 16,384", "1 worker, rows/s", "ns a row", "2 workers, rows/s"]);
+    let memory = Memory::new(ROWS, 10);
+    for steps in [0, 1, 5, 10] {
+        let [one, two] = [1, 2].map(|workers| measure(&memory, &vec![derive(); steps], workers, 16_384) / ROWS as f64);
+        let cells = [thousands(1.0 / one), format!("{:.0}", one * 1e9), thousands(1.0 / two)];
+        table.row([steps.to_string()].into_iter().chain(cells));
+    }
+    table.print("Stateless steps");
+}
+
+fn keys() {
+    let mut table = Table::new(&["standardise by key, epochs of 16,384", "rows/s", "ns a row", "of that the step"]);
+    let step = ("standardise", json!({"columns": ["value"], "by": ["key"]}));
+    let mut costs = Vec::new();
+    for keys in [10, 1_000, 100_000] {
+        let memory = Memory::new(ROWS, keys);
+        let [without, with] =
+            [vec![], vec![step.clone()]].map(|steps| measure(&memory, &steps, 1, 16_384) / ROWS as f64);
+        costs.push(with - without);
+        let cells = [thousands(1.0 / with), format!("{:.0}", with * 1e9), format!("{:.0}", (with - without) * 1e9)];
+        table.row([format!("{} keys", thousands(keys as f64))].into_iter().chain(cells));
+    }
+    table.print("A keyed step");
+    println!("  the step's cost of a row, 100,000 keys to 10: {:.2}", costs[2] / costs[0]);
+}
+
+fn derive() -> (&'static str, Value) {
+    ("derive", json!({"value": "value * 1.000001 + 1"}))
+}
+
+/// The median seconds of running these steps over all records.
+fn measure(memory: &Memory, steps: &[(&str, Value)], workers: usize, max_records: usize) -> f64 {
+    seconds(RUNS, || {
+        let metrics = Arc::new(Metrics::default());
+        let settings = Settings {
+            workers,
+            limits: Limits { max_records, ..Limits::default() },
+            seed: 1,
+            clock: Arc::new(SystemClock),
+            metrics: metrics.clone(),
+            book: Arc::new(Book::default()),
+            finish: Some(Arc::new(AtomicBool::new(true))),
+            committed: vec![],
+        };
+        run(graph(memory.clone(), steps), settings, Box::new(Nothing)).expect("the run ends well");
+        for (at, (kind, _)) in steps.iter().enumerate() {
+            let left = metrics.sum("rows_out_total", &[("step", &format!("{at}/{kind}"))]);
+            assert_eq!(left as usize, memory.0.len(), "all rows leave each step");
+        }
+    })
+}
+
+fn graph(memory: Memory, steps: &[(&str, Value)]) -> Graph {
+    let source = SourceNode {
+        name: "numbers".to_owned(),
+        source: Arc::new(memory),
+        schema: batch::schema_of(&columns()),
+        decoder: Arc::new(|| Box::new(Numbers)),
+        time: EventTime::Arrival,
+        idle_ms: i64::MAX,
+        asks: None,
+    };
+    let mut graph = Graph { sources: vec![source], ..Graph::default() };
+    for (at, (kind, config)) in steps.iter().enumerate() {
+        let input = if at == 0 { Input::Source(0) } else { Input::Node(at - 1) };
+        let step = plan(kind, config, graph.schema(input));
+        graph.nodes.push(Node { name: format!("{at}/{kind}"), inputs: vec![input], step });
+    }
+    graph
+}
+
+fn plan(kind: &str, config: &Value, schema: &SchemaRef) -> Step {
+    let found = cleansing::KINDS.iter().find(|entry| entry.name == kind).expect("a shipped step");
+    (found.plan)(config, &StepInput { schema, streams: &BTreeMap::new() }).expect("a good configuration")
+}
+
+/// Keeps nothing.
+struct Nothing;
+
+impl Commit for Nothing {
+    fn commit(&mut self, _: &[Published]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Records in memory.
+#[derive(Clone)]
+struct Memory(RawBatch);
+
+impl Memory {
+    fn new(records: usize, keys: usize) -> Self {
+        let record = |at: usize| {
+            // A multiplier that is coprime with the number of keys: all come, in no order that a cache likes.
+            let key = (at.wrapping_mul(7_919) % keys) as i64;
+            [key.to_le_bytes(), (at as f64).to_le_bytes()].concat()
+        };
+        Self(RawBatch {
+            partition: 0,
+            offsets: (0..records as u64).collect(),
+            timestamps: (0..records as i64).collect(),
+            keys: None,
+            payload: Payload::Bytes(BinaryArray::from_iter_values((0..records).map(record))),
+        })
+    }
+}
+
+impl Source for Memory {
+    fn partitions(&self) -> Result<Vec<u32>> {
+        Ok(vec![0])
+    }
+    fn open(&self, from: &[Position]) -> Result<Box<dyn Reader>> {
+        let next = from.first().map_or(0, |position| position.offset as usize);
+        Ok(Box::new(MemoryReader { records: self.0.clone(), next }))
+    }
+    fn is_finite(&self) -> bool {
+        true
+    }
+}
+
+struct MemoryReader {
+    records: RawBatch,
+    next: usize,
+}
+
+impl Reader for MemoryReader {
+    fn read(&mut self, max_bytes: usize, wait: Duration) -> Result<Option<RawBatch>> {
+        let len = (self.records.len() - self.next).min(max_bytes / 16);
+        if len == 0 {
+            // Short, so that waiting for this reader at the end of a run is not what is measured.
+            std::thread::sleep(wait.min(Duration::from_millis(1)));
+            return Ok(None);
+        }
+        self.next += len;
+        Ok(Some(self.records.slice(self.next - len, len)))
+    }
+    fn ends(&mut self) -> Result<Vec<Position>> {
+        Ok(vec![Position { partition: 0, offset: self.records.len() as u64 }])
+    }
+}
+
+fn columns() -> Schema {
+    Schema::new(vec![Field::new("key", DataType::Int64, true), Field::new("value", DataType::Float64, true)])
+}
+
+struct Numbers;
+
+impl Decoder for Numbers {
+    fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
+        let Payload::Bytes(values) = &raw.payload else { return Err(Fault::ours("the records are bytes")) };
+        let part = |record: usize, at: usize| values.value(record)[at..at + 8].try_into().expect("eight bytes");
+        let all = 0..values.len();
+        let keys = Int64Array::from_iter_values(all.clone().map(|record| i64::from_le_bytes(part(record, 0))));
+        let numbers = Float64Array::from_iter_values(all.clone().map(|record| f64::from_le_bytes(part(record, 8))));
+        let rows = RecordBatch::try_new(Arc::new(columns()), vec![Arc::new(keys), Arc::new(numbers)])?;
+        Ok(Decoded { rows, record: all.map(|record| record as u32).collect(), rejects: vec![] })
+    }
+}
