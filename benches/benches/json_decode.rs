@@ -7,7 +7,6 @@
 //! Floats are read to the nearest by all of them.
 
 use std::hint::black_box;
-use std::io::Read;
 
 use arrow::array::{Array, BinaryArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -103,10 +102,8 @@ fn measure<'a, T: Deserialize<'a>>(what: &str, columns: &SchemaRef, batches: &'a
 
 /// The example's flights, as its feed writes them.
 fn flight_records() -> Vec<String> {
-    let file = std::fs::File::open(flights::examples().join("data/flights.csv.gz")).expect("the example has data");
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text).expect("compressed text");
-    let lines: Vec<&[u8]> = text.lines().skip(1).take(BATCH * BATCHES).map(str::as_bytes).collect();
+    let lines = flights::lines(&flights::examples().join("data/flights.csv.gz"));
+    let lines = &lines[1..=BATCH * BATCHES];
     let raw = RawBatch {
         partition: 0,
         offsets: (0..lines.len() as u64).collect(),

@@ -1,6 +1,6 @@
 //! The flight example from end to end, beside the loop that someone would write by hand, and how long a request waits.
 //!
-//!     cargo bench -p millstream-benches --bench pipeline [-- by-hand | runs | latency]
+//!     cargo bench -p millstream-benches --bench pipeline [-- runs | latency]
 //!
 //! Each run has a state of its own on the disk of the temporary folder, and commits with fsync. The loop by hand
 //! (`records.rs`, `by_hand.rs`) keeps everything in memory, on one thread: what it leaves out is what a run is there for.
@@ -12,9 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use millstream_benches::flights::{self, copy, run_until_idle};
+use millstream_benches::flights::{self, Example, copy, run_until_idle};
 use millstream_benches::table::{Table, thousands};
-use millstream_benches::{quantile, seconds};
+use millstream_benches::{cpu_seconds, quantile, seconds};
 use millstream_connectors::broker::{Append, Broker, Message, TopicReader};
 use millstream_engine::book::Book;
 use millstream_engine::raw::Payload;
@@ -24,6 +24,8 @@ use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::run::{Options, Summary, run};
 
 const RUNS: usize = 3;
+/// So many that starting and ending a run, some 0.1 s, count for little.
+const YEARS: u32 = 5;
 const REQUESTS: usize = 200;
 /// Between two requests, so that each finds the pipeline idle.
 const PAUSE: Duration = Duration::from_millis(15);
@@ -31,24 +33,27 @@ const PAUSE: Duration = Duration::from_millis(15);
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|chosen| chosen == part);
-    let by_hand = if wanted("by-hand") || wanted("runs") { Some(measure_by_hand()) } else { None };
-    if let (true, Some(by_hand)) = (wanted("runs"), by_hand) {
-        measure_runs(by_hand);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    if wanted("runs") {
+        let example = Example::new(&folder.path().join("years"), YEARS);
+        let by_hand = measure_by_hand(&example);
+        measure_runs(&example, &folder.path().join("states"), by_hand);
     }
     if wanted("latency") {
-        measure_latency();
+        let example = Example::new(&folder.path().join("year"), 1);
+        measure_latency(&example.whole(), &folder.path().join("latency"));
     }
 }
 
-/// Seconds of the loop by hand: from the files, and from records in memory.
+/// Seconds of the loop by hand, all of them on one core: from the files, and from records in memory.
 #[derive(Clone, Copy)]
 struct ByHand {
     from_files: f64,
     from_records: f64,
 }
 
-fn measure_by_hand() -> ByHand {
-    let data = flights::examples().join("data");
+fn measure_by_hand(example: &Example) -> ByHand {
+    let data = example.data();
     let mut outcome = by_hand::learn(&records::feed(&data));
     let from_files = seconds(RUNS, || outcome = by_hand::learn(&records::feed(&data)));
     let fed = records::feed(&data);
@@ -68,33 +73,33 @@ fn measure_by_hand() -> ByHand {
 }
 
 /// Whole runs: feeding and learning, learning from topics that are full, and replaying what was committed.
-fn measure_runs(by_hand: ByHand) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let whole = flights::whole();
-    let full = folder.path().join("full");
-    run_until_idle(&flights::feeds_only(folder.path()), &full, 1);
-    let learns = flights::without_feeds(folder.path());
-    let mut table = Table::new(&["millstream", "workers", "seconds", "records/s", "by hand is faster by"]);
+fn measure_runs(example: &Example, folder: &Path, by_hand: ByHand) {
+    let (whole, learns) = (example.whole(), example.without_feeds());
+    let full = folder.join("full");
+    run_until_idle(&example.feeds_only(), &full, 1);
+    let headings = ["millstream", "workers", "seconds", "CPU s", "records/s", "time, by hand = 1", "CPU, by hand = 1"];
+    let mut table = Table::new(&headings);
     let mut last = None;
     for workers in [1, 2] {
-        let fresh = |name: &str, at: usize| folder.path().join(format!("{name}-{workers}-{at}"));
-        let fed = median(|at| run_until_idle(&whole, &fresh("fed", at), workers));
+        let fresh = |name: &str, at: usize| folder.join(format!("{name}-{workers}-{at}"));
+        let fed = median(|at| timed(&whole, &fresh("fed", at), workers));
         let filled = median(|at| {
             let state = fresh("filled", at);
             copy(&full, &state);
-            run_until_idle(&learns, &state, workers)
+            timed(&learns, &state, workers)
         });
-        let replayed = median(|_| run_until_idle(&whole, &fresh("fed", 0), workers));
-        for (name, summary, against) in [
+        let replayed = median(|_| timed(&whole, &fresh("fed", 0), workers));
+        for (name, (summary, cpu), against) in [
             ("feeding, learning, answering", &fed, by_hand.from_files),
             ("topics full: learning, answering", &filled, by_hand.from_records),
             ("replaying committed epochs", &replayed, by_hand.from_records),
         ] {
             let rate = thousands(summary.records_per_second);
-            let factor = format!("{:.2}", summary.seconds / against);
-            table.row([name.to_owned(), workers.to_string(), format!("{:.3}", summary.seconds), rate, factor]);
+            let [wall, cpu, slower, dearer] =
+                [summary.seconds, *cpu, summary.seconds / against, cpu / against].map(|number| format!("{number:.2}"));
+            table.row([name.to_owned(), workers.to_string(), wall, cpu, rate, slower, dearer]);
         }
-        last = Some(fed);
+        last = Some(fed.0);
     }
     let fed = last.expect("there was a run");
     let late = &fed.models["late"];
@@ -108,24 +113,29 @@ fn measure_runs(by_hand: ByHand) {
     ));
 }
 
+/// A run, and the seconds of all cores that it took.
+fn timed(pipeline: &Pipeline, state: &Path, workers: usize) -> (Summary, f64) {
+    let before = cpu_seconds();
+    let summary = run_until_idle(pipeline, state, workers);
+    (summary, cpu_seconds() - before)
+}
+
 /// The run of median duration.
-fn median(mut run: impl FnMut(usize) -> Summary) -> Summary {
-    let mut summaries: Vec<Summary> = (0..RUNS).map(&mut run).collect();
-    summaries.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-    summaries.swap_remove(RUNS / 2)
+fn median(run: impl FnMut(usize) -> (Summary, f64)) -> (Summary, f64) {
+    let mut runs: Vec<(Summary, f64)> = (0..RUNS).map(run).collect();
+    runs.sort_by(|(a, _), (b, _)| a.seconds.total_cmp(&b.seconds));
+    runs.swap_remove(RUNS / 2)
 }
 
 /// One request at a time into a pipeline that has learned everything and waits.
-fn measure_latency() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let pipeline = flights::whole();
-    let learned = folder.path().join("learned");
-    run_until_idle(&pipeline, &learned, 1);
+fn measure_latency(pipeline: &Pipeline, folder: &Path) {
+    let learned = folder.join("learned");
+    run_until_idle(pipeline, &learned, 1);
     let mut table = Table::new(&["one request, pipeline idle", "workers", "median ms", "p90 ms", "p99 ms", "max ms"]);
     for workers in [1, 2] {
-        let state = folder.path().join(format!("live-{workers}"));
+        let state = folder.join(format!("live-{workers}"));
         copy(&learned, &state);
-        let times = live(&pipeline, &state, workers);
+        let times = live(pipeline, &state, workers);
         for (name, samples) in
             [("append the question, durably", times.appended), ("until its answer can be read", times.answered)]
         {
@@ -150,7 +160,7 @@ fn live(pipeline: &Pipeline, state: &Path, workers: usize) -> Times {
     let options = Options { book: book.clone(), ..flights::options(state, workers, Some(broker.clone())) };
     std::thread::scope(|scope| {
         let running =
-            scope.spawn(|| run(pipeline, options).unwrap_or_else(|fault| panic!("the run goes well: {fault}")));
+            scope.spawn(|| run(pipeline, &options).unwrap_or_else(|fault| panic!("the run goes well: {fault}")));
         let times = ask(&*broker);
         book.stop();
         running.join().expect("the run ends well");

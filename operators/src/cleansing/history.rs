@@ -34,12 +34,8 @@ impl History {
 
     /// The newest row that comes before `order` and is not after the time `at`, unless it is older than `oldest`.
     pub(super) fn newest(&self, order: Order, at: i64, oldest: i64) -> Option<&[u8]> {
-        let known = self.before(order);
-        // What is nearly always asked for is the newest of all.
-        let known = match known.checked_sub(1) {
-            Some(last) if self.times[last] > at => self.times.partition_point(|&time| time <= at),
-            _ => known,
-        };
+        // Whatever is not after an earlier time comes before the order, so one search is enough.
+        let known = if at < order.0 { self.times.partition_point(|&time| time <= at) } else { self.before(order) };
         let place = known.checked_sub(1)?;
         (self.times[place] >= oldest).then(|| &self.bytes[self.start(place)..self.ends[place]])
     }
@@ -72,12 +68,10 @@ impl History {
         if self.times.last().is_none() || comes_before(self.times.len() - 1) {
             return self.times.len();
         }
-        let (mut low, mut high) = (0, self.times.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            if comes_before(middle) { low = middle + 1 } else { high = middle }
-        }
-        low
+        // Few rows have the same time, so origins are seldom looked at.
+        let earlier = self.times.partition_point(|&time| time < order.0);
+        let same = self.times[earlier..].partition_point(|&time| time == order.0);
+        earlier + self.origins[earlier..earlier + same].partition_point(|&origin| origin < order.1)
     }
 
     fn start(&self, place: usize) -> usize {

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch};
+use arrow::array::{Array, AsArray, BinaryArray, RecordBatch};
 use arrow::datatypes::TimestampMillisecondType;
-use arrow::util::display::array_value_to_string;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use millstream_connectors::broker::{Append, Broker, Message, Producer};
 use millstream_connectors::formats::{self, Encoder};
 use millstream_connectors::sources::World;
@@ -214,7 +214,7 @@ impl Feed {
         let after = |record: &u32| Position { partition: raw.partition, offset: raw.offsets[*record as usize] + 1 };
         self.rows = Rows {
             times: self.times(&decoded.rows)?,
-            keys: (0..decoded.rows.num_rows()).map(|row| self.key_of(&decoded.rows, row)).collect::<Result<_>>()?,
+            keys: self.keys(&decoded.rows)?,
             after: decoded.record.iter().map(after).collect(),
             values: Some(self.encoder.encode(&decoded.rows)?),
             at: 0,
@@ -231,10 +231,12 @@ impl Feed {
         Ok(times.values().to_vec())
     }
 
-    fn key_of(&self, rows: &RecordBatch, row: usize) -> Result<Option<Vec<u8>>> {
-        let Some(at) = self.key else { return Ok(None) };
-        let column: &ArrayRef = rows.column(at);
-        Ok(if column.is_null(row) { None } else { Some(array_value_to_string(column, row)?.into_bytes()) })
+    fn keys(&self, rows: &RecordBatch) -> Result<Vec<Option<Vec<u8>>>> {
+        let Some(at) = self.key else { return Ok(vec![None; rows.num_rows()]) };
+        let column = rows.column(at);
+        let shown = ArrayFormatter::try_new(column, &FormatOptions::default())?;
+        let key = |row| column.is_valid(row).then(|| shown.value(row).try_to_string().map(String::into_bytes));
+        Ok((0..rows.num_rows()).map(|row| key(row).transpose()).collect::<std::result::Result<_, _>>()?)
     }
 
     /// Moves the next row into `pending`.
