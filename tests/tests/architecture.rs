@@ -34,7 +34,8 @@ const LONG: [(&str, &str); 0] = [];
 const LINES_MAX: usize = 500;
 
 /// Where time may be read besides `engine/src/time.rs`, and why.
-const CLOCKS: [(&str, &str); 7] = [
+const CLOCKS: [(&str, &str); 8] = [
+    ("benches", "measuring is what they are for"),
     ("connectors/src/broker/embedded/reader.rs", "how long a read may wait"),
     ("connectors/src/broker/simulated/mod.rs", "how long a read may wait"),
     ("connectors/src/broker/kafka/mod.rs", "how long the server may take to answer"),
