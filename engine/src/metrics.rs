@@ -130,7 +130,7 @@ impl Metrics {
             rows_in: lanes(&self.rows_in_total),
             rows_out: lanes(&self.rows_out_total),
             seconds: self.step_seconds_total.with_label_values(&[step]),
-            keys: self.state_keys.with_label_values(&[step, &worker.to_string()]),
+            keys: (self.state_keys.clone(), [step.to_owned(), worker.to_string()]),
         }
     }
 
@@ -164,5 +164,13 @@ pub(crate) struct StepMetrics {
     pub(crate) rows_in: [IntCounter; 2],
     pub(crate) rows_out: [IntCounter; 2],
     pub(crate) seconds: prometheus::Gauge,
-    pub(crate) keys: IntGauge,
+    /// With its labels: only steps that have state show it.
+    keys: (IntGaugeVec, [String; 2]),
+}
+
+impl StepMetrics {
+    pub(crate) fn set_keys(&self, keys: usize) {
+        let (gauges, labels) = &self.keys;
+        gauges.with_label_values(labels).set(keys as i64);
+    }
 }

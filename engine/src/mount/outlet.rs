@@ -99,7 +99,7 @@ impl Outlet {
     }
 
     pub(crate) fn set_keys(&self, keys: usize) {
-        self.metrics.keys.set(keys as i64);
+        self.metrics.set_keys(keys);
     }
 
     /// Makes dead letters of rejected rows, and error answers where they asked.
