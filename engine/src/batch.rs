@@ -60,11 +60,6 @@ pub fn schema_of(columns: &Schema) -> SchemaRef {
     Arc::new(Schema::new_with_metadata(fields, columns.metadata().clone()))
 }
 
-/// A schema without the engine's columns.
-pub fn user_schema(schema: &Schema) -> Schema {
-    Schema::new_with_metadata(schema.fields()[META..].to_vec(), schema.metadata().clone())
-}
-
 /// Whether rows teach or ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Lane {

@@ -10,13 +10,12 @@ use std::sync::mpsc::Sender;
 use std::thread::Thread;
 use std::time::Duration;
 
-use arrow::array::Array;
-
 use crate::batch::Origin;
 use crate::binding::{Binding, Epoch, Range};
 use crate::book::{Book, Entry, Request};
 use crate::digest::RecordsDigest;
 use crate::fault::{Fault, Result};
+use crate::graph::{Graph, SourceNode};
 use crate::intake::{Intake, Queue};
 use crate::metrics::Metrics;
 use crate::raw::RawBatch;
@@ -42,7 +41,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_records: 16_384, max_bytes: 16 << 20, in_flight_bytes: 256 << 20, held_rows: 4_000_000 }
+        Self { max_records: 65_536, max_bytes: 16 << 20, in_flight_bytes: 128 << 20, held_rows: 4_000_000 }
     }
 }
 
@@ -60,18 +59,9 @@ pub(crate) struct WorkerLine {
     pub(crate) thread: Thread,
 }
 
-/// What the binder knows of a source.
-pub(crate) struct SourceInfo {
-    pub(crate) name: String,
-    pub(crate) idle_ms: i64,
-    pub(crate) serving: bool,
-}
-
 /// Mints epochs until the run ends. See the module's documentation.
 pub(crate) struct Binder {
-    pub(crate) sources: Vec<SourceInfo>,
-    /// The graph's folds, by node index.
-    pub(crate) folds: Vec<usize>,
+    pub(crate) graph: Arc<Graph>,
     pub(crate) intake: Arc<Intake>,
     pub(crate) book: Arc<Book>,
     pub(crate) limits: Limits,
@@ -129,6 +119,14 @@ impl Binder {
         }
     }
 
+    fn source(&self, source: u32) -> &SourceNode {
+        &self.graph.sources[source as usize]
+    }
+
+    fn is_serving(&self, source: u32) -> bool {
+        self.graph.is_serving(source as usize)
+    }
+
     /// Whether the dataflow should get more now.
     fn has_room(&self) -> bool {
         let idle = self.epoch == self.book.passed();
@@ -163,19 +161,17 @@ impl Binder {
 
     /// Requests wait in their topic until every model has learned something, unless there is nothing to learn from.
     fn can_serve(&self) -> bool {
-        let is_ready = |&fold: &usize| self.book.newest_revision(fold).is_some();
+        let is_ready = |fold: usize| self.book.newest_revision(fold).is_some();
         let has_nothing_to_learn =
             || self.epoch == self.book.published() && self.book.held_rows() == 0 && self.has_learned_all();
-        self.folds.iter().all(is_ready) || has_nothing_to_learn()
+        self.graph.folds().all(is_ready) || has_nothing_to_learn()
     }
 
     fn has_learned_all(&self) -> bool {
         if self.finish.is_some() && !self.looked_again {
             return false;
         }
-        let queues = self.intake.queues();
-        let learning = queues.iter().filter(|((source, _), _)| !self.sources[*source as usize].serving);
-        learning.map(|(_, queue)| queue).all(Queue::is_at_end)
+        self.intake.queues().iter().all(|((source, _), queue)| self.is_serving(*source) || queue.is_at_end())
     }
 
     /// The next records of one lane, fairly from all partitions.
@@ -188,7 +184,7 @@ impl Binder {
         let mut queues = self.intake.queues();
         let mut ready: Vec<_> = queues
             .iter_mut()
-            .filter(|((source, _), queue)| self.sources[*source as usize].serving == serving && !queue.is_empty())
+            .filter(|((source, _), queue)| self.is_serving(*source) == serving && !queue.is_empty())
             .collect();
         if !serving && is_crowded {
             ready.retain(|(partition, _)| holding.contains(*partition));
@@ -220,10 +216,11 @@ impl Binder {
     /// Partitions from which nothing came for their source's idle time, or will ever come.
     fn idle_now(&self) -> Vec<(u32, u32)> {
         let is_idle = |partition: (u32, u32), queue: &Queue| {
-            let info = &self.sources[partition.0 as usize];
-            let is_long = |seconds| seconds * 1000.0 >= info.idle_ms as f64;
+            let idle_ms = self.source(partition.0).idle_ms;
+            let is_long = |seconds| seconds * 1000.0 >= idle_ms as f64;
             let is_quiet = || queue.quiet_seconds().is_some_and(is_long);
-            !info.serving && (queue.is_over() || is_quiet() || self.useless_seconds(partition).is_some_and(is_long))
+            let is_useless = || self.useless_seconds(partition).is_some_and(is_long);
+            !self.is_serving(partition.0) && (queue.is_over() || is_quiet() || is_useless())
         };
         let queues = self.intake.queues();
         let idle = queues.iter().filter(|(partition, queue)| is_idle(**partition, queue));
@@ -257,7 +254,7 @@ impl Binder {
             return false;
         }
         let queues = self.intake.queues();
-        let learning = queues.keys().filter(|(source, _)| !self.sources[*source as usize].serving);
+        let learning = queues.keys().filter(|(source, _)| !self.is_serving(*source));
         let all: Vec<(u32, u32)> = learning.copied().collect();
         drop(queues);
         self.mint_as(Vec::new(), all);
@@ -309,7 +306,7 @@ impl Binder {
     }
 
     fn differs(&self, epoch: Epoch, range: &Range) -> Fault {
-        let name = &self.sources[range.source as usize].name;
+        let name = &self.source(range.source).name;
         Fault::world(format!(
             "the log no longer holds what epoch {epoch} was made of: {name}/{} offsets {} to {} differ from the \
              journal ({} records, digest {}). Was the topic created anew, or has retention passed?",
@@ -344,16 +341,15 @@ impl Binder {
     fn release(&mut self, binding: Binding, taken: Vec<(u32, RawBatch)>) {
         let mut offsets = (*self.offsets).clone();
         for range in &binding.ranges {
-            let source = &self.sources[range.source as usize];
             let now = Stopwatch::start();
             self.bound.entry((range.source, range.partition)).or_insert((now, now)).1 = now;
-            if !source.serving {
-                offsets.insert(format!("{}/{}", source.name, range.partition), range.hi);
+            if !self.is_serving(range.source) {
+                offsets.insert(format!("{}/{}", self.source(range.source).name, range.partition), range.hi);
             }
         }
         self.offsets = Arc::new(offsets);
         for (source, part) in &taken {
-            self.metrics.records(&self.sources[*source as usize].name, part.len(), part.bytes());
+            self.metrics.records(&self.source(*source).name, part.len(), part.bytes());
         }
         self.metrics.epochs_total.inc();
         self.idle.clone_from(&binding.idle);
@@ -382,9 +378,9 @@ impl Binder {
 
     fn requests(&self, taken: &[(u32, RawBatch)]) -> Vec<Request> {
         let mut requests = Vec::new();
-        for (source, part) in taken.iter().filter(|(source, _)| self.sources[*source as usize].serving) {
+        for (source, part) in taken.iter().filter(|(source, _)| self.is_serving(*source)) {
             for (row, &offset) in part.offsets.iter().enumerate() {
-                let key = part.keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row).to_vec());
+                let key = part.key(row).map(<[u8]>::to_vec);
                 let origin = Origin { source: *source, partition: part.partition, offset, index: 0 };
                 requests.push(Request { origin, key });
             }
@@ -395,7 +391,7 @@ impl Binder {
 
     fn report_lag(&self) {
         for ((source, partition), queue) in &*self.intake.queues() {
-            self.metrics.set_lag(&self.sources[*source as usize].name, *partition, queue.lag());
+            self.metrics.set_lag(&self.source(*source).name, *partition, queue.lag());
         }
     }
 }

@@ -90,11 +90,6 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather()).expect("gathered metrics can be written")
     }
 
-    /// Adds metrics of another part of the program.
-    pub fn register(&self, collector: impl Collector + 'static) {
-        self.registry.register(Box::new(collector)).expect("each metric is registered once");
-    }
-
     pub(crate) fn records(&self, source: &str, count: usize, bytes: usize) {
         self.records_total.with_label_values(&[source]).inc_by(count as u64);
         self.bytes_total.with_label_values(&[source]).inc_by(bytes as u64);

@@ -120,10 +120,6 @@ pub struct Published {
     pub dead_letters: Vec<DeadLetter>,
     /// By fold (node index): revisions made in the epoch, with what they measured.
     pub revisions: BTreeMap<usize, (Revision, Vec<Measure>)>,
-    /// What is complete after the epoch.
-    pub frontier: Frontier,
-    /// Milliseconds since 1970, from the binding.
-    pub now_ms: i64,
 }
 
 /// Makes epochs durable.
@@ -305,7 +301,6 @@ impl<'a> Publisher<'a> {
     }
 
     fn assemble(&mut self, open: Open, entry: &Entry) -> Result<Published> {
-        let frontier = entry.frontier();
         let replies = replies(&open, entry)?;
         self.metrics.requests_total.inc_by(entry.requests.len() as u64);
         let mut outputs = BTreeMap::new();
@@ -330,8 +325,6 @@ impl<'a> Publisher<'a> {
             replies,
             dead_letters,
             revisions: open.revised,
-            frontier,
-            now_ms: entry.binding.now_ms,
         })
     }
 }

@@ -38,6 +38,11 @@ impl RawBatch {
         self.offsets.is_empty()
     }
 
+    /// A record's key, if it has one.
+    pub fn key(&self, row: usize) -> Option<&[u8]> {
+        self.keys.as_ref().filter(|keys| keys.is_valid(row)).map(|keys| keys.value(row))
+    }
+
     /// The records `start..start + len`, without copying.
     #[must_use]
     pub fn slice(&self, start: usize, len: usize) -> Self {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
 
-use crate::binder::{Binder, Limits, Order, SourceInfo, WorkerLine};
+use crate::binder::{Binder, Limits, Order, WorkerLine};
 use crate::binding::Epoch;
 use crate::book::Book;
 use crate::fault::{Fault, Result};
@@ -91,8 +91,7 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
     threads.sort_by_key(|(worker, _)| *worker);
     let workers = lines.into_iter().zip(threads).map(|(orders, (_, thread))| WorkerLine { orders, thread }).collect();
     let binder = Binder {
-        sources: graph.sources.iter().map(SourceInfo::of).collect(),
-        folds: graph.folds().collect(),
+        graph: graph.clone(),
         intake: intake.clone(),
         book: book.clone(),
         limits: settings.limits,
@@ -133,12 +132,6 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
         book.stop();
     });
     book.take_fault().map_or(Ok(()), Err)
-}
-
-impl SourceInfo {
-    fn of(node: &crate::graph::SourceNode) -> Self {
-        Self { name: node.name.clone(), idle_ms: node.idle_ms, serving: node.asks.is_some() }
-    }
 }
 
 /// Announces every partition, to be read from its start; gives those of the learn lane.

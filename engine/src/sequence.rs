@@ -133,7 +133,8 @@ impl Stamp {
     }
 }
 
-fn with_times(rows: &RecordBatch, times: Vec<i64>) -> Result<RecordBatch> {
+/// The rows with these event times.
+pub(crate) fn with_times(rows: &RecordBatch, times: Vec<i64>) -> Result<RecordBatch> {
     let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
     columns[TIME] = Arc::new(TimestampMillisecondArray::from(times));
     Ok(RecordBatch::try_new(rows.schema(), columns)?)

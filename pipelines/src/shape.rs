@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use millstream_engine::binder::Limits;
 use millstream_operators::registry::PromotionConfig;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -68,7 +69,8 @@ pub struct Epochs {
 
 impl Default for Epochs {
     fn default() -> Self {
-        Self { max_records: 65_536, max_bytes: 16 << 20, in_flight_bytes: 128 << 20 }
+        let Limits { max_records, max_bytes, in_flight_bytes, .. } = Limits::default();
+        Self { max_records: max_records as u64, max_bytes: max_bytes as u64, in_flight_bytes: in_flight_bytes as u64 }
     }
 }
 

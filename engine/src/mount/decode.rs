@@ -11,13 +11,14 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 
-use crate::batch::{Batch, Lane, Origin};
+use crate::batch::{Batch, Lane, Meta, Origin};
 use crate::binding::Epoch;
 use crate::fault::{Fault, Result};
-use crate::graph::SourceNode;
+use crate::graph::{EventTime, SourceNode};
 use crate::mount::{Outlet, Rows, Site};
 use crate::publish::DeadLetter;
 use crate::raw::{Payload, RawBatch};
+use crate::sequence::with_times;
 use crate::source::Decoded;
 
 pub(crate) fn mount<'scope>(stream: StreamVec<'scope, Epoch, RawBatch>, at: usize, site: &Site) -> Rows<'scope> {
@@ -81,9 +82,9 @@ fn to_rows(
         return Ok(None);
     }
     let rows = with_meta(at, source, raw, &decoded, index)?;
-    let rows = outlet.run(epoch, lane, &rows, |rejects| match lane {
+    let rows = outlet.run(epoch, lane, &rows, |_| match lane {
         Lane::Learn => Ok(Some(rows.clone())),
-        Lane::Serve => stamp_requests(source, &rows, rejects).map(Some),
+        Lane::Serve => stamp_requests(source, &rows).map(Some),
     });
     Ok(rows.map(|rows| Batch::new(lane, rows)))
 }
@@ -110,16 +111,13 @@ fn reject_several(decoded: &mut Decoded, index: &[u32]) {
 
 /// A request's event time is its column where the source declares one and it is there, else its record's timestamp.
 /// It waits for no watermark.
-fn stamp_requests(source: &SourceNode, rows: &RecordBatch, _: &mut crate::operator::Rejects) -> Result<RecordBatch> {
-    let crate::graph::EventTime::Column { column, .. } = source.time else { return Ok(rows.clone()) };
+fn stamp_requests(source: &SourceNode, rows: &RecordBatch) -> Result<RecordBatch> {
+    let EventTime::Column { column, .. } = source.time else { return Ok(rows.clone()) };
     let declared: &TimestampMillisecondArray =
         rows.column(column).as_any().downcast_ref().expect("planning checked the event-time column's type");
-    let arrived = crate::batch::Meta::of(rows).time;
-    let times =
-        arrived.iter().enumerate().map(|(row, &time)| if declared.is_null(row) { time } else { declared.value(row) });
-    let mut columns = rows.columns().to_vec();
-    columns[crate::batch::TIME] = Arc::new(TimestampMillisecondArray::from_iter_values(times));
-    Ok(RecordBatch::try_new(rows.schema(), columns)?)
+    let arrived = Meta::of(rows).time;
+    let times = arrived.iter().zip(declared).map(|(&arrived, declared)| declared.unwrap_or(arrived));
+    with_times(rows, times.collect())
 }
 
 fn with_meta(at: u32, source: &SourceNode, raw: &RawBatch, decoded: &Decoded, index: Vec<u32>) -> Result<RecordBatch> {

@@ -270,8 +270,6 @@ impl Commit for Collect {
             replies: epoch.replies.clone(),
             dead_letters: epoch.dead_letters.clone(),
             revisions: std::collections::BTreeMap::new(),
-            frontier: epoch.frontier.clone(),
-            now_ms: epoch.now_ms,
         }));
         Ok(())
     }

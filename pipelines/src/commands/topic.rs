@@ -188,7 +188,7 @@ impl Consumer<'_> {
 
 fn head(fetched: &Fetched, row: usize) -> String {
     let records = &fetched.records;
-    let key = records.keys.as_ref().and_then(|keys| keys.iter().nth(row).flatten()).map(String::from_utf8_lossy);
+    let key = records.key(row).map(String::from_utf8_lossy);
     let mut head = format!(
         "{}/{} {}",
         records.partition,

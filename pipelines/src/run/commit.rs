@@ -48,18 +48,19 @@ impl BrokerCommit {
     fn transaction(&mut self, epochs: &[Published]) -> Result<Vec<Append>> {
         let mut topics: BTreeMap<String, Vec<Message>> = BTreeMap::new();
         for epoch in epochs {
+            let now_ms = epoch.progress.binding.now_ms;
             for reply in &epoch.replies {
                 let answers = &self.answers[&reply.request.origin.source];
-                topics.entry(answers.topic.clone()).or_default().push(reply::message(reply, answers, epoch.now_ms)?);
+                topics.entry(answers.topic.clone()).or_default().push(reply::message(reply, answers, now_ms)?);
             }
-            let dead = epoch.dead_letters.iter().map(|letter| dead_letter(letter, &self.sources, epoch.now_ms));
+            let dead = epoch.dead_letters.iter().map(|letter| dead_letter(letter, &self.sources, now_ms));
             topics.entry(self.topics.dead.clone()).or_default().extend(dead);
             for (output, rows) in &epoch.outputs {
                 if let Some(append) = self.sinks[*output].prepare(rows)? {
                     topics.entry(append.topic).or_default().extend(append.messages);
                 }
             }
-            let progress = journal::message(&self.definition, &epoch.progress, epoch.now_ms)?;
+            let progress = journal::message(&self.definition, &epoch.progress)?;
             topics.entry(self.topics.progress.clone()).or_default().push(progress);
         }
         topics.retain(|_, messages| !messages.is_empty());

@@ -19,11 +19,11 @@ struct Record {
 }
 
 /// The record's message.
-pub fn message(definition: &str, progress: &Progress, now_ms: i64) -> Result<Message> {
+pub fn message(definition: &str, progress: &Progress) -> Result<Message> {
     let record = Record { definition: definition.to_owned(), progress: progress.clone() };
     let value = serde_json::to_vec(&record)
         .map_err(|error| Fault::ours("a progress record cannot be written").because(error))?;
-    Ok(Message { value: Some(value), timestamp_ms: now_ms, ..Message::default() })
+    Ok(Message { value: Some(value), timestamp_ms: progress.binding.now_ms, ..Message::default() })
 }
 
 /// All progress so far. A definition that has changed since halts: its models could not be rebuilt.
@@ -59,8 +59,7 @@ pub fn read_all(
         let Some(Fetched { records, .. }) = reader.read(8 << 20, Duration::from_secs(2))? else { break };
         let Payload::Bytes(values) = &records.payload else { return Err(Fault::ours("topics hold bytes")) };
         for (row, value) in values.iter().enumerate() {
-            let key = records.keys.as_ref().and_then(|keys| keys.iter().nth(row).flatten());
-            each(value.unwrap_or_default(), key)?;
+            each(value.unwrap_or_default(), records.key(row))?;
         }
         next = records.offsets.last().map_or(next, |last| last + 1);
     }

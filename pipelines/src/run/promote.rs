@@ -43,7 +43,7 @@ impl Promoter {
     pub fn promote(&mut self, epochs: &[Published]) -> Result<()> {
         for epoch in epochs {
             for (fold, (revision, measures)) in &epoch.revisions {
-                self.consider(*fold, revision, measures, epoch.now_ms)?;
+                self.consider(*fold, revision, measures, epoch.progress.binding.now_ms)?;
             }
         }
         Ok(())
