@@ -7,6 +7,7 @@ pub mod binder;
 pub mod binding;
 pub mod book;
 pub mod catalogue;
+pub mod checkpoint;
 pub mod digest;
 pub mod fault;
 pub mod graph;
