@@ -7,6 +7,7 @@
 //! ([`run`]), or in an order that somebody chooses ([`Simulation`]).
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
@@ -22,10 +23,12 @@ use crate::publish::{Commit, Progress, Publisher};
 use crate::source::Position;
 use crate::time::Clock;
 
+mod simulate;
 mod threads;
 mod worker;
 
-use worker::Seat;
+pub use simulate::{Actor, Simulation};
+use worker::Start;
 
 /// What came of a part's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +74,8 @@ struct Parts {
     book: Arc<Book>,
     readers: Vec<SourceReader>,
     binder: Binder,
-    /// Where the workers sit down, in their order.
-    seats: Vec<Seat>,
+    /// What the workers start with, in their order.
+    starts: Vec<Start>,
     publisher: Publisher,
 }
 
@@ -83,7 +86,7 @@ impl Parts {
         let intake = Arc::new(Intake::new(book.clone(), settings.limits.max_bytes.max(8 << 20)));
         let partitions = Arc::new(announce(&graph, &intake)?);
         let (events, events_in) = mpsc::channel();
-        let (mut workers, mut seats) = (Vec::new(), Vec::new());
+        let (mut workers, mut starts) = (Vec::new(), Vec::new());
         for worker in 0..settings.workers {
             let (orders, orders_in) = mpsc::channel();
             let thread = Arc::new(OnceLock::new());
@@ -97,7 +100,7 @@ impl Parts {
                 worker,
                 workers: settings.workers,
             };
-            seats.push(Seat { site, orders: orders_in, thread });
+            starts.push(Start { site, orders: orders_in, thread });
         }
         let readers = (0..).zip(&graph.sources).map(|(index, node)| {
             SourceReader::new(intake.clone(), index, node.name.clone(), node.source.clone(), timed)
@@ -125,7 +128,7 @@ impl Parts {
         };
         let committed = settings.committed.into_iter().map(|progress| (progress.binding.epoch, progress)).collect();
         let publisher = Publisher::new(graph, book.clone(), metrics, commit, events_in, committed);
-        Ok(Self { book, readers, binder, seats, publisher })
+        Ok(Self { book, readers, binder, starts, publisher })
     }
 }
 
@@ -144,7 +147,7 @@ fn announce(graph: &Graph, intake: &Intake) -> Result<Vec<(u32, u32)>> {
 }
 
 /// Runs a part of a run. If it panics, the run ends with that as its fault, so that the other parts do not wait for it.
-fn guard<T>(book: &Book, part: &str, run: impl FnOnce() -> T) -> Option<T> {
+fn guard<T>(book: &Book, part: &dyn Display, run: impl FnOnce() -> T) -> Option<T> {
     // What a panic leaves half-done is not used after an abort.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
     let tell = |panic: Box<dyn std::any::Any + Send>| {

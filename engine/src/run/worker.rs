@@ -16,7 +16,7 @@ use crate::publish::Event;
 use crate::run::Turn;
 
 /// What a worker starts with.
-pub(super) struct Seat {
+pub(super) struct Start {
     pub(super) site: Site,
     pub(super) orders: Receiver<Order>,
     /// To be set when it starts, so that the binder can wake it.
@@ -24,7 +24,7 @@ pub(super) struct Seat {
 }
 
 /// A worker on which the graph is mounted.
-pub(super) struct Seated {
+pub(super) struct Mounted {
     site: Site,
     orders: Receiver<Order>,
     inputs: Inputs,
@@ -33,12 +33,12 @@ pub(super) struct Seated {
     passed: Epoch,
 }
 
-impl Seated {
+impl Mounted {
     /// Mounts the graph. To be called on the worker's thread.
-    pub(super) fn new(worker: &mut Worker, seat: Seat) -> Result<Self> {
-        seat.thread.get_or_init(std::thread::current);
-        let (inputs, probe) = worker.dataflow(|scope| mount(scope, &seat.site))?;
-        Ok(Self { site: seat.site, orders: seat.orders, inputs, probe, passed: 0 })
+    pub(super) fn new(worker: &mut Worker, start: Start) -> Result<Self> {
+        start.thread.get_or_init(std::thread::current);
+        let (inputs, probe) = worker.dataflow(|scope| mount(scope, &start.site))?;
+        Ok(Self { site: start.site, orders: start.orders, inputs, probe, passed: 0 })
     }
 
     /// One step of all operators that have something to do; waits for that so long at most. Done once all input has
