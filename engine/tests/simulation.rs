@@ -102,6 +102,7 @@ impl Oracle {
         let mut ends: BTreeMap<(u32, u32), u64> = BTreeMap::new();
         let mut replied = Vec::new();
         let mut dead = Vec::new();
+        let mut newest = 0;
         for epoch in &published {
             for range in &epoch.progress.binding.ranges {
                 let end = ends.entry((range.source, range.partition)).or_default();
@@ -117,12 +118,14 @@ impl Oracle {
                 match &reply.outcome {
                     Outcome::Answered { columns, row, revision, .. } => {
                         let sum = columns.column(0).as_primitive::<Int64Type>().value(*row);
-                        assert_eq!(sum, self.sums[revision.revision as usize], "of revision {}", revision.revision);
+                        assert_eq!(revision.revision, newest, "the newest revision before the epoch answers");
+                        assert_eq!(sum, self.sums[newest as usize], "of revision {newest}");
                         assert!(revision.learned_through.offsets.contains_key("left/0"));
                     }
                     Outcome::Refused { reason, .. } => assert_eq!(reason, "poison"),
                 }
             }
+            newest = epoch.progress.revisions.get("sum").map_or(0, |mark| mark.revision);
             dead.extend(epoch.dead_letters.iter().map(|letter| letter.origin));
         }
         let all = [((0, 0), 60), ((0, 1), 60), ((1, 0), 20), ((2, 0), 15)];
@@ -235,12 +238,12 @@ fn survive(seed: u64) -> (Vec<Published>, Vec<Step>) {
 #[test]
 fn whatever_the_schedule_and_the_kills_the_results_are_the_same() {
     let oracle = Oracle::new();
-    for_seeds(150, |seed| oracle.check(survive(seed).0));
+    for_seeds(40, |seed| oracle.check(survive(seed).0));
 }
 
 #[test]
 fn a_seed_replays_identically() {
-    for_seeds(20, |seed| {
+    for_seeds(8, |seed| {
         let (first, second) = (survive(seed), survive(seed));
         assert_eq!(first.1.len(), second.1.len());
         let differs = first.1.iter().zip(&second.1).position(|(first, second)| first != second);
@@ -253,7 +256,7 @@ fn a_seed_replays_identically() {
 
 #[test]
 fn a_frozen_run_goes_on_where_it_was_and_a_killed_one_never() {
-    for_seeds(10, |seed| {
+    for_seeds(4, |seed| {
         let run = || {
             let mut random = Random(seed);
             let (simulation, published) = run_of(&mut random, vec![]).simulate();
