@@ -16,9 +16,9 @@ use millstream_engine::binder::Limits;
 use millstream_engine::graph::Graph;
 use millstream_engine::publish::{Outcome, Progress, Published};
 use millstream_engine::run::{Actor, Simulation, Turn};
-use millstream_engine::{Fault, Result, digest};
+use millstream_engine::{Fault, digest};
 
-use pieces::{Case, Memory, Ran, Run, record, request};
+use pieces::{Case, Durable, Memory, Ran, Run, record, request};
 
 /// A run that takes so many turns hangs: these take some thousand.
 const TURNS_MAX: usize = 1_000_000;
@@ -278,22 +278,22 @@ fn a_frozen_run_goes_on_where_it_was_and_a_killed_one_never() {
         assert_eq!(Arc::strong_count(&nothing_more), 1, "the commit is gone");
         assert!(drive(&mut frozen, &mut schedule, TURNS_MAX, &mut again));
         assert!(again == trace, "the traces differ");
-        let epochs = |published: &Arc<std::sync::Mutex<Vec<Published>>>| published.lock().expect("one thread").len();
+        let epochs = |published: &Durable| published.lock().expect("one thread").len();
         assert_eq!(epochs(&published), epochs(&expected));
     });
 }
 
 #[test]
-fn a_fault_ends_a_simulated_run() -> Result<()> {
+fn a_fault_ends_a_simulated_run() {
     for panics in [false, true] {
-        let break_join = move |graph: &mut Graph| {
+        let break_right = move |graph: &mut Graph| {
             graph.sources[1].decoder = Arc::new(move || {
                 assert!(!panics, "it broke");
                 Box::new(pieces::lines())
             });
         };
         let before_commit = Box::new(|_: &[Published]| Err(Fault::world("it broke")));
-        let run = Run { workers: 2, shape: Box::new(break_join), before_commit, ..Run::new(case()) };
+        let run = Run { workers: 2, shape: Box::new(break_right), before_commit, ..Run::new(case()) };
         let (mut simulation, _) = run.simulate();
         let mut schedule = Schedule::new(&mut Random(1));
         assert!(drive(&mut simulation, &mut schedule, TURNS_MAX, &mut Vec::new()));
@@ -302,5 +302,4 @@ fn a_fault_ends_a_simulated_run() -> Result<()> {
     }
     let (simulation, _) = Run::new(case()).simulate();
     assert!(simulation.outcome().expect_err("not done").message.contains("has not ended"));
-    Ok(())
 }

@@ -230,6 +230,9 @@ pub struct Case {
     pub lateness_ms: i64,
 }
 
+/// What has become durable.
+pub type Durable = Arc<Mutex<Vec<Published>>>;
+
 /// Looks at what is to be committed, and may fail.
 pub type BeforeCommit = Box<dyn FnMut(&[Published]) -> Result<()> + Send>;
 
@@ -252,7 +255,7 @@ pub struct Ran {
 }
 
 struct Collect {
-    published: Arc<Mutex<Vec<Published>>>,
+    published: Durable,
     next: u64,
     before: BeforeCommit,
 }
@@ -310,12 +313,12 @@ impl Run {
     }
 
     /// A simulation of this run, and what it will have published.
-    pub fn simulate(self) -> (Simulation, Arc<Mutex<Vec<Published>>>) {
+    pub fn simulate(self) -> (Simulation, Durable) {
         let (graph, settings, commit, published) = self.prepare();
         (Simulation::new(graph, settings, commit).expect("the run starts"), published)
     }
 
-    fn prepare(self) -> (Graph, Settings, Box<dyn Commit>, Arc<Mutex<Vec<Published>>>) {
+    fn prepare(self) -> (Graph, Settings, Box<dyn Commit>, Durable) {
         let published = Arc::new(Mutex::new(Vec::new()));
         let mut graph = graph(self.case);
         (self.shape)(&mut graph);
