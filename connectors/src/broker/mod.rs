@@ -104,6 +104,10 @@ pub trait Producer: Send {
     /// An error that is not [`retry`](millstream_engine::Fault::retry) leaves the outcome open: drop the producer, make
     /// a new one, and read back what became of it.
     fn append(&mut self, appends: &[Append]) -> Result<()>;
+
+    /// Sends messages on their own: durable when it returns, visible at once, not all or none, not fenced. After an
+    /// error, any of them may be there; sending them again may make them be there twice.
+    fn send(&mut self, appends: &[Append]) -> Result<()>;
 }
 
 /// The largest record that brokers take unless told otherwise: 128 MiB.
