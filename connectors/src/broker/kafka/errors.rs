@@ -20,6 +20,7 @@ pub(super) enum Meaning {
 }
 
 /// What a code means.
+#[expect(clippy::too_many_lines, reason = "one line for each code")]
 pub(super) fn meaning(code: RDKafkaErrorCode) -> Meaning {
     use RDKafkaErrorCode as Code;
     match code {

@@ -354,6 +354,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_promise_needs_is_set() {
+        let options = BTreeMap::from([("bootstrap.servers".to_owned(), "host:9092".to_owned())]);
+        let cases = [
+            ("isolation.level", "read_committed"),
+            ("auto.offset.reset", "error"),
+            ("check.crcs", "true"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("queued.max.messages.kbytes", "65536"),
+            ("reconnect.backoff.max.ms", "1000"),
+        ];
+        for (option, value) in cases {
+            assert_eq!(consumer(&options).get(option), Some(value), "{option}");
+        }
+        let cases = [("acks", "all"), ("enable.idempotence", "true"), ("queue.buffering.max.kbytes", "262144")];
+        for (option, value) in cases {
+            assert_eq!(plain(&options).get(option), Some(value), "{option}");
+            assert_eq!(producer(&options, "p").get(option), Some(value), "{option}");
+        }
+        let time_out = |option| producer(&options, "p").get(option).and_then(|text| text.parse::<u64>().ok());
+        assert!(time_out("message.timeout.ms") < time_out("transaction.timeout.ms"));
+        assert_eq!(plain(&options).get("transactional.id"), None);
+    }
+
+    #[test]
     fn secrets_are_not_shown() {
         let error = check_option("ssl.key.password", "canary\0").unwrap();
         assert!(!format!("{error:?}").contains("canary"), "{error:?}");

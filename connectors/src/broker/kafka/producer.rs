@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result, failpoint};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 
@@ -86,13 +86,14 @@ impl Transactions {
 
     fn transaction(&self, appends: &[Append], chosen: &[Vec<u32>]) -> Result<(), Stop> {
         let deadline = Instant::now() + 2 * STEP;
-        self.outbox.deliver(appends, chosen, deadline).map_err(|Undelivered { error, place }| {
+        let sent = failpoint::around("transaction.send", || self.outbox.deliver(appends, chosen, deadline));
+        sent.map_err(|Undelivered { error, place }| {
             let error = self.why(error);
             let stop = self.stop(classify(&error), error);
             let message = place.map_or(String::new(), |place| format!("{place}: ")) + &stop.fault.message;
             Stop { fault: Fault { message, ..stop.fault }, ..stop }
         })?;
-        self.commit(deadline)
+        failpoint::around("transaction.commit", || self.commit(deadline))
     }
 
     /// What made the client give up messages that it had not sent yet. It tells who asks to commit; that cannot work
@@ -166,7 +167,7 @@ impl Producer for Transactions {
         let chosen = appends.iter().map(|append| self.plan(append)).collect::<Result<Vec<_>>>()?;
         self.outbox.listen();
         self.outbox.context.take_lost();
-        if let Err(error) = self.outbox.client.begin_transaction() {
+        if let Err(error) = failpoint::around("transaction.begin", || self.outbox.client.begin_transaction()) {
             // Nothing was begun, but a producer that cannot begin is of no more use.
             let stop = self.stop(classify(&error), error);
             self.ended = Some(Ended::Open);

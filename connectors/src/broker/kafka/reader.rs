@@ -152,14 +152,12 @@ impl Reader {
             if at_end {
                 continue;
             }
-            match self.range(next.partition, self.end_patience) {
-                Ok((_, end)) => self.cursors[at].end = end,
-                Err(_) => {
-                    self.end_patience = (2 * self.end_patience).min(ANSWER);
-                    // The others would keep it waiting as long.
-                    return;
-                }
-            }
+            let Ok((_, end)) = self.range(next.partition, self.end_patience) else {
+                self.end_patience = (2 * self.end_patience).min(ANSWER);
+                // The others would keep it waiting as long.
+                return;
+            };
+            self.cursors[at].end = end;
         }
     }
 

@@ -69,6 +69,27 @@ fn no_server_is_an_error_that_says_why() {
     assert!(!Kafka::connect(&wrong).map(|_| ()).unwrap_err().retry);
 }
 
+/// The mock cluster keeps 5 MB of a partition.
+#[test]
+fn what_is_no_longer_kept_is_an_error_that_names_the_offsets() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let broker = Kafka::connect(&options(&cluster.bootstrap_servers())).unwrap();
+    let mut producer = broker.producer("p").unwrap();
+    let large = "x".repeat(1 << 20);
+    (0..8).for_each(|_| producer.append(&append("t", &large)).unwrap());
+    let (first, end) = broker.questions.range("t", 0).unwrap();
+    assert!(first > 0 && end == 8, "{first} {end}");
+    let expected = format!(
+        "cannot read topic `t` partition 0 from offset 0: the first offset that is kept is {first} (the end is {end})"
+    );
+    assert_eq!(broker.open("t", &start()).map(|_| ()).unwrap_err().message, expected);
+    // A reader that was opened while it was still there.
+    let mut late = reader::Reader::open(&broker.options, "t", &start()).unwrap();
+    let error = late.read(1000, ANSWER).unwrap_err();
+    assert!(!error.retry && error.message == expected, "{error}");
+}
+
 /// A transaction that its producer left open is hidden, and aborted by the next producer of that id.
 /// Checked on noida-db 0.2.3; the mock cluster shows aborted records.
 #[test]
@@ -167,8 +188,9 @@ fn expected(step: Api, code: Err) -> Outcome {
         // The log has it already.
         (Api::Produce, _) if code == RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER => Outcome::Done,
         (_, errors::Meaning::Fenced) => Outcome::Fenced,
-        (Api::EndTxn, _) | (_, errors::Meaning::Unknown | errors::Meaning::Unanswered) => Outcome::Open,
-        (Api::Produce, errors::Meaning::Broken) => Outcome::Open,
+        (Api::EndTxn, _)
+        | (_, errors::Meaning::Unknown | errors::Meaning::Unanswered)
+        | (Api::Produce, errors::Meaning::Broken) => Outcome::Open,
         // The client gives itself up.
         (Api::AddPartitionsToTxn, _)
             if matches!(
@@ -240,6 +262,23 @@ fn answered_with(
             assert_eq!(end(), before + appended, "{case}");
         }
     }
+}
+
+/// An abort waits for what the client gave up to be taken in, message by message.
+#[test]
+fn an_append_to_many_partitions_is_undone_as_one() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 8, 1).unwrap();
+    let broker = Kafka::connect(&options(&cluster.bootstrap_servers())).unwrap();
+    let mut producer = broker.producer("p").unwrap();
+    let message = |partition| Message { partition: Some(partition), timestamp_ms: 1, ..Message::default() };
+    let appends = [Append { topic: "t".to_owned(), messages: (0..8).map(message).collect() }];
+    cluster.request_errors(Api::AddPartitionsToTxn, &[Err::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    let result = producer.append(&appends);
+    assert_eq!(outcome(&result), Outcome::Undone { retry: false }, "{result:?}");
+    producer.append(&appends).unwrap();
+    let ends: Vec<u64> = broker.topic("t").unwrap().unwrap().partitions.iter().map(|range| range.1).collect();
+    assert_eq!(ends, [1; 8]);
 }
 
 /// A question that is answered with an error is asked again, or the answer is a fault that says whether it may be; and
