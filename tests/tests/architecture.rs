@@ -34,13 +34,14 @@ const LONG: [(&str, &str); 0] = [];
 const LINES_MAX: usize = 500;
 
 /// Where time may be read besides `engine/src/time.rs`, and why.
-const CLOCKS: [(&str, &str); 8] = [
+const CLOCKS: [(&str, &str); 9] = [
     ("benches", "measuring is what they are for"),
     ("connectors/src/broker/embedded/reader.rs", "how long a read may wait"),
     ("connectors/src/broker/simulated/mod.rs", "how long a read may wait"),
     ("connectors/src/broker/kafka/mod.rs", "how long the server may take to answer"),
     ("connectors/src/broker/kafka/reader.rs", "how long a read may wait"),
     ("connectors/src/broker/kafka/producer.rs", "how long a transaction may take"),
+    ("connectors/src/broker/kafka/outbox.rs", "the same"),
     ("connectors/src/broker/kafka/tests.rs", "names that no earlier run has used, on a server that lives on"),
     ("connectors/tests", "the same, and how long a broker may take to deliver"),
 ];
