@@ -1,6 +1,7 @@
 //! What every store does, and what becomes of folders when the disk fails.
 
 mod crashes;
+mod kills;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -99,6 +100,17 @@ fn all_stores_are_alike() {
     conforms(&*open("memory:///some/where", base).expect("opened"));
     let local = Arc::new(LocalFileSystem::new_with_prefix(base).expect("it is there"));
     conforms(&Bucket::on(local, Path::from("a/bucket")).expect("opened"));
+}
+
+/// Names an empty bucket, or an empty part of one; the keys are in the environment as for a run.
+const BUCKET: &str = "MILLSTREAM_TEST_BUCKET";
+
+#[test]
+fn a_real_bucket_is_like_them() {
+    match std::env::var(BUCKET) {
+        Ok(url) => conforms(&*open(&url, std::path::Path::new("/nowhere")).expect("opened")),
+        Err(_) => println!("skipped: no bucket in {BUCKET}"),
+    }
 }
 
 #[test]
