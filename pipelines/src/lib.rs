@@ -8,6 +8,7 @@
 pub mod catalogue;
 mod check;
 pub mod definition;
+pub mod fingerprint;
 pub mod graph;
 pub mod list;
 mod load;
