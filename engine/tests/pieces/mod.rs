@@ -11,11 +11,11 @@ use arrow::array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, Stri
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 use millstream_engine::batch::{self, META};
 use millstream_engine::binder::Limits;
-use millstream_engine::book::Book;
+use millstream_engine::book::{Book, Request};
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Step};
-use millstream_engine::publish::{Commit, Progress, Published};
+use millstream_engine::publish::{Commit, Outcome, Progress, Published};
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::run::{Settings, run};
 use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
@@ -256,6 +256,17 @@ struct Collect {
 }
 
 impl Commit for Collect {
+    fn encode(&self, request: &Request, outcome: &Outcome, _: i64) -> Result<Vec<u8>> {
+        let text = match outcome {
+            Outcome::Answered { columns, row, revision, staleness_ms } => {
+                let sum = columns.column(0).as_primitive::<Int64Type>().value(*row);
+                format!("{request:?} {sum} {revision:?} {staleness_ms:?}")
+            }
+            Outcome::Refused { step, reason } => format!("{request:?} {step} {reason}"),
+        };
+        Ok(text.into_bytes())
+    }
+
     fn commit(&mut self, epochs: &[Published]) -> Result<()> {
         (self.before)(epochs)?;
         for epoch in epochs {

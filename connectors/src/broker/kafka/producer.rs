@@ -159,8 +159,12 @@ impl Producer for Transactions {
             self.open_outcome = true;
             return Err(Fault { retry: false, ..stop.fault });
         }
-        let done = self.send(appends, &chosen, deadline).and_then(|()| self.commit(deadline));
+        let done = Self::send(self, appends, &chosen, deadline).and_then(|()| self.commit(deadline));
         done.map_err(|stop| self.recover(stop))
+    }
+
+    fn send(&mut self, appends: &[Append]) -> Result<()> {
+        self.append(appends)
     }
 }
 
