@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use millstream_engine::binder::Limits;
 use millstream_operators::registry::PromotionConfig;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A Millstream pipeline: topics and files flow through cleansing steps into models that answer requests.
@@ -105,7 +105,7 @@ impl Default for Checkpoints {
 }
 
 /// What a crash may do to answers, dead letters and sinks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Delivery {
     /// Nothing: they and the progress become visible together, in one transaction.

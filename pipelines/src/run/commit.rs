@@ -9,7 +9,8 @@ use millstream_connectors::broker::{Append, Message, Producer};
 use millstream_connectors::sinks::Sink;
 use millstream_engine::Result;
 use millstream_engine::batch::Lane;
-use millstream_engine::publish::{Commit, DeadLetter, Published};
+use millstream_engine::book::Request;
+use millstream_engine::publish::{Commit, DeadLetter, Outcome, Published};
 
 use crate::run::assemble::Topics;
 use crate::run::journal;
@@ -51,7 +52,7 @@ impl BrokerCommit {
             let now_ms = epoch.progress.binding.now_ms;
             for reply in &epoch.replies {
                 let answers = &self.answers[&reply.request.origin.source];
-                topics.entry(answers.topic.clone()).or_default().push(reply::message(reply, answers, now_ms)?);
+                topics.entry(answers.topic.clone()).or_default().push(reply::message(reply, answers, now_ms));
             }
             let dead = epoch.dead_letters.iter().map(|letter| dead_letter(letter, &self.sources, now_ms));
             topics.entry(self.topics.dead.clone()).or_default().extend(dead);
@@ -69,6 +70,10 @@ impl BrokerCommit {
 }
 
 impl Commit for BrokerCommit {
+    fn encode(&self, request: &Request, outcome: &Outcome, _now_ms: i64) -> Result<Vec<u8>> {
+        reply::encode(request, outcome, &self.answers[&request.origin.source])
+    }
+
     fn commit(&mut self, epochs: &[Published]) -> Result<()> {
         self.promoter.promote(epochs)?;
         let appends = self.transaction(epochs)?;
