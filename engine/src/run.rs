@@ -22,7 +22,7 @@ use crate::graph::Graph;
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::mount::{Inputs, Site, mount};
-use crate::publish::{Commit, Event, Progress, Publisher};
+use crate::publish::{Commit, Event, Publisher, Recorded};
 use crate::source::Position;
 use crate::time::Clock;
 
@@ -45,9 +45,9 @@ pub struct Settings {
     pub book: Arc<Book>,
     /// End when this is true and all input is used up; `None` runs until it is stopped.
     pub finish: Option<Arc<AtomicBool>>,
-    /// What earlier runs committed, consecutive from epoch 0: it is replayed from the log, with nothing published, and must reach
-    /// the recorded digests.
-    pub committed: Vec<Progress>,
+    /// What earlier runs committed, consecutive from epoch 0: it is replayed from the log, with nothing published, and
+    /// must reach the recorded digests.
+    pub recorded: Vec<Recorded>,
 }
 
 /// Runs `graph` until it is stopped or its input is used up, and everything bound is published.
@@ -109,9 +109,9 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
         turn: 0,
         worker: 0,
     };
-    let replay = settings.committed.iter().map(|progress| progress.binding.clone()).collect();
-    let committed: BTreeMap<Epoch, Progress> =
-        settings.committed.into_iter().map(|progress| (progress.binding.epoch, progress)).collect();
+    let replay = settings.recorded.iter().map(|recorded| recorded.binding.clone()).collect();
+    let recorded: BTreeMap<Epoch, Recorded> =
+        settings.recorded.into_iter().map(|recorded| (recorded.binding.epoch, recorded)).collect();
     std::thread::scope(|scope| {
         for (at, source) in graph.sources.iter().enumerate() {
             let (intake, book) = (&intake, &book);
@@ -122,7 +122,7 @@ pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<
             });
         }
         scope.spawn(|| guard(&book, "the binder", || binder.run(replay)));
-        let publisher = Publisher::new(&graph, book.clone(), settings.metrics.clone(), commit, committed);
+        let publisher = Publisher::new(&graph, book.clone(), settings.metrics.clone(), commit, recorded);
         guard(&book, "the publisher", || publisher.run(&events_in).unwrap_or_else(|fault| book.abort(fault)));
         for outcome in guards.join() {
             if let Err(panic) = outcome {

@@ -323,7 +323,7 @@ impl Run {
             metrics: Arc::new(Metrics::default()),
             book: self.book,
             finish: self.finish.then(|| Arc::new(AtomicBool::new(true))),
-            committed: self.committed.clone(),
+            recorded: self.committed.iter().cloned().map(Into::into).collect(),
         };
         let next = self.committed.len() as u64;
         let commit = Collect { published: published.clone(), next, before: self.before_commit };

@@ -65,7 +65,7 @@ struct Refusal<'a> {
     reason: &'a str,
 }
 
-/// The answer to a request, as it is written.
+/// The answer to a request as it is written.
 pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result<Vec<u8>> {
     let origin = request.origin;
     let body = match outcome {
@@ -87,7 +87,7 @@ pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result
         .map_err(|error| Fault::ours("an answer cannot be written").because(error))
 }
 
-/// The message of a reply.
+/// The answer to a request as a message.
 pub fn message(reply: &Reply, answers: &Answers, now_ms: i64) -> Message {
     Message {
         key: reply.request.key.clone(),
