@@ -129,6 +129,20 @@ fn a_producer_that_lost_a_request_is_used_no_more() {
     assert_eq!(read_all(&broker, &mut *next, &name), [["once"], ["once"]]);
 }
 
+/// Servers that are newer than the client have codes that it has no name for.
+#[test]
+fn an_unknown_code_leaves_the_outcome_open_and_is_named() {
+    let Some((proxy, broker, name)) = start() else { return };
+    broker.create(&name, 2).unwrap();
+    let mut producer = broker.producer(&name).unwrap();
+    proxy.lose(26, Lost::Code(125));
+    let error = producer.append(&pair(&name, "once")).unwrap_err();
+    assert!(!error.retry && error.message.contains("unknown ERR_125?"), "{error}");
+    assert!(producer.append(&pair(&name, "once")).unwrap_err().message.contains("make a new producer"));
+    let mut next = broker.producer(&name).unwrap();
+    assert_eq!(read_all(&broker, &mut *next, &name), [["once"], ["once"]]);
+}
+
 #[test]
 fn what_is_sent_without_a_transaction_is_visible_at_once_and_lost_never() {
     let Some((proxy, broker, name)) = start() else { return };
