@@ -35,6 +35,10 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Commits that were tried again.
     pub commit_retries_total: IntCounter,
+    /// Commits whose outcome was open, and was read back by a new producer.
+    pub commit_recoveries_total: IntCounter,
+    /// Promotions that could not be written.
+    pub promotions_failed_total: IntCounter,
 }
 
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
@@ -79,6 +83,11 @@ impl Default for Metrics {
                 Histogram::with_opts(HistogramOpts::new("commit_seconds", "Seconds that a commit took.")),
             ),
             commit_retries_total: counter("commit_retries_total", "Commits that were tried again."),
+            commit_recoveries_total: counter(
+                "commit_recoveries_total",
+                "Commits whose outcome was open, and was read back by a new producer.",
+            ),
+            promotions_failed_total: counter("promotions_failed_total", "Promotions that could not be written."),
             registry,
         }
     }

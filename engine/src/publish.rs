@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -18,14 +18,18 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{Lane, Meta, Origin, canonical};
 use crate::binding::{Binding, Epoch, Frontier};
 use crate::book::{Book, Entry, Request, Revision};
+use crate::digest::AnswersDigest;
 use crate::fault::{Fault, Result};
 use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::operator::Measure;
+use crate::run::Turn;
 use crate::time::Stopwatch;
 
 /// Epochs that share one commit, at most.
 const GROUP_MAX: usize = 64;
+/// The pause after a commit's first failure; it doubles with each that follows.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two tries of a failing commit.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -51,6 +55,8 @@ pub struct Reply {
     pub request: Request,
     /// What it got.
     pub outcome: Outcome,
+    /// The same as it is written: see [`Commit::encode`].
+    pub value: Vec<u8>,
 }
 
 /// What a request got.
@@ -104,8 +110,35 @@ pub struct Progress {
     pub binding: Binding,
     /// By model: the revision after the epoch.
     pub revisions: BTreeMap<String, RevisionMark>,
-    /// How many answers the epoch gave.
-    pub answers: u64,
+    /// The answers that the epoch gave.
+    pub answers: Tally,
+}
+
+/// What is replayed of an epoch, and what of it is compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// What the epoch is made of.
+    pub binding: Binding,
+    /// By model: the revision that it must reach; models that are not named may reach any.
+    pub revisions: BTreeMap<String, RevisionMark>,
+    /// What it must answer; `None` if it may answer anything.
+    pub answers: Option<Tally>,
+}
+
+impl From<Progress> for Recorded {
+    fn from(progress: Progress) -> Self {
+        let Progress { binding, revisions, answers } = progress;
+        Self { binding, revisions, answers: Some(answers) }
+    }
+}
+
+/// How many answers there are, and [their digest](crate::digest::AnswersDigest).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// How many.
+    pub count: u64,
+    /// BLAKE3, in hexadecimal.
+    pub digest: String,
 }
 
 /// What an epoch gives.
@@ -124,6 +157,10 @@ pub struct Published {
 
 /// Makes epochs durable.
 pub trait Commit: Send {
+    /// An answer as it is written. The same request with the same outcome must give the same bytes in every run: they
+    /// are part of what a replay is compared by.
+    fn encode(&self, request: &Request, outcome: &Outcome, now_ms: i64) -> Result<Vec<u8>>;
+
     /// Makes these epochs durable: all, or none. A [`retry`](Fault::retry) fault is tried again.
     fn commit(&mut self, epochs: &[Published]) -> Result<()>;
 }
@@ -171,48 +208,94 @@ struct Open {
     revised: BTreeMap<usize, (Revision, Vec<Measure>)>,
 }
 
-/// Publishes what the workers give. See the module's documentation.
-pub(crate) struct Publisher<'a> {
-    pub(crate) graph: &'a Graph,
-    pub(crate) book: Arc<Book>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) commit: Box<dyn Commit>,
-    /// What earlier runs committed: these epochs are compared, not published again.
-    pub(crate) committed: BTreeMap<Epoch, Progress>,
-    open: BTreeMap<Epoch, Open>,
-    marks: BTreeMap<String, RevisionMark>,
+/// Epochs that become durable together.
+struct Group {
+    /// Those that no earlier run has committed.
+    epochs: Vec<Published>,
+    /// The epoch after the last one.
+    end: Epoch,
+    /// Bytes of their records.
+    bytes: usize,
+    watch: Stopwatch,
+    /// The pause after the next failure.
+    pause: Duration,
 }
 
-impl<'a> Publisher<'a> {
+/// Publishes what the workers give: a part of a run. See the module's documentation.
+pub(crate) struct Publisher {
+    graph: Arc<Graph>,
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
+    commit: Box<dyn Commit>,
+    events: Receiver<Event>,
+    /// What earlier runs committed: these epochs are compared, not published again.
+    recorded: BTreeMap<Epoch, Recorded>,
+    open: BTreeMap<Epoch, Open>,
+    marks: BTreeMap<String, RevisionMark>,
+    /// Every operator has passed all epochs before this one.
+    passed: Epoch,
+    /// Whether all workers are gone.
+    ended: bool,
+    /// What is being committed.
+    group: Option<Group>,
+}
+
+impl Publisher {
     pub(crate) fn new(
-        graph: &'a Graph,
+        graph: Arc<Graph>,
         book: Arc<Book>,
         metrics: Arc<Metrics>,
         commit: Box<dyn Commit>,
-        committed: BTreeMap<Epoch, Progress>,
+        events: Receiver<Event>,
+        recorded: BTreeMap<Epoch, Recorded>,
     ) -> Self {
-        Self { graph, book, metrics, commit, committed, open: BTreeMap::new(), marks: BTreeMap::new() }
+        let (open, marks) = (BTreeMap::new(), BTreeMap::new());
+        Self { graph, book, metrics, commit, events, recorded, open, marks, passed: 0, ended: false, group: None }
     }
 
-    /// Runs until all workers are gone, or something fails.
-    pub(crate) fn run(mut self, events: &Receiver<Event>) -> Result<()> {
-        while let Ok(event) = events.recv() {
-            if self.book.is_aborted() {
-                continue;
-            }
-            let mut passed = self.take(event);
-            // What else is here already may let more epochs share the commit.
-            while let Ok(event) = events.try_recv() {
-                passed = self.take(event).max(passed);
-            }
-            if let Some(passed) = passed {
-                self.publish(passed)?;
+    /// Waits until a worker tells something, or all are gone.
+    pub(crate) fn wait(&mut self) {
+        match self.events.recv() {
+            Ok(event) => self.take(event),
+            Err(_) => self.ended = true,
+        }
+    }
+
+    /// Takes what the workers have told, and tries one commit if there is something to publish.
+    pub(crate) fn turn(&mut self) -> Turn {
+        self.publish().unwrap_or_else(|fault| {
+            self.book.abort(fault);
+            Turn::Done
+        })
+    }
+
+    fn publish(&mut self) -> Result<Turn> {
+        // All that is here already, so that more epochs may share the commit.
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => self.take(event),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.ended = true;
+                    break;
+                }
             }
         }
-        Ok(())
+        if self.book.is_aborted() {
+            return Ok(Turn::Done);
+        }
+        let group = match self.group.take() {
+            Some(group) => Some(group),
+            None => self.next_group()?,
+        };
+        match group {
+            Some(group) => self.commit(group),
+            None if self.ended => Ok(Turn::Done),
+            None => Ok(Turn::Waits),
+        }
     }
 
-    fn take(&mut self, event: Event) -> Option<Epoch> {
+    fn take(&mut self, event: Event) {
         match event {
             Event::Rows { epoch, output, rows } => self.open(epoch).rows.entry(output).or_default().push(rows),
             Event::Answers { epoch, rows, columns, revision } => {
@@ -228,65 +311,60 @@ impl<'a> Publisher<'a> {
             Event::Revised { epoch, fold, revision, measures } => {
                 self.open(epoch).revised.insert(fold, (revision, measures));
             }
-            Event::Passed(epoch) => return Some(epoch),
+            Event::Passed(epoch) => self.passed = epoch.max(self.passed),
         }
-        None
     }
 
     fn open(&mut self, epoch: Epoch) -> &mut Open {
         self.open.entry(epoch).or_default()
     }
 
-    fn publish(&mut self, passed: Epoch) -> Result<()> {
-        let end = passed.min(self.book.minted());
-        let mut epoch = self.book.published();
-        while epoch < end {
-            let mut group = Vec::new();
-            let mut bytes = 0;
-            while epoch < end && group.len() < GROUP_MAX {
-                let open = self.open.remove(&epoch).unwrap_or_default();
-                let entry =
-                    self.book.close(epoch).ok_or_else(|| Fault::ours(format!("epoch {epoch} was never bound")))?;
-                bytes += entry.bytes;
-                let published = self.assemble(open, &entry)?;
-                match self.committed.remove(&epoch) {
-                    Some(recorded) => {
-                        verify(&recorded, &published.progress)?;
-                        self.count(&published);
-                    }
-                    None => group.push(published),
+    /// The next epochs that have passed; those that are replayed are compared.
+    fn next_group(&mut self) -> Result<Option<Group>> {
+        let watch = Stopwatch::start();
+        let (mut epochs, mut bytes) = (Vec::new(), 0);
+        let first = self.book.published();
+        let passed = self.passed.min(self.book.minted());
+        let mut epoch = first;
+        while epoch < passed && epochs.len() < GROUP_MAX {
+            let open = self.open.remove(&epoch).unwrap_or_default();
+            let entry = self.book.close(epoch).ok_or_else(|| Fault::ours(format!("epoch {epoch} was never bound")))?;
+            bytes += entry.bytes;
+            let published = self.assemble(open, &entry)?;
+            match self.recorded.remove(&epoch) {
+                Some(recorded) => {
+                    verify(&recorded, &published.progress)?;
+                    self.count(&published);
                 }
-                epoch += 1;
+                None => epochs.push(published),
             }
-            self.commit(&group)?;
-            self.book.set_published(epoch, bytes);
-            self.book.prune_revisions(epoch.saturating_sub(1));
-            self.metrics.epochs_published_total.inc_by(group.len() as u64);
+            epoch += 1;
         }
-        Ok(())
+        Ok((epoch > first).then_some(Group { epochs, end: epoch, bytes, watch, pause: RETRY_PAUSE }))
     }
 
-    fn commit(&mut self, group: &[Published]) -> Result<()> {
-        if group.is_empty() {
-            return Ok(());
-        }
-        let watch = Stopwatch::start();
-        let mut pause = Duration::from_millis(50);
-        while let Err(fault) = self.commit.commit(group) {
-            // A run that is asked to end does not wait for a broker that is away: the next run binds these epochs anew.
-            if !fault.retry || self.book.is_stopping() {
-                return Err(fault);
+    /// Tries once to commit a group, and keeps it if that is to be tried again.
+    fn commit(&mut self, mut group: Group) -> Result<Turn> {
+        if !group.epochs.is_empty() {
+            if let Err(fault) = self.commit.commit(&group.epochs) {
+                // A run that is asked to end does not wait for a broker that is away: the next run binds these epochs anew.
+                if !fault.retry || self.book.is_stopping() {
+                    return Err(fault);
+                }
+                eprintln!("{fault}; trying again");
+                self.metrics.commit_retries_total.inc();
+                let pause = group.pause;
+                group.pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                self.group = Some(group);
+                return Ok(Turn::Pauses(pause));
             }
-            eprintln!("{fault}; trying again");
-            self.metrics.commit_retries_total.inc();
-            self.book.pause(pause);
-            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+            self.metrics.commit_seconds.observe(group.watch.seconds());
+            group.epochs.iter().for_each(|published| self.count(published));
         }
-        self.metrics.commit_seconds.observe(watch.seconds());
-        for published in group {
-            self.count(published);
-        }
-        Ok(())
+        self.book.set_published(group.end, group.bytes);
+        self.book.prune_revisions(group.end.saturating_sub(1));
+        self.metrics.epochs_published_total.inc_by(group.epochs.len() as u64);
+        Ok(Turn::Worked)
     }
 
     /// Counts what was committed, now or by an earlier run.
@@ -301,7 +379,9 @@ impl<'a> Publisher<'a> {
     }
 
     fn assemble(&mut self, open: Open, entry: &Entry) -> Result<Published> {
-        let replies = replies(&open, entry)?;
+        let replies = self.replies(&open, entry)?;
+        let mut answers = AnswersDigest::default();
+        replies.iter().for_each(|reply| answers.update(reply.request.origin, &reply.value));
         self.metrics.requests_total.inc_by(entry.requests.len() as u64);
         let mut outputs = BTreeMap::new();
         for (output, rows) in open.rows {
@@ -318,7 +398,7 @@ impl<'a> Publisher<'a> {
         Ok(Published {
             progress: Progress {
                 revisions: self.marks.clone(),
-                answers: replies.len() as u64,
+                answers: answers.finish(),
                 binding: (*entry.binding).clone(),
             },
             outputs,
@@ -327,10 +407,32 @@ impl<'a> Publisher<'a> {
             revisions: open.revised,
         })
     }
+
+    /// One reply for each request: an answer, else why there is none.
+    fn replies(&self, open: &Open, entry: &Entry) -> Result<Vec<Reply>> {
+        let mut answered = answered(open)?;
+        let mut reply = |request: &Request| {
+            let refused = || match open.refused.get(&request.origin) {
+                Some((step, reason)) => Outcome::Refused { step: step.clone(), reason: reason.clone() },
+                None => Outcome::Refused {
+                    step: "engine".into(),
+                    reason: "no step answered or refused the request".to_owned(),
+                },
+            };
+            let outcome = answered.remove(&request.origin).unwrap_or_else(refused);
+            let value = self.commit.encode(request, &outcome, entry.binding.now_ms)?;
+            Ok(Reply { request: request.clone(), outcome, value })
+        };
+        let replies = entry.requests.iter().map(&mut reply).collect::<Result<_>>()?;
+        match answered.keys().next() {
+            Some(origin) => Err(Fault::ours(format!("an answer to no request of its epoch: {origin:?}"))),
+            None => Ok(replies),
+        }
+    }
 }
 
-/// One reply for each request: an answer, else why there is none.
-fn replies(open: &Open, entry: &Entry) -> Result<Vec<Reply>> {
+/// What each answered request got.
+fn answered(open: &Open) -> Result<BTreeMap<Origin, Outcome>> {
     let mut answered: BTreeMap<Origin, Outcome> = BTreeMap::new();
     for (rows, columns, revision) in &open.answers {
         let meta = Meta::of(rows);
@@ -343,25 +445,11 @@ fn replies(open: &Open, entry: &Entry) -> Result<Vec<Reply>> {
             }
         }
     }
-    let mut reply = |request: &Request| {
-        let refused = || match open.refused.get(&request.origin) {
-            Some((step, reason)) => Outcome::Refused { step: step.clone(), reason: reason.clone() },
-            None => {
-                Outcome::Refused { step: "engine".into(), reason: "no step answered or refused the request".to_owned() }
-            }
-        };
-        let outcome = answered.remove(&request.origin).unwrap_or_else(refused);
-        Reply { request: request.clone(), outcome }
-    };
-    let replies = entry.requests.iter().map(&mut reply).collect();
-    match answered.keys().next() {
-        Some(origin) => Err(Fault::ours(format!("an answer to no request of its epoch: {origin:?}"))),
-        None => Ok(replies),
-    }
+    Ok(answered)
 }
 
 /// A replayed epoch must reach what was recorded.
-fn verify(recorded: &Progress, found: &Progress) -> Result<()> {
+fn verify(recorded: &Recorded, found: &Progress) -> Result<()> {
     let epoch = recorded.binding.epoch;
     for (model, mark) in &recorded.revisions {
         if found.revisions.get(model) != Some(mark) {
@@ -374,10 +462,13 @@ fn verify(recorded: &Progress, found: &Progress) -> Result<()> {
             )));
         }
     }
-    if recorded.answers != found.answers {
+    if let Some(answers) = recorded.answers.as_ref().filter(|answers| **answers != found.answers) {
+        let told = |tally: &Tally| format!("{} answers with digest {}", tally.count, tally.digest);
         return Err(Fault::world(format!(
-            "replaying epoch {epoch} gave {} answers; {} were recorded",
-            found.answers, recorded.answers
+            "replaying epoch {epoch} did not reach what was recorded: it gave {}; recorded were {}. Was the definition or \
+             the program changed?",
+            told(&found.answers),
+            told(answers)
         )));
     }
     Ok(())

@@ -20,7 +20,7 @@ pub enum Lost {
     Request,
     /// Its answer is lost with the connection: the server has done what it says.
     Answer,
-    /// The answer says this code instead of its own, which must be the last field: as in EndTxn's.
+    /// The answer says this code instead of its own, which must be the last field: as in that of `EndTxn`.
     Code(i16),
 }
 

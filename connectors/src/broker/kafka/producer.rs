@@ -136,12 +136,12 @@ impl Transactions {
         };
         self.outbox.context.take_undelivered();
         fault.retry &= definite;
-        if definite {
-            fault.message = format!("{} (nothing was appended)", fault.message);
-        } else {
+        if !definite {
             self.ended = Some(Ended::Open);
+            return fault;
         }
-        fault
+        fault.message = format!("{} (nothing was appended)", fault.message);
+        if fault.retry { fault } else { faults::refused(fault) }
     }
 
     fn abort(&self) -> bool {
