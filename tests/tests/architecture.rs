@@ -15,7 +15,7 @@ const CRATES: [(&str, &[&str]); 6] = [
 ];
 
 /// Which of its sister modules a module may use.
-const MODULES: [(&str, &str, &[&str]); 10] = [
+const MODULES: [(&str, &str, &[&str]); 11] = [
     ("operators", "models", &[]),
     ("operators", "expression", &[]),
     ("operators", "registry", &["models"]),
@@ -25,6 +25,7 @@ const MODULES: [(&str, &str, &[&str]); 10] = [
     ("operators", "training", &["models", "registry", "inference"]),
     ("connectors", "broker", &[]),
     ("connectors", "formats", &[]),
+    ("connectors", "store", &[]),
     ("connectors", "sources", &["broker", "formats"]),
     ("connectors", "sinks", &["broker", "formats"]),
 ];
