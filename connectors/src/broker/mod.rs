@@ -18,9 +18,9 @@ mod partition;
 
 use std::time::Duration;
 
-use millstream_engine::Result;
 use millstream_engine::raw::RawBatch;
 use millstream_engine::source::Position;
+use millstream_engine::{Fault, Result};
 
 /// A message to append.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,9 +117,28 @@ impl Message {
     }
 }
 
+/// A newer producer with the same id has started; the older one is to end.
+#[derive(Debug)]
+struct Fenced;
+
+impl std::error::Error for Fenced {}
+
+impl std::fmt::Display for Fenced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("fenced")
+    }
+}
+
+/// Whether a producer failed because a newer one with its id has started.
+pub fn is_fenced(fault: &Fault) -> bool {
+    fault.source.as_ref().is_some_and(|source| source.is::<Fenced>())
+}
+
 /// The faults that all brokers report in the same words.
 mod faults {
     use millstream_engine::Fault;
+
+    use super::Fenced;
 
     pub(super) fn no_topic(topic: &str) -> Fault {
         Fault::world(format!("there is no topic `{topic}`"))
@@ -142,7 +161,8 @@ mod faults {
     }
 
     pub(super) fn fenced(producer: &str) -> Fault {
-        Fault::world(format!("producer `{producer}` is fenced: a newer producer with this id has started"))
+        let message = format!("producer `{producer}` is fenced: a newer producer with this id has started");
+        Fault { source: Some(Box::new(Fenced)), ..Fault::world(message) }
     }
 
     pub(super) fn too_large(topic: &str, index: usize, bytes: usize, max: usize) -> Fault {
