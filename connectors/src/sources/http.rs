@@ -176,7 +176,7 @@ fn start(settings: &Settings, inlet: &Inlet) -> Result<Receiver> {
     let post = Post { settings: settings.clone(), topic: inlet.topic.clone(), clock: inlet.clock.clone(), intake };
     let (stop, stopping) = watch::channel(false);
     let work = listen(listener, Arc::new(post), stopping);
-    Ok(Receiver { address: Some(address), ..Receiver::spawn(runtime, writing, stop, inlet, work) })
+    Ok(Receiver::spawn(runtime, writing, stop, inlet, work).at(address))
 }
 
 async fn listen(listener: TcpListener, post: Arc<Post>, mut stopping: watch::Receiver<bool>) -> Result<()> {

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use millstream_engine::time::Clock;
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result, failpoint};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -80,6 +80,12 @@ impl Receiver {
             }
         });
         Self { address: None, runtime: Some(runtime), task: Some(task), stop, _writing: writing }
+    }
+
+    /// Says where it listens.
+    pub(super) fn at(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
+        self
     }
 }
 
@@ -272,7 +278,7 @@ impl Writer {
             Some(producer) => producer,
             None => self.inlet.broker.producer(&self.inlet.id)?,
         };
-        let outcome = producer.append(appends);
+        let outcome = failpoint::around("intake.append", || producer.append(appends));
         if outcome.as_ref().err().is_none_or(|fault| fault.retry) {
             self.producer = Some(producer);
         }

@@ -284,8 +284,9 @@ impl Subscriber {
     fn disconnected(&self, events: &mut EventLoop) {
         let mut connection = self.pending.connection();
         *connection += 1;
-        // Drops the acknowledgements that were queued in the meantime.
+        // Drops the acknowledgements that were queued in the meantime, and what came and was not looked at.
         events.clean();
+        events.state.events.clear();
     }
 
     async fn take(&mut self, publish: Publish) {
