@@ -275,7 +275,11 @@ impl Post {
         let message = |value| Message { key: key.clone(), value: Some(value), timestamp_ms, ..Message::default() };
         let room = room.and(self.intake.try_room(records * (RECORD_BYTES + key_bytes)).ok_or_else(full)?);
         let (done, outcome) = oneshot::channel();
-        self.intake.hand_over(values.into_iter().map(message).collect(), room, |outcome| drop(done.send(outcome)));
+        let tell = |outcome| {
+            // A client that has gone repeats its records.
+            let _ = done.send(outcome);
+        };
+        self.intake.hand_over(values.into_iter().map(message).collect(), room, tell);
         match timeout(self.settings.patience, outcome).await {
             Ok(Ok(Outcome::Durable)) => Ok(records),
             _ => Err(Refusal::later("the records are not known to be kept; post them again")),

@@ -150,7 +150,7 @@ type Done = Box<dyn FnOnce(Outcome) + Send>;
 struct Batch {
     messages: Vec<Message>,
     done: Done,
-    _room: Room,
+    room: Room,
 }
 
 impl Intake {
@@ -188,7 +188,7 @@ impl Intake {
     /// Appends the messages after those that were handed over before; `done` is called in that order, too, and must
     /// not wait.
     pub(super) fn hand_over(&self, messages: Vec<Message>, room: Room, done: impl FnOnce(Outcome) + Send + 'static) {
-        let batch = Batch { messages, done: Box::new(done), _room: room };
+        let batch = Batch { messages, done: Box::new(done), room };
         if let Err(mpsc::SendError(batch)) = self.queue.send(batch) {
             (batch.done)(Outcome::Unknown);
         }
@@ -243,7 +243,11 @@ impl Writer {
             }
             let messages = group.iter_mut().flat_map(|batch| std::mem::take(&mut batch.messages)).collect();
             let outcome = self.write(&[Append { topic: self.inlet.topic.clone(), messages }]);
-            group.into_iter().for_each(|batch| (batch.done)(outcome));
+            for Batch { done, room, .. } in group {
+                // Who is told finds the room free.
+                drop(room);
+                done(outcome);
+            }
         }
     }
 
@@ -289,5 +293,59 @@ impl Writer {
 impl Batch {
     fn bytes(&self) -> usize {
         self.messages.iter().map(|message| message.bytes() + RECORD_BYTES).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_engine::time::StepClock;
+
+    use super::*;
+    use crate::broker::simulated::{Injected, Operation, Simulated};
+
+    fn message(text: String) -> Message {
+        Message { value: Some(text.into_bytes()), ..Message::default() }
+    }
+
+    #[test]
+    fn what_waits_together_is_appended_together() {
+        let broker = Simulated::new();
+        broker.create("t", 1).expect("it is new");
+        let (reach, reached) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        broker.inject(move |call| {
+            if call.operation == Operation::Commit {
+                reach.send(()).expect("the test counts");
+                gone.recv().expect("the test lets go");
+            }
+            Injected::Nothing
+        });
+        let inlet = Inlet {
+            id: "p.s".to_owned(),
+            topic: "t".to_owned(),
+            broker: Arc::new(broker.clone()),
+            clock: Arc::new(StepClock::new(0, 0)),
+            fail: Arc::new(|fault| panic!("{fault}")),
+        };
+        let (intake, writing) = Intake::start(&inlet, Repeats::Sender).expect("the broker is there");
+        let (tell, told) = mpsc::channel();
+        let hand_over = |number: usize| {
+            let tell = tell.clone();
+            let done = move |outcome| tell.send((number, outcome)).expect("the test waits");
+            intake.hand_over(vec![message(number.to_string())], intake.try_room(1).expect("there is room"), done);
+        };
+        hand_over(0);
+        reached.recv().expect("the first is being committed");
+        (1..100).for_each(hand_over);
+        go.send(()).expect("it waits");
+        reached.recv().expect("the second append");
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [(0, Outcome::Durable)]);
+        assert_eq!(intake.room.available_permits(), ROOM_BYTES - 99);
+        go.send(()).expect("it waits");
+        let outcomes: Vec<_> = told.iter().take(99).collect();
+        assert!(outcomes.into_iter().eq((1..100).map(|number| (number, Outcome::Durable))), "in order");
+        assert_eq!(intake.room.available_permits(), ROOM_BYTES);
+        drop((intake, writing));
+        assert_eq!(reached.try_iter().count(), 0, "two appends were enough");
     }
 }

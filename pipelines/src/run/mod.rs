@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock state ─► open broker ─► fence ─► read progress ─► replay it ─► live
-//!                  feeds ─► topics ─────────────────────────┘
+//!      feeds, receivers ─► topics ─────────────────────────┘
 //! ```
 
 pub mod assemble;
@@ -10,6 +10,7 @@ mod commit;
 mod feed;
 pub mod journal;
 mod promote;
+pub mod receive;
 mod reply;
 mod server;
 mod show;
@@ -18,8 +19,8 @@ pub mod state;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use millstream_connectors::broker::Broker;
 use millstream_connectors::broker::config::BrokerConfig;
@@ -48,7 +49,7 @@ pub struct Options {
     pub state: PathBuf,
     /// The broker to use instead of the definition's.
     pub broker: Option<Arc<dyn Broker>>,
-    /// End when all input is used up.
+    /// End when all input is used up. Receivers do not start then: theirs never is.
     pub until_idle: bool,
     /// How many seconds of the feeds' own time pass in a second; without it they go at full speed.
     pub speed: Option<f64>,
@@ -58,6 +59,8 @@ pub struct Options {
     pub max_records: Option<usize>,
     /// Where to serve metrics, instead of the definition's address.
     pub metrics: Option<SocketAddr>,
+    /// Told the name and the address of each source that listens, once it does.
+    pub listening: Option<mpsc::Sender<(String, SocketAddr)>>,
     /// Show no progress.
     pub quiet: bool,
     /// Where `now` comes from.
@@ -77,6 +80,7 @@ impl Options {
             workers: None,
             max_records: None,
             metrics: None,
+            listening: None,
             quiet: false,
             clock: Arc::new(SystemClock),
             book: Arc::new(Book::default()),
@@ -114,6 +118,7 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     if let Some(bound) = bound.filter(|_| !options.quiet) {
         eprintln!("metrics at http://{bound}/metrics");
     }
+    let _receivers = receive::start(pipeline, &broker, options)?;
     let observer = Observer {
         metrics: metrics.clone(),
         book: options.book.clone(),
