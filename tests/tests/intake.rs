@@ -55,7 +55,7 @@ fn what_is_posted_is_learned_and_replayed() {
     let book = Arc::new(Book::default());
     let (tell, listening) = mpsc::channel();
     let endless = Options { until_idle: false, book: book.clone(), listening: Some(tell), ..site.options() };
-    let summary = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let running = scope.spawn(|| site.try_run(&endless));
         let (source, address) = listening.recv().expect("it listens");
         assert_eq!(source, "readings");
@@ -74,11 +74,9 @@ fn what_is_posted_is_learned_and_replayed() {
         // What is kept when the run ends is learned by the next one.
         assert_eq!(post(address, "a", &reading(200, "a", 1)), "202");
         book.stop();
-        let summary = running.join().expect("no panic").expect("it was stopped in peace");
+        running.join().expect("no panic").expect("it was stopped in peace");
         assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
-        summary
     });
-    assert_eq!(summary.records["readings"], 300 + summary.records["readings"] % 2);
     let kept = site.records("posted.readings");
     assert_eq!(kept.len(), 301);
     assert!(kept.iter().any(|record| record.partition == 1) && kept.iter().any(|record| record.partition == 0));
@@ -88,6 +86,7 @@ fn what_is_posted_is_learned_and_replayed() {
     // Nobody posts again: the topic has it all.
     let replayed = site.run();
     assert!(replayed.epochs_replayed > 0);
+    assert_eq!(replayed.records_by_source["readings"], 301);
     let again = site.run();
     assert_eq!((again.epochs, again.epochs_replayed), (0, replayed.epochs + replayed.epochs_replayed));
     assert_eq!(again.models["hot"].digest, replayed.models["hot"].digest);
