@@ -6,6 +6,7 @@
 //! ```
 
 pub mod assemble;
+pub mod change;
 mod commit;
 pub mod feed;
 pub mod journal;
