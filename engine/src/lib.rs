@@ -9,6 +9,7 @@ pub mod book;
 pub mod catalogue;
 pub mod checkpoint;
 pub mod digest;
+pub mod failpoint;
 pub mod fault;
 pub mod graph;
 mod intake;
