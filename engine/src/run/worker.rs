@@ -5,13 +5,12 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
-use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
 
 use crate::binder::Order;
 use crate::binding::Epoch;
 use crate::fault::Result;
-use crate::mount::{Inputs, Site, mount};
+use crate::mount::{Mounted, Site, mount};
 use crate::publish::Event;
 use crate::run::Turn;
 
@@ -27,8 +26,7 @@ pub(super) struct Seat {
 pub(super) struct Seated {
     site: Site,
     orders: Receiver<Order>,
-    inputs: Inputs,
-    probe: ProbeHandle<Epoch>,
+    mounted: Mounted,
     /// Every operator has passed all epochs before this one, as far as the workers were told.
     passed: Epoch,
 }
@@ -37,8 +35,11 @@ impl Seated {
     /// Mounts the graph. To be called on the worker's thread.
     pub(super) fn new(worker: &mut Worker, seat: Seat) -> Result<Self> {
         seat.thread.get_or_init(std::thread::current);
-        let (inputs, probe) = worker.dataflow(|scope| mount(scope, &seat.site))?;
-        Ok(Self { site: seat.site, orders: seat.orders, inputs, probe, passed: 0 })
+        let mut mounted = worker.dataflow(|scope| mount(scope, &seat.site))?;
+        let start = seat.site.start();
+        mounted.inputs.iter_mut().for_each(|input| input.advance_to(start));
+        seat.site.book.add_mounted();
+        Ok(Self { site: seat.site, orders: seat.orders, mounted, passed: start })
     }
 
     /// One step of all operators that have something to do; waits for that so long at most. Done once all input has
@@ -51,18 +52,19 @@ impl Seated {
             match order {
                 Order::Epoch(epoch, records) => {
                     for (source, records) in records {
-                        self.inputs[source as usize].send(records);
+                        self.mounted.inputs[source as usize].send(records);
                     }
-                    for input in &mut self.inputs {
+                    for input in &mut self.mounted.inputs {
                         input.advance_to(epoch + 1);
                     }
                 }
-                Order::End => self.inputs.clear(),
+                Order::End => self.mounted.inputs.clear(),
             }
         }
+        self.mounted.walks.wake(&self.site.book.cuts);
         let is_running = worker.step_or_park(Some(park));
         if worker.index() == 0 {
-            let now = self.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX));
+            let now = self.mounted.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX));
             if now > self.passed {
                 self.passed = now;
                 self.site.book.set_passed(now.min(self.site.book.minted()));

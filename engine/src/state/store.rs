@@ -280,7 +280,8 @@ mod tests {
 
     /// Four hashes for all keys, in three bins: nearly all collide.
     fn hash(key: u8) -> u64 {
-        [0x0000_0000_0000_0001, 0x0000_0000_0000_0002, 0x7f00_0000_0000_0001, 0xff00_0000_0000_0001][usize::from(key % 4)]
+        [0x0000_0000_0000_0001, 0x0000_0000_0000_0002, 0x7f00_0000_0000_0001, 0xff00_0000_0000_0001]
+            [usize::from(key % 4)]
     }
 
     fn slots<S>(store: &Store<S>) -> usize {

@@ -26,7 +26,7 @@ use millstream_connectors::broker::config::BrokerConfig;
 use millstream_engine::binder::Limits;
 use millstream_engine::book::Book;
 use millstream_engine::metrics::Metrics;
-use millstream_engine::publish::Progress;
+use millstream_engine::publish::{Progress, Recorded};
 use millstream_engine::run::Settings;
 use millstream_engine::time::{Clock, Stopwatch, SystemClock};
 use millstream_engine::{Fault, Result};
@@ -177,7 +177,11 @@ fn settings(
         metrics,
         book: options.book.clone(),
         finish,
-        committed,
+        checkpoints: None,
+        from: None,
+        recorded: committed.into_iter().map(Recorded::from).collect(),
+        skip: Vec::new(),
+        live: true,
     }
 }
 
