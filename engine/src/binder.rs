@@ -75,6 +75,17 @@ impl WorkerLine {
     }
 }
 
+/// What follows the epochs that are bound again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Live records.
+    Live,
+    /// Nothing.
+    Nothing,
+    /// Nothing either, and no epoch is bound again any more.
+    Ended,
+}
+
 /// Mints epochs: a part of a run. See the module's documentation.
 pub(crate) struct Binder {
     pub(crate) graph: Arc<Graph>,
@@ -87,12 +98,10 @@ pub(crate) struct Binder {
     pub(crate) workers: Vec<WorkerLine>,
     /// What earlier runs have bound.
     pub(crate) replay: VecDeque<Rebinding>,
-    /// Whether to go on after that.
-    pub(crate) live: bool,
+    /// What follows that.
+    pub(crate) then: Then,
     /// Where checkpoints are cut, if any are made.
     pub(crate) cutter: Option<Cutter>,
-    /// Whether no epoch follows.
-    pub(crate) ended: bool,
     /// Whether to end when all input is used up; set by the producers when they are done.
     pub(crate) finish: Option<Arc<AtomicBool>>,
     /// Whether the readers have been sent to look once more since then.
@@ -135,15 +144,18 @@ impl Binder {
     /// First binds again what is to be replayed, then live records, until the run is asked to end or has used up its
     /// input: an epoch a turn, or a part of a replayed one.
     pub(crate) fn turn(&mut self) -> Turn {
-        if self.ended {
+        if self.then == Then::Ended {
             return self.end();
         }
         let turn = self.bind().unwrap_or_else(|fault| {
             self.book.abort(fault);
             Turn::Done
         });
-        self.ended = turn == Turn::Done;
-        if self.ended { self.end() } else { turn }
+        if turn != Turn::Done {
+            return turn;
+        }
+        self.then = Then::Ended;
+        self.end()
     }
 
     fn bind(&mut self) -> Result<Turn> {
@@ -159,7 +171,7 @@ impl Binder {
         }
         match self.replay.pop_front() {
             Some(rebinding) => self.rebind(rebinding),
-            None if self.live => Ok(self.bind_live()),
+            None if self.then == Then::Live => Ok(self.live()),
             None => Ok(Turn::Done),
         }
     }
@@ -182,7 +194,7 @@ impl Binder {
         Turn::Done
     }
 
-    fn bind_live(&mut self) -> Turn {
+    fn live(&mut self) -> Turn {
         self.report_lag();
         if self.has_room() {
             if self.bind_next() {

@@ -106,7 +106,9 @@ impl Entries {
         entries.sort_unstable_by_key(|(key, _)| *key);
         let mut joined = Vec::with_capacity(self.bytes.len() + 10);
         joined = postcard::to_extend(&entries.len(), joined).map_err(unwritable)?;
-        entries.iter().for_each(|(_, entry)| joined.extend_from_slice(entry));
+        for (_, entry) in entries {
+            joined.extend_from_slice(entry);
+        }
         Ok(joined)
     }
 }

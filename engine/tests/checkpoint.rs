@@ -147,7 +147,7 @@ fn a_killed_run_goes_on_from_any_checkpoint() {
             before_commit: killed_after(1 + random.below(60)),
             ..run(&mut random)
         };
-        let killed = killed.to_its_end().published;
+        let killed = killed.until_its_end().published;
         let recorded = progress(&killed);
         for checkpoint in usable(&store) {
             let at = checkpoint.epoch() as usize;

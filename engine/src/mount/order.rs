@@ -141,11 +141,11 @@ pub(crate) fn hold<'scope>(
     let is_first = (0..at).all(|source| site.graph.is_serving(source)) && site.worker == 0;
     let released = rows.binary_frontier(bounds.broadcast(), Pipeline, Pipeline, "hold", |mut capability, info| {
         let handover = |section: &str| Handover::new(section, &site, walks, scope.activator_for(info.address.clone()));
-        let mut held = handover(&section);
+        let mut rows_handover = handover(&section);
         // The watermark is the same everywhere; one tells it.
         let mut told = is_first.then(|| handover(WATERMARK));
-        let mut hand_over = move |next: Epoch, hold: &Hold, watermarks: &Watermarks| {
-            hand_over_held(&mut held, next, hold);
+        let mut cut = move |next: Epoch, hold: &Hold, watermarks: &Watermarks| {
+            hand_over_held(&mut rows_handover, next, hold);
             if let Some(told) = &mut told {
                 hand_over_watermark(told, next, watermarks);
             }
@@ -172,7 +172,7 @@ pub(crate) fn hold<'scope>(
                     capability = None;
                     break;
                 };
-                hand_over(epoch, &hold, &watermarks);
+                cut(epoch, &hold, &watermarks);
                 let (batches, told) = open.remove(&epoch).unwrap_or_default();
                 let before = watermarks.released();
                 for bound in told {
@@ -205,7 +205,7 @@ pub(crate) fn hold<'scope>(
                 }
             }
             let next = capability.as_ref().map_or(Epoch::MAX, |capability| *capability.time());
-            hand_over(next, &hold, &watermarks);
+            cut(next, &hold, &watermarks);
         }
     });
     Ok(released)

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use crate::binder::{Binder, Limits, Rebinding, WorkerLine};
+use crate::binder::{Binder, Limits, Rebinding, Then, WorkerLine};
 use crate::book::Book;
 use crate::checkpoint::{Checkpoint, Checkpoints, Cutter, Writer};
 use crate::fault::{Fault, Result};
@@ -141,9 +141,8 @@ impl Parts {
             metrics: metrics.clone(),
             workers,
             replay: settings.recorded.iter().map(|recorded| Rebinding::new(recorded.binding.clone())).collect(),
-            live: settings.live,
+            then: if settings.live { Then::Live } else { Then::Nothing },
             cutter,
-            ended: false,
             finish: settings.finish,
             looked_again: false,
             offsets: Arc::new(frontier.offsets),

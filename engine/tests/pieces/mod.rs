@@ -313,12 +313,12 @@ impl Run {
     }
 
     pub fn try_go(self) -> Result<Ran> {
-        let mut ran = self.to_its_end();
+        let mut ran = self.until_its_end();
         std::mem::replace(&mut ran.outcome, Ok(())).map(|()| ran)
     }
 
     /// Runs on a thread of its own, so that a run that hangs fails its test. What was published before a fault is there too.
-    pub fn to_its_end(self) -> Ran {
+    pub fn until_its_end(self) -> Ran {
         let (done, outcome) = std::sync::mpsc::channel();
         std::thread::spawn(move || done.send(self.run()));
         outcome.recv_timeout(HANGS).expect("the run ends")
