@@ -240,7 +240,11 @@ fn settings(
         metrics,
         book: options.book.clone(),
         finish,
+        checkpoints: None,
+        from: None,
         recorded,
+        skip: Vec::new(),
+        live: true,
     }
 }
 
