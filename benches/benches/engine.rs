@@ -18,12 +18,12 @@ use millstream_benches::table::{Table, thousands};
 use millstream_benches::{cpu_seconds, seconds};
 use millstream_engine::batch;
 use millstream_engine::binder::Limits;
-use millstream_engine::book::Book;
+use millstream_engine::book::{Book, Request};
 use millstream_engine::catalogue::StepInput;
 use millstream_engine::graph::{EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::Step;
-use millstream_engine::publish::{Commit, Published};
+use millstream_engine::publish::{Commit, Outcome, Published};
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::run::{Settings, run};
 use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
@@ -120,6 +120,10 @@ fn check_derive() {
 struct Sum(Arc<Mutex<f64>>);
 
 impl Commit for Sum {
+    fn encode(&self, _: &Request, _: &Outcome, _: i64) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
     fn commit(&mut self, epochs: &[Published]) -> Result<()> {
         let rows = epochs.iter().flat_map(|epoch| epoch.outputs.values());
         let sum = |rows: &RecordBatch| rows["value"].as_primitive::<Float64Type>().values().iter().sum::<f64>();
@@ -190,6 +194,10 @@ fn plan(kind: &str, config: &Value, schema: &SchemaRef) -> Step {
 struct Nothing;
 
 impl Commit for Nothing {
+    fn encode(&self, _: &Request, _: &Outcome, _: i64) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
     fn commit(&mut self, _: &[Published]) -> Result<()> {
         Ok(())
     }

@@ -3,6 +3,8 @@
 use arrow::array::{Array, BinaryArray, RecordBatch};
 use arrow::row::{RowConverter, SortField};
 
+use crate::batch::Origin;
+use crate::publish::Tally;
 use crate::raw::{Payload, RawBatch};
 
 /// BLAKE3 of consecutive records: their offsets, timestamps, keys and contents.
@@ -73,6 +75,33 @@ impl RecordsDigest {
             all.update(part);
         }
         all.finalize().to_hex().to_string()
+    }
+}
+
+/// BLAKE3 of answers in the order of their requests' origins, as they are written: who has the answers' topics can
+/// reckon it again.
+///
+/// For each answer: source (u32), partition (u32), offset (u64), length (u64), all little endian, and the value.
+#[derive(Default)]
+pub struct AnswersDigest {
+    all: blake3::Hasher,
+    count: u64,
+}
+
+impl AnswersDigest {
+    /// Adds the answer to the request from `origin`.
+    pub fn update(&mut self, origin: Origin, value: &[u8]) {
+        self.all.update(&origin.source.to_le_bytes());
+        self.all.update(&origin.partition.to_le_bytes());
+        self.all.update(&origin.offset.to_le_bytes());
+        self.all.update(&(value.len() as u64).to_le_bytes());
+        self.all.update(value);
+        self.count += 1;
+    }
+
+    /// How many answers there were, and their digest.
+    pub fn finish(self) -> Tally {
+        Tally { count: self.count, digest: self.all.finalize().to_hex().to_string() }
     }
 }
 
@@ -162,6 +191,38 @@ mod tests {
                 }
                 prop_assert_ne!(digest([&make(&changed)]), digest([&make(&records)]));
             }
+        }
+    }
+
+    #[test]
+    fn answers_are_told_apart_by_origin_and_value() {
+        let origin = |source, partition, offset| Origin { source, partition, offset, index: 0 };
+        let tally = |answers: &[(Origin, &str)]| {
+            let mut digest = AnswersDigest::default();
+            for (origin, value) in answers {
+                digest.update(*origin, value.as_bytes());
+            }
+            digest.finish()
+        };
+        let base = [(origin(2, 0, 7), "ab"), (origin(2, 1, 3), "c")];
+        // By hand, as another program would.
+        let mut bytes = Vec::new();
+        for (source, partition, offset, value) in [(2_u32, 0_u32, 7_u64, "ab"), (2, 1, 3, "c")] {
+            bytes.extend([source.to_le_bytes(), partition.to_le_bytes()].concat());
+            bytes.extend([offset.to_le_bytes(), (value.len() as u64).to_le_bytes()].concat());
+            bytes.extend(value.as_bytes());
+        }
+        assert_eq!(tally(&base), Tally { count: 2, digest: of(&bytes) });
+        let others: [&[(Origin, &str)]; 6] = [
+            &[],
+            &base[..1],
+            &[base[1], base[0]],
+            &[(origin(2, 0, 7), "a"), (origin(2, 1, 3), "bc")],
+            &[(origin(3, 0, 7), "ab"), base[1]],
+            &[(origin(2, 0, 8), "ab"), base[1]],
+        ];
+        for other in others {
+            assert_ne!(tally(other), tally(&base), "{other:?}");
         }
     }
 

@@ -47,6 +47,10 @@ pub struct Metrics {
     pub checkpoints_total: IntCounter,
     /// Checkpoints that were abandoned, and cleanings that were not finished.
     pub checkpoint_failures_total: IntCounter,
+    /// Commits whose outcome was open, and was read back by a new producer.
+    pub commit_recoveries_total: IntCounter,
+    /// Promotions that could not be written.
+    pub promotions_failed_total: IntCounter,
 }
 
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
@@ -110,6 +114,11 @@ impl Default for Metrics {
             ),
             checkpoints_total: counter("checkpoints_total", "Checkpoints written."),
             checkpoint_failures_total: counter("checkpoint_failures_total", "Checkpoints that were abandoned."),
+            commit_recoveries_total: counter(
+                "commit_recoveries_total",
+                "Commits whose outcome was open, and was read back by a new producer.",
+            ),
+            promotions_failed_total: counter("promotions_failed_total", "Promotions that could not be written."),
             registry,
         }
     }

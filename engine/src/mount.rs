@@ -89,14 +89,14 @@ impl Site {
 pub(crate) type Inputs = Vec<InputHandle<Epoch, timely::container::CapacityContainerBuilder<Vec<RawBatch>>>>;
 
 /// What a worker drives.
-pub(crate) struct Mounted {
+pub(crate) struct Dataflow {
     pub(crate) inputs: Inputs,
     pub(crate) probe: ProbeHandle<Epoch>,
     pub(crate) walks: Rc<Walks>,
 }
 
 /// Builds the dataflow, with the state that it starts from. Fails where an operator cannot be mounted, or its state not be read.
-pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<Mounted> {
+pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<Dataflow> {
     let graph = site.graph.clone();
     let probe = ProbeHandle::new();
     let walks = Rc::new(Walks::default());
@@ -128,7 +128,7 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
     for source in sources {
         source.probe_with(&probe);
     }
-    Ok(Mounted { inputs, probe, walks })
+    Ok(Dataflow { inputs, probe, walks })
 }
 
 fn stream_of<'scope>(input: Input, sources: &[Rows<'scope>], nodes: &[Rows<'scope>]) -> Rows<'scope> {

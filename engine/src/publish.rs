@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{Lane, Meta, Origin, canonical};
 use crate::binding::{Binding, Epoch, Frontier};
 use crate::book::{Book, Entry, Request, Revision};
+use crate::digest::AnswersDigest;
 use crate::fault::{Fault, Result};
 use crate::graph::Graph;
 use crate::metrics::Metrics;
@@ -54,6 +55,8 @@ pub struct Reply {
     pub request: Request,
     /// What it got.
     pub outcome: Outcome,
+    /// The same as it is written: see [`Commit::encode`].
+    pub value: Vec<u8>,
 }
 
 /// What a request got.
@@ -107,25 +110,35 @@ pub struct Progress {
     pub binding: Binding,
     /// By model: the revision after the epoch.
     pub revisions: BTreeMap<String, RevisionMark>,
-    /// How many answers the epoch gave.
-    pub answers: u64,
+    /// The answers that the epoch gave.
+    pub answers: Tally,
 }
 
-/// An epoch that an earlier run has bound: it is bound again from the log. What else is known of it is compared.
+/// What is replayed of an epoch, and what of it is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// What the epoch was made of.
+    /// What the epoch is made of.
     pub binding: Binding,
-    /// By model: the revision after the epoch.
+    /// By model: the revision that it must reach; models that are not named may reach any.
     pub revisions: BTreeMap<String, RevisionMark>,
-    /// How many answers the epoch gave.
-    pub answers: Option<u64>,
+    /// What it must answer; `None` if it may answer anything.
+    pub answers: Option<Tally>,
 }
 
 impl From<Progress> for Recorded {
     fn from(progress: Progress) -> Self {
-        Self { binding: progress.binding, revisions: progress.revisions, answers: Some(progress.answers) }
+        let Progress { binding, revisions, answers } = progress;
+        Self { binding, revisions, answers: Some(answers) }
     }
+}
+
+/// How many answers there are, and [their digest](crate::digest::AnswersDigest).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// How many.
+    pub count: u64,
+    /// BLAKE3, in hexadecimal.
+    pub digest: String,
 }
 
 /// What an epoch gives.
@@ -144,6 +157,10 @@ pub struct Published {
 
 /// Makes epochs durable.
 pub trait Commit: Send {
+    /// An answer as it is written. The same request with the same outcome must give the same bytes in every run: they
+    /// are part of what a replay is compared by.
+    fn encode(&self, request: &Request, outcome: &Outcome, now_ms: i64) -> Result<Vec<u8>>;
+
     /// Makes these epochs durable: all, or none. A [`retry`](Fault::retry) fault is tried again.
     fn commit(&mut self, epochs: &[Published]) -> Result<()>;
 }
@@ -363,7 +380,11 @@ impl Publisher {
     }
 
     fn assemble(&mut self, open: Open, entry: &Entry) -> Result<Published> {
-        let replies = replies(&open, entry)?;
+        let replies = self.replies(&open, entry)?;
+        let mut answers = AnswersDigest::default();
+        for reply in &replies {
+            answers.update(reply.request.origin, &reply.value);
+        }
         self.metrics.requests_total.inc_by(entry.requests.len() as u64);
         let mut outputs = BTreeMap::new();
         for (output, rows) in open.rows {
@@ -380,7 +401,7 @@ impl Publisher {
         Ok(Published {
             progress: Progress {
                 revisions: self.marks.clone(),
-                answers: replies.len() as u64,
+                answers: answers.finish(),
                 binding: (*entry.binding).clone(),
             },
             outputs,
@@ -389,10 +410,32 @@ impl Publisher {
             revisions: open.revised,
         })
     }
+
+    /// One reply for each request: an answer, else why there is none.
+    fn replies(&self, open: &Open, entry: &Entry) -> Result<Vec<Reply>> {
+        let mut answered = answered(open)?;
+        let mut reply = |request: &Request| {
+            let refused = || match open.refused.get(&request.origin) {
+                Some((step, reason)) => Outcome::Refused { step: step.clone(), reason: reason.clone() },
+                None => Outcome::Refused {
+                    step: "engine".into(),
+                    reason: "no step answered or refused the request".to_owned(),
+                },
+            };
+            let outcome = answered.remove(&request.origin).unwrap_or_else(refused);
+            let value = self.commit.encode(request, &outcome, entry.binding.now_ms)?;
+            Ok(Reply { request: request.clone(), outcome, value })
+        };
+        let replies = entry.requests.iter().map(&mut reply).collect::<Result<_>>()?;
+        match answered.keys().next() {
+            Some(origin) => Err(Fault::ours(format!("an answer to no request of its epoch: {origin:?}"))),
+            None => Ok(replies),
+        }
+    }
 }
 
-/// One reply for each request: an answer, else why there is none.
-fn replies(open: &Open, entry: &Entry) -> Result<Vec<Reply>> {
+/// What each answered request got.
+fn answered(open: &Open) -> Result<BTreeMap<Origin, Outcome>> {
     let mut answered: BTreeMap<Origin, Outcome> = BTreeMap::new();
     for (rows, columns, revision) in &open.answers {
         let meta = Meta::of(rows);
@@ -405,21 +448,7 @@ fn replies(open: &Open, entry: &Entry) -> Result<Vec<Reply>> {
             }
         }
     }
-    let mut reply = |request: &Request| {
-        let refused = || match open.refused.get(&request.origin) {
-            Some((step, reason)) => Outcome::Refused { step: step.clone(), reason: reason.clone() },
-            None => {
-                Outcome::Refused { step: "engine".into(), reason: "no step answered or refused the request".to_owned() }
-            }
-        };
-        let outcome = answered.remove(&request.origin).unwrap_or_else(refused);
-        Reply { request: request.clone(), outcome }
-    };
-    let replies = entry.requests.iter().map(&mut reply).collect();
-    match answered.keys().next() {
-        Some(origin) => Err(Fault::ours(format!("an answer to no request of its epoch: {origin:?}"))),
-        None => Ok(replies),
-    }
+    Ok(answered)
 }
 
 /// A replayed epoch must reach what was recorded.
@@ -436,10 +465,13 @@ fn verify(recorded: &Recorded, found: &Progress) -> Result<()> {
             )));
         }
     }
-    if let Some(answers) = recorded.answers.filter(|answers| *answers != found.answers) {
+    if let Some(answers) = recorded.answers.as_ref().filter(|answers| **answers != found.answers) {
+        let told = |tally: &Tally| format!("{} answers with digest {}", tally.count, tally.digest);
         return Err(Fault::world(format!(
-            "replaying epoch {epoch} gave {} answers; {answers} were recorded",
-            found.answers
+            "replaying epoch {epoch} did not reach what was recorded: it gave {}; recorded were {}. Was the definition or \
+             the program changed?",
+            told(&found.answers),
+            told(answers)
         )));
     }
     Ok(())

@@ -6,17 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millstream_engine::binder::Limits;
-use millstream_engine::checkpoint::{Checkpoint, Checkpoints, Listed, Manifest, Store, list, open};
+use millstream_engine::checkpoint::{Checkpoint, Manifest, Store, list, open};
 use millstream_engine::graph::{EventTime, Graph};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::publish::{DeadLetter, Outcome, Progress, Published, Reply};
 use millstream_engine::run::Skip;
 use millstream_engine::{Blame, Fault};
 
-use pieces::store::{Failure, MemoryStore};
+use pieces::store::{Failure, MemoryStore, checkpoints, usable};
 use pieces::{BeforeCommit, Case, Memory, Ran, Record, Run, outputs, record, request};
 
-/// SplitMix64: every test says its seed when it fails.
+/// `SplitMix64`: every test says its seed when it fails.
 struct Random(u64);
 
 impl Random {
@@ -82,18 +82,6 @@ fn shape(arrival: bool) -> Box<dyn FnOnce(&mut Graph) + Send> {
     })
 }
 
-fn checkpoints(store: &Arc<MemoryStore>, every_bytes: u64, keep: usize) -> Option<Checkpoints> {
-    let note = Box::new(|epoch| Ok(serde_json::json!({"before": epoch})));
-    Some(Checkpoints { store: store.clone(), every_seconds: f64::INFINITY, every_bytes, keep, note })
-}
-
-fn usable(store: &Arc<MemoryStore>) -> Vec<Checkpoint> {
-    let shared: Arc<dyn Store> = store.clone();
-    let listed = list(&**store).expect("the store works");
-    let opened = |listed: Listed| open(&shared, listed.manifest.expect("a whole manifest")).expect("whole objects");
-    listed.into_iter().map(opened).collect()
-}
-
 fn progress(published: &[Published]) -> Vec<Progress> {
     published.iter().map(|epoch| epoch.progress.clone()).collect()
 }
@@ -143,7 +131,7 @@ fn a_killed_run_goes_on_from_any_checkpoint() {
         let whole = run(&mut random).go().published;
         let store = Arc::new(MemoryStore::default());
         let killed = Run {
-            checkpoints: checkpoints(&store, random.one(&[1, 100, 1000]), 1000),
+            checkpoints: Some(checkpoints(&store, random.one(&[1, 100, 1000]), 1000)),
             before_commit: killed_after(1 + random.below(60)),
             ..run(&mut random)
         };
@@ -205,7 +193,7 @@ fn a_restored_model_answers_as_the_one_before() {
     for workers in [1, 2, 4] {
         let store = Arc::new(MemoryStore::default());
         // The last checkpoint comes with the clean end, however far the next one would be.
-        let run = Run { checkpoints: checkpoints(&store, u64::MAX, 3), workers, ..Run::new(case.clone()) }.go();
+        let run = Run { checkpoints: Some(checkpoints(&store, u64::MAX, 3)), workers, ..Run::new(case.clone()) }.go();
         let [checkpoint] = &usable(&store)[..] else { panic!("one checkpoint") };
         assert_eq!(checkpoint.epoch(), run.published.len() as u64);
         let replies =
@@ -242,10 +230,10 @@ fn a_checkpoint_does_not_depend_on_workers() {
         let run = || Run { limits: limits(13), ..Run::new(case.clone()) };
         let whole = run().go().progress();
         // In the middle, where rows are held.
-        let some = whole[..1 + random.below(whole.len() as u64) as usize].to_vec();
+        let some = whole[..=random.below(whole.len() as u64) as usize].to_vec();
         let last = |workers| {
             let store = Arc::new(MemoryStore::default());
-            let checkpoints = checkpoints(&store, u64::MAX, 3);
+            let checkpoints = Some(checkpoints(&store, u64::MAX, 3));
             Run { workers, committed: some.clone(), live: false, checkpoints, ..run() }.go();
             let [checkpoint] = &usable(&store)[..] else { panic!("one checkpoint") };
             checkpoint.clone()
@@ -281,7 +269,7 @@ fn some_checkpoints(keep: usize, count: usize) -> Arc<MemoryStore> {
         let from = usable(&store).into_iter().next();
         let start = from.as_ref().map_or(0, |from| from.epoch() as usize);
         let committed = whole[start..(part + 1) * whole.len() / count].to_vec();
-        let checkpoints = checkpoints(&store, u64::MAX, keep);
+        let checkpoints = Some(checkpoints(&store, u64::MAX, keep));
         Run { from, committed, live: false, checkpoints, ..some_run() }.go();
     }
     store
@@ -395,7 +383,7 @@ fn a_store_that_fails_at_any_call_harms_nothing() {
             Ok(())
         });
         let metrics = Arc::new(Metrics::default());
-        let checkpoints = checkpoints(&store, 1, 2);
+        let checkpoints = Some(checkpoints(&store, 1, 2));
         let ran = Run { workers, checkpoints, before_commit, metrics: metrics.clone(), ..some_run() }.go();
         assert_eq!(ran.outputs(), expected.outputs(), "{failure:?}");
         let failed = store.state().failed;
@@ -406,8 +394,7 @@ fn a_store_that_fails_at_any_call_harms_nothing() {
         assert_eq!(kept[0].epoch(), ran.published.len() as u64, "the last one is there: {failure:?}");
         assert_eq!(metrics.checkpoint_epoch.get() as u64, kept[0].epoch());
         assert_only_these(&store, &kept);
-        let calls = first.lock().expect("one thread").expect("several epochs");
-        calls
+        first.lock().expect("one thread").expect("several epochs")
     };
     let calls = run(None, 1);
     assert!(calls > 15, "{calls} calls");
@@ -423,7 +410,7 @@ fn a_store_that_stays_away_stops_no_run() {
     for call in [0, 3, 20] {
         let store = Arc::new(MemoryStore::new(BTreeMap::new(), Some(Failure::From(call))));
         let metrics = Arc::new(Metrics::default());
-        let run = Run { checkpoints: checkpoints(&store, 1, 3), metrics: metrics.clone(), ..some_run() }.go();
+        let run = Run { checkpoints: Some(checkpoints(&store, 1, 3)), metrics: metrics.clone(), ..some_run() }.go();
         assert_eq!(run.outputs(), expected);
         assert!(metrics.checkpoint_failures_total.get() > 0);
         store.state().failure = None;
@@ -463,7 +450,7 @@ fn an_operator_without_a_section_starts_empty() {
         lateness_ms: 0,
     };
     let store = Arc::new(MemoryStore::default());
-    Run { checkpoints: checkpoints(&store, u64::MAX, 3), ..Run::new(of(records(0).collect())) }.go();
+    Run { checkpoints: Some(checkpoints(&store, u64::MAX, 3)), ..Run::new(of(records(0).collect())) }.go();
     let mut checkpoint = usable(&store).remove(0);
     assert!(
         checkpoint.stored().any(|stored| stored.section == "join" && (stored.pieces, stored.bytes > 0) == (1, true))
@@ -494,7 +481,7 @@ fn what_is_skipped_is_never_taken() {
     let expected: Vec<i64> =
         (0..100).filter(|at| !(10..30).contains(at) && !(63..66).contains(at) && *at < 99).collect();
     assert_eq!(values, expected);
-    assert_eq!(metrics.sum("records_skipped_total", &[("source", "left")]), 24.0);
+    assert_eq!(metrics.sum("records_skipped_total", &[("source", "left")]) as usize, 24);
     // It replays with the same records skipped, and with nothing else.
     assert!(Run { committed: run.progress(), skip: skips, live: false, ..Run::new(case.clone()) }.try_go().is_ok());
     let fault = Run { committed: run.progress(), live: false, ..Run::new(case) }.try_go().err().expect("more records");

@@ -150,8 +150,14 @@ fn a_replay_that_differs_halts() {
     assert!(replay(committed.clone()).is_ok());
 
     committed[last].revisions.get_mut("sum").expect("a mark").digest = "another".to_owned();
-    let fault = replay(committed).err().expect("another digest").message;
+    let fault = replay(committed.clone()).err().expect("another digest").message;
     assert!(fault.contains("did not reach what was recorded: model sum"), "{fault}");
+
+    committed[last].revisions.clear();
+    committed[last].answers.digest = "another".to_owned();
+    let fault = replay(committed).err().expect("other answers").message;
+    let epoch = format!("replaying epoch {last} did not reach what was recorded: it gave 0 answers with digest af13");
+    assert!(fault.starts_with(&epoch) && fault.contains("; recorded were 0 answers with digest another"), "{fault}");
 
     let committed = learned.published.iter().map(|epoch| epoch.progress.clone()).collect();
     let mut changed = case();

@@ -127,8 +127,14 @@ impl Site {
 
     /// The progress records: one for each committed epoch.
     pub fn progress(&self) -> Vec<Value> {
-        self.records(&Topics::of(&self.pipeline.name).progress).iter().map(Record::json).collect()
+        progress(&*self.broker(), &self.pipeline.name)
     }
+}
+
+/// A pipeline's progress records.
+pub fn progress(broker: &dyn Broker, pipeline: &str) -> Vec<Value> {
+    let journal = records(broker, &Topics::of(pipeline).progress);
+    journal.iter().map(Record::json).filter(|record| record["kind"] == "progress").collect()
 }
 
 fn plan(file: &Path) -> Pipeline {

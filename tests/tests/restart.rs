@@ -14,7 +14,7 @@ use millstream_engine::source::Position;
 use millstream_pipelines::run::assemble::{self, Topics};
 use millstream_pipelines::run::{Options, Summary};
 use millstream_tests::small::{self, Random};
-use millstream_tests::{Record, Site, append, message, one_answer_each, records};
+use millstream_tests::{Record, Site, append, message, one_answer_each, progress, records};
 
 /// Names the folder of the site that a child process is to run.
 const CHILD: &str = "MILLSTREAM_TEST_CHILD";
@@ -52,14 +52,14 @@ fn start_child(site: &Site) -> Child {
 
 /// How many epochs are committed.
 fn committed(broker: &dyn Broker) -> u64 {
-    let topic = broker.topic(&Topics::of("small").progress).expect("topics can be listed");
-    topic.expect("it was created").partitions[0].1
+    progress(broker, "small").len() as u64
 }
 
 /// Waits until `epochs` are committed, or the child has ended by itself. Whether it has.
 fn wait_for(child: &mut Child, broker: &dyn Broker, epochs: u64) -> bool {
-    let from = [Position { partition: 0, offset: committed(broker) }];
-    let mut reader = broker.open(&Topics::of("small").progress, &from).expect("the topic opens");
+    let journal = Topics::of("small").progress;
+    let end = broker.topic(&journal).expect("topics can be listed").expect("it was created").partitions[0].1;
+    let mut reader = broker.open(&journal, &[Position { partition: 0, offset: end }]).expect("the topic opens");
     while committed(broker) < epochs {
         if let Some(status) = child.try_wait().expect("it is our child") {
             assert!(status.success(), "the child failed: {status}");

@@ -18,9 +18,9 @@ mod partition;
 
 use std::time::Duration;
 
-use millstream_engine::Result;
 use millstream_engine::raw::RawBatch;
 use millstream_engine::source::Position;
+use millstream_engine::{Blame, Fault, Result};
 
 /// A message to append.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,9 +101,39 @@ pub trait TopicReader: Send {
 /// Appends atomically.
 pub trait Producer: Send {
     /// Appends all messages to all their topics, or none; returns when they are durable.
-    /// An error that is not [`retry`](millstream_engine::Fault::retry) leaves the outcome open: drop the producer, make
-    /// a new one, and read back what became of it.
+    /// What is to be done after an error, [`Failure::of`] tells.
     fn append(&mut self, appends: &[Append]) -> Result<()>;
+
+    /// Sends messages on their own: durable when it returns, visible at once, not all or none, not fenced. After an
+    /// error, any of them may be there; sending them again may make them be there twice.
+    fn send(&mut self, appends: &[Append]) -> Result<()>;
+}
+
+/// What the error of an append says about it, and so what is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing was appended; the very same call may succeed later.
+    Again,
+    /// Nothing was appended, and the same call would fail again.
+    Refused,
+    /// Nothing was appended: a newer producer of the same id has started.
+    Fenced,
+    /// Nobody knows. Never call this producer again, for what it sent may still arrive and would be taken for something
+    /// newer: drop it, make a new one, which fences it, and read back what became of the append.
+    Open,
+}
+
+impl Failure {
+    /// What `fault` says. Whatever the world did and does not tell leaves the outcome open.
+    pub fn of(fault: &Fault) -> Self {
+        let marked = fault.source.as_ref().and_then(|source| source.downcast_ref::<faults::Marked>());
+        match (marked, fault.blame) {
+            _ if fault.retry => Self::Again,
+            (Some(marked), _) => marked.failure,
+            (None, Blame::World) => Self::Open,
+            (None, _) => Self::Refused,
+        }
+    }
 }
 
 /// The largest record that brokers take unless told otherwise: 128 MiB.
@@ -119,14 +149,51 @@ impl Message {
 
 /// The faults that all brokers report in the same words.
 mod faults {
+    use std::error::Error;
+    use std::fmt;
+
     use millstream_engine::Fault;
 
+    use super::Failure;
+
+    /// Underneath a fault: what it means for an append.
+    #[derive(Debug)]
+    pub(super) struct Marked {
+        pub(super) failure: Failure,
+        source: Option<Box<dyn Error + Send + Sync>>,
+    }
+
+    impl fmt::Display for Marked {
+        fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match &self.source {
+                Some(source) => source.fmt(formatter),
+                None => write!(formatter, "nothing was appended"),
+            }
+        }
+    }
+
+    impl Error for Marked {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.source.as_ref().map(|source| &**source as _)
+        }
+    }
+
+    fn marked(failure: Failure, fault: Fault) -> Fault {
+        let source = Some(Box::new(Marked { failure, source: fault.source }) as _);
+        Fault { retry: false, source, ..fault }
+    }
+
+    /// The append has no effect, and would fail again.
+    pub(super) fn refused(fault: Fault) -> Fault {
+        marked(Failure::Refused, fault)
+    }
+
     pub(super) fn no_topic(topic: &str) -> Fault {
-        Fault::world(format!("there is no topic `{topic}`"))
+        refused(Fault::world(format!("there is no topic `{topic}`")))
     }
 
     pub(super) fn no_partition(topic: &str, partition: u32, partitions: usize) -> Fault {
-        Fault::world(format!("topic `{topic}` has no partition {partition}: it has {partitions}"))
+        refused(Fault::world(format!("topic `{topic}` has no partition {partition}: it has {partitions}")))
     }
 
     pub(super) fn other_partitions(topic: &str, has: usize, wanted: u32) -> Fault {
@@ -142,11 +209,13 @@ mod faults {
     }
 
     pub(super) fn fenced(producer: &str) -> Fault {
-        Fault::world(format!("producer `{producer}` is fenced: a newer producer with this id has started"))
+        let fault = Fault::world(format!("producer `{producer}` is fenced: a newer producer with this id has started"));
+        marked(Failure::Fenced, fault)
     }
 
     pub(super) fn too_large(topic: &str, index: usize, bytes: usize, max: usize) -> Fault {
-        Fault::world(format!("message {index} for topic `{topic}` has {bytes} bytes, more than the {max} allowed"))
+        let what = format!("message {index} for topic `{topic}` has {bytes} bytes, more than the {max} allowed");
+        refused(Fault::world(what))
     }
 
     pub(super) fn open_outcome(producer: &str) -> Fault {

@@ -7,6 +7,7 @@
 //! ([`run`]), or in an order that somebody chooses ([`Simulation`]).
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
@@ -24,10 +25,12 @@ use crate::publish::{Commit, Publisher, Recorded};
 use crate::source::Position;
 use crate::time::Clock;
 
+mod simulate;
 mod threads;
 mod worker;
 
-use worker::Seat;
+pub use simulate::{Actor, Simulation};
+use worker::Start;
 
 /// What came of a part's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +84,8 @@ struct Parts {
     book: Arc<Book>,
     readers: Vec<SourceReader>,
     binder: Binder,
-    /// Where the workers sit down, in their order.
-    seats: Vec<Seat>,
+    /// What the workers start with, in their order.
+    starts: Vec<Start>,
     publisher: Publisher,
     /// Writes checkpoints, if any are made.
     writer: Option<Writer>,
@@ -104,7 +107,7 @@ impl Parts {
         let (handed, handed_in) = mpsc::channel();
         let handed = settings.checkpoints.is_some().then_some(handed);
         let (events, events_in) = mpsc::channel();
-        let (mut workers, mut seats) = (Vec::new(), Vec::new());
+        let (mut workers, mut starts) = (Vec::new(), Vec::new());
         for worker in 0..settings.workers {
             let (orders, orders_in) = mpsc::channel();
             let thread = Arc::new(OnceLock::new());
@@ -120,7 +123,7 @@ impl Parts {
                 worker,
                 workers: settings.workers,
             };
-            seats.push(Seat { site, orders: orders_in, thread });
+            starts.push(Start { site, orders: orders_in, thread });
         }
         let readers = (0..).zip(&graph.sources).map(|(index, node)| {
             SourceReader::new(intake.clone(), index, node.name.clone(), node.source.clone(), timed)
@@ -160,7 +163,7 @@ impl Parts {
         let writer = settings
             .checkpoints
             .map(|checkpoints| Writer::new(checkpoints, from.as_deref(), graph, book.clone(), metrics, handed_in));
-        Ok(Self { book, readers, binder, seats, publisher, writer })
+        Ok(Self { book, readers, binder, starts, publisher, writer })
     }
 }
 
@@ -180,7 +183,7 @@ fn announce(graph: &Graph, intake: &Intake, offsets: &BTreeMap<(u32, u32), u64>)
 }
 
 /// Runs a part of a run. If it panics, the run ends with that as its fault, so that the other parts do not wait for it.
-fn guard<T>(book: &Book, part: &str, run: impl FnOnce() -> T) -> Option<T> {
+fn guard<T>(book: &Book, part: &dyn Display, run: impl FnOnce() -> T) -> Option<T> {
     // What a panic leaves half-done is not used after an abort.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
     let tell = |panic: Box<dyn std::any::Any + Send>| {

@@ -10,7 +10,7 @@ use crate::book::Book;
 use crate::fault::{Fault, Result};
 use crate::intake::READ_WAIT;
 use crate::publish::Publisher;
-use crate::run::worker::{Seat, Seated, clear};
+use crate::run::worker::{Mounted, Start, clear};
 use crate::run::{Parts, Turn, guard};
 
 /// A worker with nothing to do looks up this often, should a wake-up be lost.
@@ -18,12 +18,12 @@ const PARK: Duration = Duration::from_millis(20);
 
 /// Runs until every part is done.
 pub(super) fn run(parts: Parts) -> Result<()> {
-    let Parts { book, readers, mut binder, seats, mut publisher, writer } = parts;
-    let workers = seats.len();
-    let seats = Mutex::new(seats.into_iter().map(Some).collect::<Vec<_>>());
+    let Parts { book, readers, mut binder, starts, mut publisher, writer } = parts;
+    let workers = starts.len();
+    let starts = Mutex::new(starts.into_iter().map(Some).collect::<Vec<_>>());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
-        let seat = seats.lock().expect("no worker panics while it starts")[worker.index()].take();
-        work(worker, seat.expect("each worker starts once"));
+        let start = starts.lock().expect("no worker panics while it starts")[worker.index()].take();
+        work(worker, start.expect("each worker starts once"));
     })
     .map_err(|error| Fault::ours(format!("the workers did not start: {error}")))?;
     std::thread::scope(|scope| {
@@ -34,13 +34,11 @@ pub(super) fn run(parts: Parts) -> Result<()> {
                 guard(book, &name, || take_turns(book, READ_WAIT, || reader.turn()));
             });
         }
-        scope.spawn(move || guard(book, "the binder", || take_turns(book, LOOK, || binder.turn())));
+        scope.spawn(move || guard(book, &"the binder", || take_turns(book, LOOK, || binder.turn())));
         if let Some(mut writer) = writer {
-            scope.spawn(move || {
-                guard(book, "the checkpoint writer", || take_turns(book, LOOK, || writer.turn()));
-            });
+            scope.spawn(move || guard(book, &"the checkpoint writer", || take_turns(book, LOOK, || writer.turn())));
         }
-        guard(book, "the publisher", || publish(book, &mut publisher));
+        guard(book, &"the publisher", || publish(book, &mut publisher));
         for outcome in guards.join() {
             if let Err(panic) = outcome {
                 book.abort(Fault::ours(format!("a worker failed: {panic}")));
@@ -76,12 +74,12 @@ fn publish(book: &Book, publisher: &mut Publisher) {
     }
 }
 
-fn work(worker: &mut Worker, seat: Seat) {
-    let book = seat.site.book.clone();
-    let seated = guard(&book, "a worker", || Seated::new(worker, seat));
-    match seated {
-        Some(Ok(mut seated)) => {
-            guard(&book, "a worker", || while seated.turn(worker, PARK) != Turn::Done {});
+fn work(worker: &mut Worker, start: Start) {
+    let book = start.site.book.clone();
+    let mounted = guard(&book, &"a worker", || Mounted::new(worker, start));
+    match mounted {
+        Some(Ok(mut mounted)) => {
+            guard(&book, &"a worker", || while mounted.turn(worker, PARK) != Turn::Done {});
         }
         Some(Err(fault)) => book.abort(fault),
         None => {}

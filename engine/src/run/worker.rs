@@ -10,12 +10,12 @@ use timely::worker::Worker;
 use crate::binder::Order;
 use crate::binding::Epoch;
 use crate::fault::Result;
-use crate::mount::{Mounted, Site, mount};
+use crate::mount::{Dataflow, Site, mount};
 use crate::publish::Event;
 use crate::run::Turn;
 
 /// What a worker starts with.
-pub(super) struct Seat {
+pub(super) struct Start {
     pub(super) site: Site,
     pub(super) orders: Receiver<Order>,
     /// To be set when it starts, so that the binder can wake it.
@@ -23,23 +23,23 @@ pub(super) struct Seat {
 }
 
 /// A worker on which the graph is mounted.
-pub(super) struct Seated {
+pub(super) struct Mounted {
     site: Site,
     orders: Receiver<Order>,
-    mounted: Mounted,
+    dataflow: Dataflow,
     /// Every operator has passed all epochs before this one, as far as the workers were told.
     passed: Epoch,
 }
 
-impl Seated {
+impl Mounted {
     /// Mounts the graph. To be called on the worker's thread.
-    pub(super) fn new(worker: &mut Worker, seat: Seat) -> Result<Self> {
-        seat.thread.get_or_init(std::thread::current);
-        let mut mounted = worker.dataflow(|scope| mount(scope, &seat.site))?;
-        let start = seat.site.start();
-        mounted.inputs.iter_mut().for_each(|input| input.advance_to(start));
-        seat.site.book.add_mounted();
-        Ok(Self { site: seat.site, orders: seat.orders, mounted, passed: start })
+    pub(super) fn new(worker: &mut Worker, start: Start) -> Result<Self> {
+        start.thread.get_or_init(std::thread::current);
+        let mut dataflow = worker.dataflow(|scope| mount(scope, &start.site))?;
+        let first = start.site.start();
+        dataflow.inputs.iter_mut().for_each(|input| input.advance_to(first));
+        start.site.book.add_mounted();
+        Ok(Self { site: start.site, orders: start.orders, dataflow, passed: first })
     }
 
     /// One step of all operators that have something to do; waits for that so long at most. Done once all input has
@@ -52,19 +52,19 @@ impl Seated {
             match order {
                 Order::Epoch(epoch, records) => {
                     for (source, records) in records {
-                        self.mounted.inputs[source as usize].send(records);
+                        self.dataflow.inputs[source as usize].send(records);
                     }
-                    for input in &mut self.mounted.inputs {
+                    for input in &mut self.dataflow.inputs {
                         input.advance_to(epoch + 1);
                     }
                 }
-                Order::End => self.mounted.inputs.clear(),
+                Order::End => self.dataflow.inputs.clear(),
             }
         }
-        self.mounted.walks.wake(&self.site.book.cuts);
+        self.dataflow.walks.wake(&self.site.book.cuts);
         let is_running = worker.step_or_park(Some(park));
         if worker.index() == 0 {
-            let now = self.mounted.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX));
+            let now = self.dataflow.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX));
             if now > self.passed {
                 self.passed = now;
                 self.site.book.set_passed(now.min(self.site.book.minted()));

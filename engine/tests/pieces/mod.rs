@@ -11,14 +11,14 @@ use arrow::array::{ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, Stri
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 use millstream_engine::batch::{self, META};
 use millstream_engine::binder::Limits;
-use millstream_engine::book::Book;
+use millstream_engine::book::{Book, Request};
 use millstream_engine::checkpoint::{Checkpoint, Checkpoints};
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Step};
-use millstream_engine::publish::{Commit, Progress, Published, Recorded};
+use millstream_engine::publish::{Commit, Outcome, Progress, Published, Recorded};
 use millstream_engine::raw::{Payload, RawBatch};
-use millstream_engine::run::{Settings, Skip, run};
+use millstream_engine::run::{Settings, Simulation, Skip, run};
 use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
 use millstream_engine::state::States;
 use millstream_engine::time::StepClock;
@@ -49,11 +49,13 @@ pub struct Memory {
     pub partitions: Arc<Vec<Vec<Record>>>,
     /// Whether more could come, as in a topic.
     pub unending: bool,
+    /// How many records a read gives at most. Few, so that epochs are made of several.
+    pub read_records: usize,
 }
 
 impl Memory {
     pub fn new(partitions: Vec<Vec<Record>>) -> Self {
-        Self { partitions: Arc::new(partitions), unending: false }
+        Self { partitions: Arc::new(partitions), unending: false, read_records: 64 }
     }
 }
 
@@ -79,8 +81,7 @@ impl Reader for MemoryReader {
         for at in &mut self.at {
             let records = &self.source.partitions[at.partition as usize];
             let rest = &records[at.offset as usize..];
-            // Small reads, so that epochs are made of several.
-            let read = &rest[..rest.len().min(64)];
+            let read = &rest[..rest.len().min(self.source.read_records)];
             if read.is_empty() {
                 continue;
             }
@@ -135,7 +136,8 @@ impl Decoder for Lines {
     }
 }
 
-/// Joins the key's newest right value that is not younger, and numbers the left rows of each key.
+/// Joins the key's newest right value that is older, and numbers the left rows of each key. Of the same time, left comes
+/// before right: its source is the first.
 struct Join {
     schema: SchemaRef,
 }
@@ -168,7 +170,7 @@ impl Keyed for Join {
             }
             let state = states.get(row);
             number.push(state.0);
-            newest.push(state.1.iter().rev().find(|(seen, _)| *seen <= time).map(|(_, value)| *value));
+            newest.push(state.1.iter().rev().find(|(seen, _)| *seen < time).map(|(_, value)| *value));
             states.update(row, |state| state.0 += 1);
         }
         let kept = batch::filter(rows, &rejects.keep(rows.num_rows()))?;
@@ -234,6 +236,9 @@ pub struct Case {
     pub lateness_ms: i64,
 }
 
+/// What has become durable.
+pub type Durable = Arc<Mutex<Vec<Published>>>;
+
 /// Looks at what is to be committed, and may fail.
 pub type BeforeCommit = Box<dyn FnMut(&[Published]) -> Result<()> + Send>;
 
@@ -264,12 +269,23 @@ pub struct Ran {
 }
 
 struct Collect {
-    published: Arc<Mutex<Vec<Published>>>,
+    published: Durable,
     next: u64,
     before: BeforeCommit,
 }
 
 impl Commit for Collect {
+    fn encode(&self, request: &Request, outcome: &Outcome, _: i64) -> Result<Vec<u8>> {
+        let text = match outcome {
+            Outcome::Answered { columns, row, revision, staleness_ms } => {
+                let sum = columns.column(0).as_primitive::<Int64Type>().value(*row);
+                format!("{request:?} {sum} {revision:?} {staleness_ms:?}")
+            }
+            Outcome::Refused { step, reason } => format!("{request:?} {step} {reason}"),
+        };
+        Ok(text.into_bytes())
+    }
+
     fn commit(&mut self, epochs: &[Published]) -> Result<()> {
         (self.before)(epochs)?;
         for epoch in epochs {
@@ -325,6 +341,19 @@ impl Run {
     }
 
     fn run(self) -> Ran {
+        let (graph, settings, commit, published) = self.prepare();
+        let outcome = run(graph, settings, commit);
+        let published = std::mem::take(&mut *published.lock().expect("the run has ended"));
+        Ran { published, outcome }
+    }
+
+    /// A simulation of this run, and what it will have published.
+    pub fn simulate(self) -> (Simulation, Durable) {
+        let (graph, settings, commit, published) = self.prepare();
+        (Simulation::new(graph, settings, commit).expect("the run starts"), published)
+    }
+
+    fn prepare(self) -> (Graph, Settings, Box<dyn Commit>, Durable) {
         let published = Arc::new(Mutex::new(Vec::new()));
         let mut graph = graph(self.case);
         (self.shape)(&mut graph);
@@ -344,9 +373,7 @@ impl Run {
             live: self.live,
         };
         let commit = Collect { published: published.clone(), next, before: self.before_commit };
-        let outcome = run(graph, settings, Box::new(commit));
-        let published = std::mem::take(&mut *published.lock().expect("the run has ended"));
-        Ran { published, outcome }
+        (graph, settings, Box::new(commit), published)
     }
 }
 

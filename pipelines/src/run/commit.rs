@@ -1,20 +1,33 @@
 //! Makes epochs durable: model files first, which nothing refers to yet; then answers, dead letters, sinks' records and
 //! progress in one transaction; then what lies outside the broker.
+//!
+//! ```text
+//! append ─┬─ done ───────────────────────────────► tell the sinks
+//!         ├─ try again: the same call ◄─┐
+//!         ├─ fenced: the run ends       │ not there
+//!         └─ nobody knows ─► new producer, read back ─── there ─► tell the sinks
+//! ```
+//! With [`Delivery::AtLeastOnce`], everything but the progress goes out ahead of it, on its own.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use millstream_connectors::broker::{Append, Message, Producer};
+use millstream_connectors::broker::{Append, Message};
 use millstream_connectors::sinks::Sink;
-use millstream_engine::Result;
 use millstream_engine::batch::Lane;
-use millstream_engine::publish::{Commit, DeadLetter, Published};
+use millstream_engine::binding::{Binding, Epoch};
+use millstream_engine::book::Request;
+use millstream_engine::metrics::Metrics;
+use millstream_engine::publish::{Commit, DeadLetter, Outcome, Published};
+use millstream_engine::{Result, digest};
 
 use crate::run::assemble::Topics;
-use crate::run::journal;
+use crate::run::journal::{Record, Writer};
 use crate::run::promote::Promoter;
+use crate::run::recover::Ledger;
 use crate::run::reply;
+use crate::run::tenure::{Appended, Tenure};
 
 /// Where answers of a request source go.
 pub struct Answers {
@@ -26,14 +39,24 @@ pub struct Answers {
     pub partitions: u32,
 }
 
+/// What a crash may do to answers, dead letters and sinks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// Nothing: they and the progress become visible together, in one transaction.
+    #[default]
+    ExactlyOnce,
+    /// Some may come twice: they go out at once, and the progress after them.
+    AtLeastOnce,
+}
+
 /// The pipeline's commit.
 pub struct BrokerCommit {
-    /// Fenced since the start of the run.
-    pub producer: Box<dyn Producer>,
+    /// The right to write the journal, and with it everything else.
+    pub tenure: Tenure,
+    /// Whether what leaves waits for the progress record.
+    pub delivery: Delivery,
     /// The pipeline's own topics.
     pub topics: Topics,
-    /// The definition's digest.
-    pub definition: String,
     /// The sources' names.
     pub sources: Vec<String>,
     /// By source index: where its answers go.
@@ -42,16 +65,36 @@ pub struct BrokerCommit {
     pub sinks: Vec<Box<dyn Sink>>,
     /// Writes promoted versions.
     pub promoter: Promoter,
+    /// Writes progress records.
+    pub journal: Writer,
+    /// Remembers them for checkpoints.
+    pub ledger: Arc<Ledger>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// How far the epochs that were handed over have come.
+    pub reached: Reached,
+}
+
+/// How far epochs have come, so that a commit that is called again goes on where it stopped.
+#[derive(Default)]
+pub struct Reached {
+    /// What epochs before this one give has been sent, ahead of their progress.
+    pub sent: Epoch,
+    /// Epochs before this one are durable.
+    pub durable: Epoch,
+    /// The epoch and the output before which sinks know that they are.
+    pub told: (Epoch, usize),
 }
 
 impl BrokerCommit {
-    fn transaction(&mut self, epochs: &[Published]) -> Result<Vec<Append>> {
-        let mut topics: BTreeMap<String, Vec<Message>> = BTreeMap::new();
+    /// What an epoch gives, by topic; without its progress.
+    fn gifts(&mut self, epochs: &[Published]) -> Result<Topical> {
+        let mut topics = Topical::new();
         for epoch in epochs {
             let now_ms = epoch.progress.binding.now_ms;
             for reply in &epoch.replies {
                 let answers = &self.answers[&reply.request.origin.source];
-                topics.entry(answers.topic.clone()).or_default().push(reply::message(reply, answers, now_ms)?);
+                topics.entry(answers.topic.clone()).or_default().push(reply::message(reply, answers, now_ms));
             }
             let dead = epoch.dead_letters.iter().map(|letter| dead_letter(letter, &self.sources, now_ms));
             topics.entry(self.topics.dead.clone()).or_default().extend(dead);
@@ -60,25 +103,118 @@ impl BrokerCommit {
                     topics.entry(append.topic).or_default().extend(append.messages);
                 }
             }
-            let progress = journal::message(&self.definition, &epoch.progress)?;
-            topics.entry(self.topics.progress.clone()).or_default().push(progress);
         }
-        topics.retain(|_, messages| !messages.is_empty());
-        Ok(topics.into_iter().map(|(topic, messages)| Append { topic, messages }).collect())
+        Ok(topics)
+    }
+
+    /// Makes epochs durable, or loses the producer.
+    fn append(&mut self, epochs: &[Published]) -> Result<Appended> {
+        let journal = self.journal.messages(self.tenure.incarnation(), epochs.iter().map(|epoch| &epoch.progress))?;
+        let digests = journal.iter().map(|message| digest::of(message.value.as_deref().unwrap_or_default()));
+        let digests: Vec<String> = digests.collect();
+        let progress = (self.topics.progress.clone(), journal);
+        let from = self.tenure.seen();
+        let appended = match self.delivery {
+            Delivery::ExactlyOnce => {
+                let mut gifts = self.gifts(epochs)?;
+                gifts.extend([progress]);
+                self.tenure.append(&appends(gifts))?
+            }
+            Delivery::AtLeastOnce => {
+                let unsent = unreached(epochs, self.reached.sent);
+                let gifts = appends(self.gifts(unsent)?);
+                if !gifts.is_empty()
+                    && let Appended::Lost = self.tenure.send(&gifts)?
+                {
+                    return Ok(Appended::Lost);
+                }
+                self.reached.sent = end(epochs);
+                self.tenure.append(&appends([progress].into()))?
+            }
+        };
+        if let Appended::Done = appended {
+            for (epoch, digest) in epochs.iter().zip(digests) {
+                let Binding { epoch, idle, .. } = &epoch.progress.binding;
+                self.ledger.add(*epoch, digest, from, idle);
+            }
+            if let Some(last) = epochs.last() {
+                self.journal.wrote(&last.progress);
+            }
+            self.reached.durable = end(epochs);
+        }
+        Ok(appended)
+    }
+
+    /// Finds out what became of the last append: the epochs that the journal holds are durable.
+    fn recover(&mut self, epochs: &[Published]) -> Result<()> {
+        let tail = self.tenure.renew()?;
+        self.metrics.commit_recoveries_total.inc();
+        self.journal.renew();
+        for entry in tail {
+            let Record::Progress(committed) = Record::parse(&self.topics.progress, &entry)? else { continue };
+            let epoch = committed.binding.epoch;
+            let ours = epochs.iter().find(|published| published.progress.binding.epoch == epoch);
+            if let Some(ours) = ours.filter(|_| epoch >= self.reached.durable) {
+                self.ledger.add(epoch, digest::of(&entry.value), entry.offset, &ours.progress.binding.idle);
+                self.reached.durable = epoch + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the sinks outside the broker, each once of each epoch.
+    fn tell(&mut self, epochs: &[Published]) -> Result<()> {
+        for published in epochs {
+            let epoch = published.progress.binding.epoch;
+            for (output, rows) in &published.outputs {
+                if (epoch, *output) >= self.reached.told {
+                    self.sinks[*output].committed(rows)?;
+                    self.reached.told = (epoch, *output + 1);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
 impl Commit for BrokerCommit {
+    fn encode(&self, request: &Request, outcome: &Outcome, _: i64) -> Result<Vec<u8>> {
+        reply::encode(request, outcome, &self.answers[&request.origin.source])
+    }
+
     fn commit(&mut self, epochs: &[Published]) -> Result<()> {
         self.promoter.promote(epochs)?;
-        let appends = self.transaction(epochs)?;
-        self.producer.append(&appends)?;
-        for (output, rows) in epochs.iter().flat_map(|epoch| &epoch.outputs) {
-            let rows: &RecordBatch = rows;
-            self.sinks[*output].committed(rows)?;
+        loop {
+            if self.tenure.is_lost() {
+                self.recover(epochs)?;
+            }
+            let rest = unreached(epochs, self.reached.durable);
+            if rest.is_empty() {
+                return self.tell(epochs);
+            }
+            // Once lost, it is looked for in the next round.
+            let (Appended::Done | Appended::Lost) = self.append(rest)?;
         }
-        Ok(())
     }
+}
+
+/// Messages by topic.
+type Topical = BTreeMap<String, Vec<Message>>;
+
+fn appends(topics: Topical) -> Vec<Append> {
+    let filled = topics.into_iter().filter(|(_, messages)| !messages.is_empty());
+    filled.map(|(topic, messages)| Append { topic, messages }).collect()
+}
+
+/// Those that are not before `epoch`.
+fn unreached(epochs: &[Published], epoch: Epoch) -> &[Published] {
+    let reached = epochs.iter().take_while(|published| published.progress.binding.epoch < epoch).count();
+    &epochs[reached..]
+}
+
+/// The epoch after the last.
+fn end(epochs: &[Published]) -> Epoch {
+    epochs.last().map_or(0, |last| last.progress.binding.epoch + 1)
 }
 
 /// The raw bytes, so that they can be read again; where and why as headers.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow::array::{Array, AsArray, BinaryArray, RecordBatch};
 use arrow::datatypes::TimestampMillisecondType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use millstream_connectors::broker::{Append, Broker, Message, Producer};
+use millstream_connectors::broker::{Append, Broker, Message};
 use millstream_connectors::formats::{self, Encoder};
 use millstream_connectors::sources::World;
 use millstream_engine::book::Book;
@@ -20,7 +20,7 @@ use millstream_engine::time::Stopwatch;
 use millstream_engine::{Fault, Result};
 
 use crate::plan;
-use crate::run::journal;
+use crate::run::tenure::{Appended, Tenure};
 
 /// Messages in one append, at most.
 const APPEND_MESSAGES: usize = 4096;
@@ -30,10 +30,26 @@ const STEP: Duration = Duration::from_millis(20);
 /// All feeds of a pipeline.
 pub struct Feeds {
     open: Vec<Feed>,
-    producer: Box<dyn Producer>,
-    /// The topic of how far each feed has come.
-    progress: String,
+    /// The right to write the topic of how far each feed has come, and with it those that the feeds fill.
+    tenure: Tenure,
+    /// What is to be appended next.
+    pending: Pending,
+    /// What is being appended, until it is known to be there.
+    batch: Option<Batch>,
+    /// The time of the first row.
+    first_ms: Option<i64>,
     book: Arc<Book>,
+}
+
+/// What a turn of the feeds has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Records were appended.
+    Fed,
+    /// Nothing is due now.
+    Waits,
+    /// All feeds are used up.
+    Done,
 }
 
 struct Feed {
@@ -63,52 +79,69 @@ struct Rows {
 
 impl Feeds {
     /// Opens all feeds where they stopped.
-    pub fn open(pipeline: &plan::Pipeline, world: &World, broker: &dyn Broker, book: Arc<Book>) -> Result<Self> {
-        let topics = crate::run::assemble::Topics::of(&pipeline.name);
-        // Fences an older run before its progress is read.
-        let producer = broker.producer(&topics.feeds)?;
+    pub fn open(
+        pipeline: &plan::Pipeline,
+        world: &World,
+        broker: Arc<dyn Broker>,
+        book: Arc<Book>,
+        now_ms: i64,
+    ) -> Result<Self> {
+        let topic = crate::run::assemble::Topics::of(&pipeline.name).feeds;
+        let tenure = Tenure::take(broker, &topic, serde_json::Map::new(), now_ms)?;
         let mut reached: BTreeMap<Vec<u8>, Position> = BTreeMap::new();
-        journal::read_all(broker, &topics.feeds, |value, key| {
-            let position = serde_json::from_slice(value).map_err(|error| {
-                Fault::world(format!("{} holds something else than positions", topics.feeds)).because(error)
-            })?;
-            reached.insert(key.unwrap_or_default().to_vec(), position);
+        tenure.read(tenure.first()?, |entry| {
+            let Some(feed) = entry.key else { return Ok(()) };
+            let position = serde_json::from_slice(&entry.value)
+                .map_err(|error| Fault::world(format!("{topic} holds something else than positions")).because(error))?;
+            reached.insert(feed, position);
             Ok(())
         })?;
         let open = |feed: &plan::Feed| Feed::open(feed, world, reached.get(feed.name.as_bytes()).copied());
-        let feeds = pipeline.feeds.iter().map(open).collect::<Result<_>>()?;
-        Ok(Self { open: feeds, producer, progress: topics.feeds, book })
+        let open = pipeline.feeds.iter().map(open).collect::<Result<_>>()?;
+        Ok(Self { open, tenure, pending: Pending::default(), batch: None, first_ms: None, book })
     }
 
     /// Produces until all feeds are used up, or the run stops. `speed` is how many seconds of the records' time pass in a
     /// second; without it, nothing waits.
     pub fn run(mut self, speed: Option<f64>) -> Result<()> {
         let watch = Stopwatch::start();
-        let mut first_ms = None;
-        let mut pending = Pending::default();
-        while !self.book.is_stopping() {
-            let Some((feed, time_ms)) = self.earliest()? else {
-                if self.open.iter().all(|feed| feed.finished) {
-                    break;
+        loop {
+            let passed_ms = speed.map(|speed| (watch.seconds() * speed * 1000.0) as i64);
+            match self.turn(passed_ms) {
+                Ok(Turn::Done) => return Ok(()),
+                Ok(_) if self.book.is_stopping() => return Ok(()),
+                Ok(Turn::Fed) => {}
+                Ok(Turn::Waits) => std::thread::sleep(STEP),
+                Err(fault) if fault.retry && !self.book.is_stopping() => {
+                    eprintln!("feeds: {fault}; trying again");
+                    self.book.pause(STEP * 10);
                 }
-                self.append(&mut pending)?;
-                std::thread::sleep(STEP);
-                continue;
-            };
-            let first_ms = *first_ms.get_or_insert(time_ms);
-            if let Some(speed) = speed {
-                let due = |time_ms: i64| (time_ms - first_ms) as f64 / 1000.0 / speed;
-                while due(time_ms) > watch.seconds() && !self.book.is_stopping() {
-                    self.append(&mut pending)?;
-                    std::thread::sleep(STEP);
-                }
-            }
-            self.open[feed].take(&mut pending);
-            if pending.count >= APPEND_MESSAGES {
-                self.append(&mut pending)?;
+                Err(fault) => return Err(fault),
             }
         }
-        self.append(&mut pending)
+    }
+
+    /// Appends what is due: rows that are at most `passed_ms` younger than the first, or all; some thousands at most. What
+    /// fails with a fault that is to be retried is tried again in the next turn.
+    pub fn turn(&mut self, passed_ms: Option<i64>) -> Result<Turn> {
+        while self.batch.is_none() && self.pending.count < APPEND_MESSAGES {
+            let Some((feed, time_ms)) = self.earliest()? else { break };
+            let first_ms = *self.first_ms.get_or_insert(time_ms);
+            if passed_ms.is_some_and(|passed_ms| time_ms.saturating_sub(first_ms) > passed_ms) {
+                break;
+            }
+            self.open[feed].take(&mut self.pending);
+        }
+        if self.pending.count > 0 {
+            self.batch = Some(std::mem::take(&mut self.pending).batch(self.tenure.topic()));
+        }
+        if let Some(batch) = &self.batch {
+            append(&mut self.tenure, batch)?;
+            self.batch = None;
+            return Ok(Turn::Fed);
+        }
+        let is_done = |feed: &Feed| feed.finished && feed.rows.at == feed.rows.times.len();
+        Ok(if self.open.iter().all(is_done) { Turn::Done } else { Turn::Waits })
     }
 
     /// The feed whose next row is the earliest, and that row's time.
@@ -123,32 +156,33 @@ impl Feeds {
         }
         Ok(earliest)
     }
+}
 
-    fn append(&mut self, pending: &mut Pending) -> Result<()> {
-        if pending.count == 0 {
+/// Appends records, and how far the feeds have come with them.
+fn append(tenure: &mut Tenure, batch: &Batch) -> Result<()> {
+    loop {
+        if tenure.is_lost() {
+            // The positions are there only if the records are.
+            let tail = tenure.renew()?;
+            let is_there = |message: &Message| {
+                tail.iter().any(|entry| entry.key == message.key && Some(&entry.value) == message.value.as_ref())
+            };
+            if batch.reached().iter().all(is_there) {
+                return Ok(());
+            }
+        }
+        if let Appended::Done = tenure.append(&batch.0)? {
             return Ok(());
         }
-        let mut appends: Vec<Append> = std::mem::take(&mut pending.messages)
-            .into_iter()
-            .map(|(topic, messages)| Append { topic, messages })
-            .collect();
-        let progress = |(name, (position, timestamp_ms)): (String, (Position, i64))| Message {
-            key: Some(name.into_bytes()),
-            value: serde_json::to_vec(&position).ok(),
-            timestamp_ms,
-            ..Message::default()
-        };
-        let messages = std::mem::take(&mut pending.reached).into_iter().map(progress).collect();
-        appends.push(Append { topic: self.progress.clone(), messages });
-        pending.count = 0;
-        while let Err(fault) = self.producer.append(&appends) {
-            if !fault.retry || self.book.is_stopping() {
-                return Err(fault);
-            }
-            eprintln!("feeds: {fault}; trying again");
-            std::thread::sleep(STEP * 10);
-        }
-        Ok(())
+    }
+}
+
+/// An append: records for the feeds' topics, and last the messages of how far they have come.
+struct Batch(Vec<Append>);
+
+impl Batch {
+    fn reached(&self) -> &[Message] {
+        self.0.last().map_or(&[], |append| &append.messages)
     }
 }
 
@@ -158,6 +192,21 @@ struct Pending {
     messages: BTreeMap<String, Vec<Message>>,
     reached: BTreeMap<String, (Position, i64)>,
     count: usize,
+}
+
+impl Pending {
+    /// With how far the feeds have come, for the topic that keeps it.
+    fn batch(self, topic: &str) -> Batch {
+        let records = self.messages.into_iter().map(|(topic, messages)| Append { topic, messages });
+        let message = |(name, (position, timestamp_ms)): (String, (Position, i64))| Message {
+            key: Some(name.into_bytes()),
+            value: serde_json::to_vec(&position).ok(),
+            timestamp_ms,
+            ..Message::default()
+        };
+        let reached = self.reached.into_iter().map(message).collect();
+        Batch(records.chain([Append { topic: topic.to_owned(), messages: reached }]).collect())
+    }
 }
 
 impl Feed {

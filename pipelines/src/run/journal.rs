@@ -1,67 +1,359 @@
-//! Progress records in their topic: written with each commit, read at the start.
+//! The journal: what was committed, in its topic, one JSON record each.
+//!
+//! | `kind` | says |
+//! |---|---|
+//! | `start` | a run began (see [`Tenure`]): with which definition |
+//! | `progress` | an epoch was committed: what it was made of, what it gave; written with all that it gave |
+//! | `rollback` | what was learned after an epoch is undone |
+//!
+//! Sources are called by name, so that a record says the same whatever the definition numbers them.
 
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
-use millstream_connectors::broker::{Broker, Fetched, Message};
-use millstream_engine::publish::Progress;
-use millstream_engine::raw::Payload;
-use millstream_engine::source::Position;
-use millstream_engine::{Fault, Result};
+use millstream_connectors::broker::Message;
+use millstream_engine::binding::{Binding, Epoch, Range};
+use millstream_engine::publish::{Progress, Recorded, RevisionMark, Tally};
+use millstream_engine::{Fault, Result, digest};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-/// A progress record as it is stored.
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    /// The definition that made it.
-    definition: String,
-    #[serde(flatten)]
-    progress: Progress,
+use crate::run::tenure::{Entry, Tenure};
+
+/// A record, besides who started and when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Record {
+    /// A run began.
+    Start(Definition),
+    /// An epoch was committed.
+    Progress(Committed),
+    /// What was learned after an epoch is undone.
+    Rollback(Rollback),
 }
 
-/// The record's message.
-pub fn message(definition: &str, progress: &Progress) -> Result<Message> {
-    let record = Record { definition: definition.to_owned(), progress: progress.clone() };
-    let value = serde_json::to_vec(&record)
-        .map_err(|error| Fault::ours("a progress record cannot be written").because(error))?;
-    Ok(Message { value: Some(value), timestamp_ms: progress.binding.now_ms, ..Message::default() })
+/// With which definition a run works.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    /// The fingerprint of all of it.
+    pub definition: String,
+    /// The names of its sources and then of its requests, by index.
+    pub sources: Vec<String>,
+    /// The fingerprints of its parts, by name.
+    pub fingerprints: BTreeMap<String, String>,
 }
 
-/// All progress so far. A definition that has changed since halts: its models could not be rebuilt.
-pub fn read(broker: &dyn Broker, topic: &str, definition: &str) -> Result<Vec<Progress>> {
-    let mut all = Vec::new();
-    read_all(broker, topic, |value, _| {
-        let record: Record = serde_json::from_slice(value).map_err(|error| {
-            Fault::world(format!("{topic} holds something else than progress records")).because(error)
-        })?;
-        if record.definition != definition {
-            return Err(Fault::definition(
-                "the definition has changed since its last run, and what its models learned cannot be rebuilt with the new \
-                 one; restore it, or start anew with another --state (and other topics, if they are on Kafka)",
-            ));
+/// An epoch that was committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The offset of the start of the run that committed it.
+    pub incarnation: u64,
+    /// What it was made of.
+    pub binding: Bound,
+    /// By model: the revision after it.
+    pub revisions: BTreeMap<String, RevisionMark>,
+    /// What it answered.
+    pub answers: Tally,
+}
+
+/// A binding whose sources are called by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The records that entered.
+    pub ranges: Vec<Part>,
+    /// The time that the epoch saw.
+    pub now_ms: i64,
+    /// The seed of its randomness.
+    pub seed: u64,
+    /// The partitions that held back nobody; none if they are those of the record before, which the same run wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Vec<(String, u32)>>,
+}
+
+/// A range whose source is called by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The source's name.
+    pub source: String,
+    /// The partition.
+    pub partition: u32,
+    /// The first offset.
+    pub lo: u64,
+    /// The offset after the last.
+    pub hi: u64,
+    /// How many records there were.
+    pub count: u64,
+    /// Their digest.
+    pub digest: String,
+}
+
+/// What was learned after an epoch is undone. Its requests stay answered, as they were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The last epoch that stays.
+    pub to: Epoch,
+    /// The version that made it wanted.
+    pub version: String,
+    /// Records that are not to be learned again.
+    pub skip: Vec<Skip>,
+}
+
+/// Records that are never taken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Skip {
+    /// The source's name.
+    pub source: String,
+    /// The partition.
+    pub partition: u32,
+    /// The first offset.
+    pub lo: u64,
+    /// The offset after the last.
+    pub hi: u64,
+}
+
+impl Definition {
+    /// What a start says.
+    pub fn says(&self) -> Result<Map<String, Value>> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(says)) => Ok(says),
+            other => Err(Fault::ours(format!("a definition is no object: {other:?}"))),
         }
-        all.push(record.progress);
-        Ok(())
-    })?;
-    Ok(all)
-}
-
-/// Calls `each` with every value of partition 0 of a topic, and its key.
-pub fn read_all(
-    broker: &dyn Broker,
-    topic: &str,
-    mut each: impl FnMut(&[u8], Option<&[u8]>) -> Result<()>,
-) -> Result<()> {
-    let found = broker.topic(topic)?.ok_or_else(|| Fault::world(format!("there is no topic {topic}")))?;
-    let (mut next, end) = found.partitions[0];
-    let mut reader = broker.open(topic, &[Position { partition: 0, offset: next }])?;
-    while next < end {
-        // At the end of a Kafka partition stand markers of transactions, which no record has.
-        let Some(Fetched { records, .. }) = reader.read(8 << 20, Duration::from_secs(2))? else { break };
-        let Payload::Bytes(values) = &records.payload else { return Err(Fault::ours("topics hold bytes")) };
-        for (row, value) in values.iter().enumerate() {
-            each(value.unwrap_or_default(), records.key(row))?;
-        }
-        next = records.offsets.last().map_or(next, |last| last + 1);
     }
-    Ok(())
+
+    /// A source's name.
+    fn name(&self, source: u32) -> Result<String> {
+        let name = self.sources.get(source as usize).cloned();
+        name.ok_or_else(|| Fault::ours(format!("there is no source {source}")))
+    }
+
+    fn index(&self, name: &str) -> Result<u32> {
+        let index = self.sources.iter().position(|source| source == name);
+        let unknown = || Fault::definition(format!("the journal speaks of a source `{name}`, which there is not"));
+        index.map(|index| index as u32).ok_or_else(unknown)
+    }
+}
+
+/// Writes progress records.
+pub struct Writer {
+    definition: Definition,
+    /// The idle partitions in the newest record, as far as this run wrote it.
+    idle: Option<Vec<(u32, u32)>>,
+}
+
+impl Writer {
+    /// For a run with this definition.
+    pub fn new(definition: Definition) -> Self {
+        Self { definition, idle: None }
+    }
+
+    /// The next records, in order. Nothing changes until they are [written](Writer::wrote).
+    pub fn messages<'a>(
+        &'a self,
+        incarnation: u64,
+        epochs: impl Iterator<Item = &'a Progress>,
+    ) -> Result<Vec<Message>> {
+        let mut idle = self.idle.as_ref();
+        let message = |progress: &'a Progress| {
+            let names = idle.replace(&progress.binding.idle) != Some(&progress.binding.idle);
+            self.message(incarnation, progress, names)
+        };
+        epochs.map(message).collect()
+    }
+
+    /// These epochs' records are written.
+    pub fn wrote(&mut self, last: &Progress) {
+        self.idle = Some(last.binding.idle.clone());
+    }
+
+    /// The next record follows a start.
+    pub fn renew(&mut self) {
+        self.idle = None;
+    }
+
+    fn message(&self, incarnation: u64, progress: &Progress, with_idle: bool) -> Result<Message> {
+        let binding = &progress.binding;
+        let part = |range: &Range| {
+            Ok(Part {
+                source: self.definition.name(range.source)?,
+                partition: range.partition,
+                lo: range.lo,
+                hi: range.hi,
+                count: range.count,
+                digest: range.digest.clone(),
+            })
+        };
+        let name = |&(source, partition): &(u32, u32)| Ok((self.definition.name(source)?, partition));
+        let committed = Committed {
+            incarnation,
+            binding: Bound {
+                epoch: binding.epoch,
+                ranges: binding.ranges.iter().map(part).collect::<Result<_>>()?,
+                now_ms: binding.now_ms,
+                seed: binding.seed,
+                idle: with_idle.then(|| binding.idle.iter().map(name).collect::<Result<_>>()).transpose()?,
+            },
+            revisions: progress.revisions.clone(),
+            answers: progress.answers.clone(),
+        };
+        Record::Progress(committed).message(binding.now_ms)
+    }
+}
+
+impl Record {
+    /// As it is written.
+    pub fn message(&self, timestamp_ms: i64) -> Result<Message> {
+        let value = serde_json::to_vec(self)
+            .map_err(|error| Fault::ours("a journal's record cannot be written").because(error))?;
+        Ok(Message { value: Some(value), timestamp_ms, ..Message::default() })
+    }
+
+    /// As it was read.
+    pub fn parse(topic: &str, entry: &Entry) -> Result<Self> {
+        serde_json::from_slice(&entry.value).map_err(|error| {
+            let has_no_kind = serde_json::from_slice::<Map<String, Value>>(&entry.value)
+                .is_ok_and(|record| record.contains_key("binding") && !record.contains_key("kind"));
+            if has_no_kind {
+                return Fault::world(format!(
+                    "{topic} was written by an older version of this program, which this one cannot continue; start anew \
+                     with another --state (and other topics, if they are on Kafka)"
+                ));
+            }
+            let place = format!("{topic} holds something else than a journal's records at offset {}", entry.offset);
+            Fault::world(place).because(error)
+        })
+    }
+}
+
+/// What a journal says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// The offset that reading began at: what was before is not in here.
+    pub from: u64,
+    /// All starts, with their offsets.
+    pub starts: Vec<(u64, Definition)>,
+    /// All epochs, consecutive; rollbacks are applied.
+    pub epochs: Vec<Past>,
+    /// What rollbacks said is never to be taken.
+    pub skips: BTreeSet<Skip>,
+    /// Request sources: what their records asked stays answered.
+    requests: BTreeSet<String>,
+}
+
+/// An epoch of the past.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// Where its record is.
+    pub offset: u64,
+    /// BLAKE3 of its record.
+    pub digest: String,
+    /// The record. Of an epoch that was undone, only the requests are left.
+    pub committed: Committed,
+    /// Whether a rollback has undone it: then a replay does not reach what was recorded.
+    pub undone: bool,
+    /// The start before it, an index into [`History::starts`]; `None` if reading began after that.
+    pub start: Option<usize>,
+}
+
+impl History {
+    /// Reads a journal from an offset up to the tenure's start. `requests` are the sources that ask.
+    pub fn read(tenure: &Tenure, from: u64, requests: &BTreeSet<String>) -> Result<Self> {
+        let mut history = Self { from, requests: requests.clone(), ..Self::default() };
+        tenure.read(from, |entry| history.push(tenure.topic(), &entry))?;
+        Ok(history)
+    }
+
+    fn push(&mut self, topic: &str, entry: &Entry) -> Result<()> {
+        match Record::parse(topic, entry)? {
+            Record::Start(definition) => self.starts.push((entry.offset, definition)),
+            Record::Rollback(rollback) => self.undo(rollback),
+            Record::Progress(committed) => {
+                let epoch = committed.binding.epoch;
+                if let Some(last) = self.epochs.last().filter(|last| last.epoch() + 1 != epoch) {
+                    return Err(Fault::world(format!(
+                        "{topic} holds epoch {epoch} (at offset {}) after epoch {} (at offset {}): its records were \
+                         altered, or lost",
+                        entry.offset,
+                        last.epoch(),
+                        last.offset
+                    )));
+                }
+                self.epochs.push(Past {
+                    offset: entry.offset,
+                    digest: digest::of(&entry.value),
+                    committed,
+                    undone: false,
+                    start: self.starts.len().checked_sub(1),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Learned records are bound anew, and so are decisions about who is waited for.
+    fn undo(&mut self, rollback: Rollback) {
+        self.skips.extend(rollback.skip);
+        for past in self.epochs.iter_mut().filter(|past| past.epoch() > rollback.to) {
+            past.undone = true;
+            past.committed.binding.ranges.retain(|range| self.requests.contains(&range.source));
+            past.committed.binding.idle = Some(Vec::new());
+            past.committed.revisions.clear();
+        }
+    }
+
+    /// With which definition the last epoch was committed; `None` if there is no epoch, or its start was not read.
+    pub fn definition(&self) -> Option<&Definition> {
+        self.epochs.last().and_then(|past| past.start).map(|start| &self.starts[start].1)
+    }
+
+    /// The epoch's record.
+    pub fn past(&self, epoch: Epoch) -> Option<&Past> {
+        let first = self.epochs.first()?.epoch();
+        epoch.checked_sub(first).and_then(|at| self.epochs.get(at as usize))
+    }
+
+    /// The epochs from `epoch` on as the engine knows them, before which `idle` held back nobody.
+    pub fn recorded(&self, epoch: Epoch, idle: &[(String, u32)], definition: &Definition) -> Result<Vec<Recorded>> {
+        let mut idle = indexed(idle, definition)?;
+        let mut recorded = Vec::new();
+        for past in self.epochs.iter().filter(|past| past.epoch() >= epoch) {
+            let bound = &past.committed.binding;
+            if let Some(named) = &bound.idle {
+                idle = indexed(named, definition)?;
+            }
+            let range = |part: &Part| {
+                Ok(Range {
+                    source: definition.index(&part.source)?,
+                    partition: part.partition,
+                    lo: part.lo,
+                    hi: part.hi,
+                    count: part.count,
+                    digest: part.digest.clone(),
+                })
+            };
+            recorded.push(Recorded {
+                binding: Binding {
+                    epoch: bound.epoch,
+                    ranges: bound.ranges.iter().map(range).collect::<Result<_>>()?,
+                    now_ms: bound.now_ms,
+                    seed: bound.seed,
+                    idle: idle.clone(),
+                },
+                revisions: past.committed.revisions.clone(),
+                answers: (!past.undone).then(|| past.committed.answers.clone()),
+            });
+        }
+        Ok(recorded)
+    }
+}
+
+fn indexed(idle: &[(String, u32)], definition: &Definition) -> Result<Vec<(u32, u32)>> {
+    idle.iter().map(|(name, partition)| Ok((definition.index(name)?, *partition))).collect()
+}
+
+impl Past {
+    /// Its number.
+    pub fn epoch(&self) -> Epoch {
+        self.committed.binding.epoch
+    }
 }

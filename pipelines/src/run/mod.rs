@@ -1,19 +1,21 @@
 //! Runs a planned pipeline.
 //!
 //! ```text
-//! lock state ─► open broker ─► fence ─► read progress ─► replay it ─► live
-//!                  feeds ─► topics ─────────────────────────┘
+//! lock state ─► open broker ─► fence ─► read journal ─► choose where to start ─► replay ─► live
+//!                  feeds ─► topics ────────────────────────────────────────────────┘
 //! ```
 
 pub mod assemble;
 mod commit;
-mod feed;
+pub mod feed;
 pub mod journal;
 mod promote;
+pub mod recover;
 mod reply;
 mod server;
 mod show;
 pub mod state;
+pub mod tenure;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,8 +27,9 @@ use millstream_connectors::broker::Broker;
 use millstream_connectors::broker::config::BrokerConfig;
 use millstream_engine::binder::Limits;
 use millstream_engine::book::Book;
+use millstream_engine::graph::Graph;
 use millstream_engine::metrics::Metrics;
-use millstream_engine::publish::{Progress, Recorded};
+use millstream_engine::publish::{Commit, Recorded};
 use millstream_engine::run::Settings;
 use millstream_engine::time::{Clock, Stopwatch, SystemClock};
 use millstream_engine::{Fault, Result};
@@ -34,13 +37,17 @@ use millstream_operators::registry::Registry;
 
 use crate::plan::Pipeline;
 use assemble::Topics;
-use commit::{Answers, BrokerCommit};
+pub use commit::Delivery;
+use commit::{Answers, BrokerCommit, Reached};
 use feed::Feeds;
+use journal::{Definition, History, Writer};
 use promote::{Candidate, Promoter};
+use recover::{Choice, Decision, Ledger};
 pub use reply::time;
 use show::{ModelShown, Observer};
 pub use show::{ModelSummary, Summary};
 use state::{StateDir, models_path};
+use tenure::Tenure;
 
 /// How to run a pipeline.
 pub struct Options {
@@ -54,6 +61,8 @@ pub struct Options {
     pub speed: Option<f64>,
     /// Worker threads, instead of the definition's.
     pub workers: Option<usize>,
+    /// What a crash may do to what leaves.
+    pub delivery: Delivery,
     /// Records in an epoch at most, instead of the definition's.
     pub max_records: Option<usize>,
     /// Where to serve metrics, instead of the definition's address.
@@ -75,6 +84,7 @@ impl Options {
             until_idle: false,
             speed: None,
             workers: None,
+            delivery: Delivery::default(),
             max_records: None,
             metrics: None,
             quiet: false,
@@ -91,41 +101,88 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
         Some(broker) => broker.clone(),
         None => pipeline.broker.open(state.path())?,
     };
-    assemble::create_topics(pipeline, &*broker)?;
-    let topics = Topics::of(&pipeline.name);
-    // Fences an older run first: what is read after this is final.
-    let producer = broker.producer(&topics.progress)?;
-    let committed = journal::read(&*broker, &topics.progress, &pipeline.digest)?;
-    let world = assemble::world(pipeline, broker.clone());
-    let graph = assemble::graph(pipeline, &world)?;
-    let feeds = Feeds::open(pipeline, &world, &*broker, options.book.clone())?;
-    let registry = Registry::open(&models_path(state.path()))?;
-    let commit = BrokerCommit {
-        producer,
-        definition: pipeline.digest.clone(),
-        sources: graph.sources.iter().map(|source| source.name.clone()).collect(),
-        answers: answers(pipeline),
-        sinks: commit::open_sinks(pipeline)?,
-        promoter: promoter(pipeline, registry, &committed, options.clock.now_ms())?,
-        topics,
-    };
-    let metrics = Arc::new(Metrics::default());
+    let watch = Stopwatch::start();
+    let Prepared { graph, settings, commit, feeds, fed } = prepare(pipeline, options, broker)?;
+    let metrics = settings.metrics.clone();
     let (_server, bound) = server::start(options.metrics.or(pipeline.metrics), metrics.clone(), options.book.clone())?;
     if let Some(bound) = bound.filter(|_| !options.quiet) {
         eprintln!("metrics at http://{bound}/metrics");
     }
     let observer = Observer {
-        metrics: metrics.clone(),
+        metrics,
         book: options.book.clone(),
         models: pipeline.models.iter().map(|model| ModelShown { name: model.name.clone(), fold: model.node }).collect(),
-        watch: Stopwatch::start(),
+        watch,
     };
-    let replayed = committed.len() as u64;
-    let fed = Arc::new(AtomicBool::new(false));
-    let settings = settings(pipeline, options, metrics, committed, options.until_idle.then(|| fed.clone()));
-    drive(options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, Box::new(commit)))?;
+    let replayed = settings.recorded.len() as u64;
+    drive(options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, commit))?;
     let registry = Registry::open(&models_path(state.path()))?;
     Ok(observer.summary(&pipeline.name, replayed, &versions(&registry)?))
+}
+
+/// A run of which everything is open and nothing has started.
+pub struct Prepared {
+    /// What is run.
+    pub graph: Graph,
+    /// How.
+    pub settings: Settings,
+    /// Makes its epochs durable.
+    pub commit: Box<dyn Commit>,
+    /// Fill its topics.
+    pub feeds: Feeds,
+    /// To be set once the feeds are done, for a run [until idle](Options::until_idle).
+    pub fed: Arc<AtomicBool>,
+}
+
+/// Takes over the pipeline's topics from any older run, and opens all that a run needs. The state directory is locked by
+/// who calls this, where it is not one's own.
+pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) -> Result<Prepared> {
+    assemble::create_topics(pipeline, &*broker)?;
+    let topics = Topics::of(&pipeline.name);
+    let world = assemble::world(pipeline, broker.clone());
+    let graph = assemble::graph(pipeline, &world)?;
+    let sources: Vec<String> = graph.sources.iter().map(|source| source.name.clone()).collect();
+    let definition =
+        Definition { definition: pipeline.digest.clone(), sources: sources.clone(), fingerprints: BTreeMap::new() };
+    let now_ms = options.clock.now_ms();
+    // Fences an older run first: what is read after this is final.
+    let tenure = Tenure::take(broker.clone(), &topics.progress, definition.says()?, now_ms)?;
+    let decision = decide(&tenure, &definition, &sources[pipeline.sources.len()..])?;
+    let feeds = Feeds::open(pipeline, &world, broker, options.book.clone(), now_ms)?;
+    let registry = Registry::open(&models_path(&options.state))?;
+    let metrics = Arc::new(Metrics::default());
+    let commit = BrokerCommit {
+        tenure,
+        delivery: options.delivery,
+        sources,
+        answers: answers(pipeline),
+        sinks: commit::open_sinks(pipeline)?,
+        promoter: promoter(pipeline, registry, decision.replay.last(), now_ms, metrics.clone())?,
+        topics,
+        journal: Writer::new(definition.clone()),
+        ledger: Arc::new(Ledger::new(definition, &decision)),
+        metrics: metrics.clone(),
+        reached: Reached::default(),
+    };
+    let fed = Arc::new(AtomicBool::new(false));
+    let finish = options.until_idle.then(|| fed.clone());
+    let settings = settings(pipeline, options, metrics, decision.replay, finish);
+    Ok(Prepared { graph, settings, commit: Box::new(commit), feeds, fed })
+}
+
+/// Reads the journal and chooses where to start.
+fn decide(tenure: &Tenure, definition: &Definition, requests: &[String]) -> Result<Decision<()>> {
+    let requests = requests.iter().cloned().collect();
+    let first = tenure.first()?;
+    let mut read = |from: Option<u64>| History::read(tenure, from.unwrap_or(first).max(first), &requests);
+    let choice = Choice {
+        topic: tenure.topic(),
+        definition,
+        candidates: &[],
+        read: &mut read,
+        open: &mut |at| Err(Fault::ours(format!("there is no checkpoint {at}"))),
+    };
+    choice.choose()
 }
 
 /// Runs the engine, the feeds and the display side by side.
@@ -158,7 +215,7 @@ fn settings(
     pipeline: &Pipeline,
     options: &Options,
     metrics: Arc<Metrics>,
-    committed: Vec<Progress>,
+    recorded: Vec<Recorded>,
     finish: Option<Arc<AtomicBool>>,
 ) -> Settings {
     let epochs = &pipeline.epochs;
@@ -179,7 +236,7 @@ fn settings(
         finish,
         checkpoints: None,
         from: None,
-        recorded: committed.into_iter().map(Recorded::from).collect(),
+        recorded,
         skip: Vec::new(),
         live: true,
     }
@@ -195,12 +252,18 @@ fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
     pipeline.requests.iter().enumerate().map(|(at, request)| ((first + at) as u32, answers(request))).collect()
 }
 
-fn promoter(pipeline: &Pipeline, registry: Registry, committed: &[Progress], now_ms: i64) -> Result<Promoter> {
+fn promoter(
+    pipeline: &Pipeline,
+    registry: Registry,
+    last: Option<&Recorded>,
+    now_ms: i64,
+    metrics: Arc<Metrics>,
+) -> Result<Promoter> {
     let versions = versions(&registry)?;
     let mut candidates = BTreeMap::new();
     for model in &pipeline.models {
         let Some(rule) = model.promote else { continue };
-        let reached = committed.last().and_then(|progress| progress.revisions.get(&model.name));
+        let reached = last.and_then(|recorded| recorded.revisions.get(&model.name));
         let candidate = Candidate {
             model: model.name.clone(),
             rule,
@@ -216,6 +279,8 @@ fn promoter(pipeline: &Pipeline, registry: Registry, committed: &[Progress], now
         definition: pipeline.digest.clone(),
         started_ms: now_ms,
         since_start: Stopwatch::start(),
+        metrics,
+        failing: false,
     })
 }
 

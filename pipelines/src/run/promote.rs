@@ -1,12 +1,14 @@
 //! Promotes revisions into the registry as their epochs are committed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use millstream_engine::Result;
 use millstream_engine::book::Revision;
+use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::Measure;
 use millstream_engine::publish::Published;
 use millstream_engine::time::Stopwatch;
+use millstream_engine::{Blame, Result};
 use millstream_operators::registry::{Metadata, Promotion, PromotionRule, Registry};
 
 /// A model that may be promoted.
@@ -36,6 +38,10 @@ pub struct Promoter {
     pub started_ms: i64,
     /// Runs since then.
     pub since_start: Stopwatch,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Whether the last promotion could not be written, which is told once.
+    pub failing: bool,
 }
 
 impl Promoter {
@@ -68,7 +74,23 @@ impl Promoter {
                 parent: candidate.parent.clone(),
             };
             let artefacts = revision.answer.artefacts()?;
-            candidate.parent = Some(self.registry.promote(&Promotion { metadata, artefacts })?.id);
+            match self.registry.promote(&Promotion { metadata, artefacts }) {
+                Ok(version) => {
+                    candidate.parent = Some(version.id);
+                    if std::mem::take(&mut self.failing) {
+                        eprintln!("{}: promoted again", candidate.model);
+                    }
+                }
+                // A full disk must not keep answers back. As nothing is noted, the next revision is decided about anew.
+                Err(fault) if fault.blame == Blame::World => {
+                    if !std::mem::replace(&mut self.failing, true) {
+                        eprintln!("{} cannot be promoted: {fault}; the next revision is tried", candidate.model);
+                    }
+                    self.metrics.promotions_failed_total.inc();
+                    return Ok(());
+                }
+                Err(fault) => return Err(fault),
+            }
         }
         candidate.examples = revision.number;
         Ok(())

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use millstream_connectors::broker::Message;
+use millstream_engine::book::Request;
 use millstream_engine::publish::{Outcome, Reply};
 use millstream_engine::{Fault, Result};
 use serde::Serialize;
@@ -64,10 +65,10 @@ struct Refusal<'a> {
     reason: &'a str,
 }
 
-/// The answer to a request.
-pub fn message(reply: &Reply, answers: &Answers, now_ms: i64) -> Result<Message> {
-    let origin = reply.request.origin;
-    let body = match &reply.outcome {
+/// The answer to a request as it is written.
+pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result<Vec<u8>> {
+    let origin = request.origin;
+    let body = match outcome {
         Outcome::Answered { columns, row, revision, staleness_ms } => Body::Answered {
             answer: object(columns, *row)?,
             model: &revision.model,
@@ -80,17 +81,22 @@ pub fn message(reply: &Reply, answers: &Answers, now_ms: i64) -> Result<Message>
         },
         Outcome::Refused { step, reason } => Body::Refused { error: Refusal { step, reason } },
     };
-    let key = reply.request.key.as_deref().map(String::from_utf8_lossy);
+    let key = request.key.as_deref().map(String::from_utf8_lossy);
     let request = Asked { topic: &answers.asked, partition: origin.partition, offset: origin.offset, key };
-    let value = serde_json::to_vec(&Written { request, body });
-    Ok(Message {
+    serde_json::to_vec(&Written { request, body })
+        .map_err(|error| Fault::ours("an answer cannot be written").because(error))
+}
+
+/// The answer to a request as a message.
+pub fn message(reply: &Reply, answers: &Answers, now_ms: i64) -> Message {
+    Message {
         key: reply.request.key.clone(),
-        value: Some(value.map_err(|error| Fault::ours("an answer cannot be written").because(error))?),
+        value: Some(reply.value.clone()),
         headers: vec![],
         timestamp_ms: now_ms,
         // A request's answer is where the request is, so that each partition's answers are in the requests' order.
-        partition: Some(origin.partition % answers.partitions),
-    })
+        partition: Some(reply.request.origin.partition % answers.partitions),
+    }
 }
 
 /// Milliseconds since 1970 as RFC 3339.

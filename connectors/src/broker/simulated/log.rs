@@ -182,6 +182,17 @@ impl Log {
         partitioner: &mut Partitioner,
     ) -> Result<()> {
         self.seat(id, epoch)?;
+        self.place(transaction, appends, partitioner)
+    }
+
+    /// Messages outside any transaction: no mark follows them, and no fence stops them.
+    pub(super) fn send_alone(&mut self, appends: &[Append], partitioner: &mut Partitioner) -> Result<()> {
+        let transaction = self.transactions.len();
+        self.transactions.push(Transaction { state: State::Committed(self.now), partitions: Vec::new() });
+        self.place(transaction, appends, partitioner)
+    }
+
+    fn place(&mut self, transaction: usize, appends: &[Append], partitioner: &mut Partitioner) -> Result<()> {
         for append in appends {
             let partitions = self.topics.get_mut(&append.topic).ok_or_else(|| faults::no_topic(&append.topic))?;
             let chosen = partitioner.assign(&append.topic, partitions.len() as u32, &append.messages)?;

@@ -28,7 +28,7 @@ pub enum Operation {
     Start,
     /// Beginning an append.
     Begin,
-    /// Sending all its messages.
+    /// Sending all its messages; or sending messages on their own.
     Send,
     /// Committing it.
     Commit,
@@ -224,6 +224,22 @@ impl Producer for Appender {
             return Err(faults::open_outcome(&self.id));
         }
         self.steps(appends)
+    }
+
+    fn send(&mut self, appends: &[Append]) -> Result<()> {
+        let injected = self.broker.ask(Operation::Send, &self.id);
+        let what = || format!("simulated: {:?} of producer `{}`", Operation::Send, self.id);
+        match injected {
+            Injected::FailBefore => return Err(Fault::retry(format!("{} failed", what()))),
+            Injected::Hang => return Err(Fault::world(format!("{} timed out", what()))),
+            Injected::Nothing | Injected::FailAfter | Injected::Late(_) | Injected::Hide(_) => {}
+        }
+        self.broker.log().send_alone(appends, &mut self.partitioner)?;
+        self.broker.shared.changed.notify_all();
+        if matches!(injected, Injected::FailAfter | Injected::Late(_)) {
+            return Err(Fault::world(format!("{} timed out", what())));
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use arrow::array::Array;
 use millstream_engine::raw::Payload;
 
 use super::*;
-use crate::broker::Message;
+use crate::broker::{Failure, Message};
 
 fn broker() -> Simulated {
     let broker = Simulated::new();
@@ -69,6 +69,49 @@ fn faults_leave_what_they_say() {
         producer.append(&append("after")).unwrap();
         assert_eq!(visible(&broker), expected, "{operation:?} {what:?}");
     }
+}
+
+/// Messages on their own: what each fault leaves, and that the producer can go on.
+#[test]
+fn messages_on_their_own_are_there_at_once() {
+    let cases: [(Injected, Option<Failure>, &[&str]); 4] = [
+        (Injected::Nothing, None, &["alone", "after"]),
+        (Injected::FailBefore, Some(Failure::Again), &["after"]),
+        (Injected::FailAfter, Some(Failure::Open), &["alone", "after"]),
+        (Injected::Hang, Some(Failure::Open), &["after"]),
+    ];
+    for (what, failure, expected) in cases {
+        let broker = broker();
+        let mut producer = broker.producer("p").unwrap();
+        once(&broker, Operation::Send, what);
+        let found = producer.send(&append("alone")).err().map(|fault| Failure::of(&fault));
+        assert_eq!(found, failure, "{what:?}");
+        producer.send(&append("after")).unwrap();
+        assert_eq!(visible(&broker), expected, "{what:?}");
+    }
+    let broker = broker();
+    let mut zombie = broker.producer("p").unwrap();
+    broker.producer("p").unwrap();
+    zombie.send(&append("alone")).unwrap();
+    assert_eq!(visible(&broker), ["alone"], "they are not fenced");
+    assert_eq!(broker.topic("t").unwrap().unwrap().partitions, [(0, 1)], "they leave no mark");
+    let fault = zombie.append(&append("fenced")).unwrap_err();
+    assert_eq!(Failure::of(&fault), Failure::Fenced);
+}
+
+#[test]
+fn what_can_never_be_appended_is_refused() {
+    let broker = broker();
+    let mut producer = broker.producer("p").unwrap();
+    let [mut nowhere] = append("x");
+    nowhere.topic = "none".to_owned();
+    let [mut beyond] = append("x");
+    beyond.messages[0].partition = Some(7);
+    for append in [nowhere, beyond] {
+        let fault = producer.append(std::slice::from_ref(&append)).unwrap_err();
+        assert_eq!(Failure::of(&fault), Failure::Refused, "{fault}");
+    }
+    producer.append(&append("x")).unwrap();
 }
 
 #[test]
