@@ -392,7 +392,7 @@ fn a_journal_of_an_older_version_is_refused() {
         let message = Message { value: Some(value.as_bytes().to_vec()), ..Message::default() };
         let append = Append { topic: TOPIC.to_owned(), messages: vec![message] };
         broker.producer("p").and_then(|mut producer| producer.append(&[append])).expect("no faults");
-        let world = World { broker, candidates: vec![], definition: definition("first") };
+        let world = World { broker, ..World::after(&[]) };
         let fault = world.choose().expect_err("it is no journal").message;
         assert!(fault.starts_with(&format!("shop.progress {expected}")), "{fault}");
     }
