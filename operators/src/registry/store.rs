@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result, failpoint};
 
 use super::version::{Manifest, Promotion, Version, check_name, checksum, checksums, digest};
 
@@ -78,12 +78,13 @@ impl Registry {
         contents.push((METADATA.to_owned(), manifest.write()?));
         contents.push((CHECKSUMS.to_owned(), checksums(&contents).into_bytes()));
         for (name, content) in &contents {
-            write_durably(&temporary.join(name), content)?;
+            failpoint::around("promote.write", || write_durably(&temporary.join(name), content))?;
             done(name)?;
         }
         sync_folder(&temporary)?;
         done("files durable")?;
-        fs::rename(&temporary, &target).map_err(failed("rename to", &target))?;
+        failpoint::around("promote.rename", || fs::rename(&temporary, &target))
+            .map_err(failed("rename to", &target))?;
         done("renamed")?;
         sync_folder(&model)?;
         done("name durable")?;
