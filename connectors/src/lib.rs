@@ -6,3 +6,4 @@ pub mod formats;
 mod round_trip;
 pub mod sinks;
 pub mod sources;
+pub mod store;

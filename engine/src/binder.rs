@@ -3,10 +3,10 @@
 //! An idle dataflow gets its epoch at once, a busy one gets larger ones. Nothing is minted while what is bound and
 //! not yet published exceeds the budget, for the dataflow itself has no back-pressure.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -19,12 +19,13 @@ use crate::graph::{Graph, SourceNode};
 use crate::intake::{Intake, Queue};
 use crate::metrics::Metrics;
 use crate::raw::RawBatch;
+use crate::run::Turn;
 use crate::time::{Clock, Stopwatch};
 
 /// How many epochs may be on their way; more would only queue inside the dataflow.
 const EPOCHS_IN_FLIGHT: u64 = 8;
 /// The binder looks at idle times this often.
-const LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
 /// How epochs are cut, and how much may be in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +57,20 @@ pub(crate) enum Order {
 /// Sends to a worker, and wakes it.
 pub(crate) struct WorkerLine {
     pub(crate) orders: Sender<Order>,
-    pub(crate) thread: Thread,
+    /// The worker's thread, once it runs.
+    pub(crate) thread: Arc<OnceLock<Thread>>,
 }
 
-/// Mints epochs until the run ends. See the module's documentation.
+impl WorkerLine {
+    fn send(&self, order: Order) {
+        // A worker that is gone has ended the run already.
+        drop(self.orders.send(order));
+        // One that does not run yet finds the order when it does.
+        self.thread.get().inspect(|thread| thread.unpark());
+    }
+}
+
+/// Mints epochs: a part of a run. See the module's documentation.
 pub(crate) struct Binder {
     pub(crate) graph: Arc<Graph>,
     pub(crate) intake: Arc<Intake>,
@@ -69,6 +80,8 @@ pub(crate) struct Binder {
     pub(crate) seed: u64,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) workers: Vec<WorkerLine>,
+    /// What earlier runs have bound.
+    pub(crate) replay: VecDeque<Rebinding>,
     /// Whether to end when all input is used up; set by the producers when they are done.
     pub(crate) finish: Option<Arc<AtomicBool>>,
     /// Whether the readers have been sent to look once more since then.
@@ -86,37 +99,69 @@ pub(crate) struct Binder {
     pub(crate) worker: usize,
 }
 
+/// An epoch that is being bound again.
+pub(crate) struct Rebinding {
+    binding: Binding,
+    /// The ranges whose records are all here, and those records.
+    complete: usize,
+    taken: Vec<(u32, RawBatch)>,
+    /// Records of the range after these.
+    part: Vec<(u32, RawBatch)>,
+}
+
+impl Rebinding {
+    pub(crate) fn new(binding: Binding) -> Self {
+        Self { binding, complete: 0, taken: Vec::new(), part: Vec::new() }
+    }
+
+    /// How many parts are here.
+    fn parts(&self) -> usize {
+        self.taken.len() + self.part.len()
+    }
+}
+
 impl Binder {
-    /// First binds again what `replay` says, then live records, until the run is asked to end or has used up its input.
-    pub(crate) fn run(mut self, replay: Vec<Binding>) {
-        let outcome = replay.into_iter().try_for_each(|binding| self.replay(binding)).map(|()| self.live());
-        outcome.unwrap_or_else(|fault| self.book.abort(fault));
-        for worker in &self.workers {
-            // A worker that is gone has ended the run already.
-            drop(worker.orders.send(Order::End));
-            worker.thread.unpark();
+    /// First binds again what is to be replayed, then live records, until the run is asked to end or has used up its
+    /// input: an epoch a turn, or a part of a replayed one.
+    pub(crate) fn turn(&mut self) -> Turn {
+        let turn = self.bind().unwrap_or_else(|fault| {
+            self.book.abort(fault);
+            Turn::Done
+        });
+        if turn == Turn::Done {
+            for worker in &self.workers {
+                worker.send(Order::End);
+            }
+        }
+        turn
+    }
+
+    fn bind(&mut self) -> Result<Turn> {
+        if self.book.is_stopping() {
+            return Ok(Turn::Done);
+        }
+        match self.replay.pop_front() {
+            Some(rebinding) => self.rebind(rebinding),
+            None => Ok(self.live()),
         }
     }
 
-    fn live(&mut self) {
-        while !self.book.is_stopping() {
-            let heard = self.book.bell();
-            self.report_lag();
-            if self.has_room() {
-                if self.bind_next() {
-                    continue;
+    fn live(&mut self) -> Turn {
+        self.report_lag();
+        if self.has_room() {
+            if self.bind_next() {
+                return Turn::Worked;
+            }
+            if self.has_input_ended() {
+                if self.bind_end() {
+                    return Turn::Worked;
                 }
-                if self.has_input_ended() {
-                    if self.bind_end() {
-                        continue;
-                    }
-                    if self.intake.queues().values().all(Queue::is_at_end) {
-                        return;
-                    }
+                if self.intake.queues().values().all(Queue::is_at_end) {
+                    return Turn::Done;
                 }
             }
-            self.book.wait(heard, LOOK);
         }
+        Turn::Waits
     }
 
     fn source(&self, source: u32) -> &SourceNode {
@@ -277,32 +322,43 @@ impl Binder {
         self.release(binding, taken);
     }
 
-    /// Binds the same records again; the log must still hold them.
-    fn replay(&mut self, binding: Binding) -> Result<()> {
-        if self.book.is_stopping() {
-            return Ok(());
-        }
-        if binding.epoch != self.epoch {
+    /// Binds the same records again, as soon as they are all here and fit; the log must still hold them.
+    fn rebind(&mut self, mut rebinding: Rebinding) -> Result<Turn> {
+        let epoch = rebinding.binding.epoch;
+        if epoch != self.epoch {
             return Err(Fault::world(format!(
-                "the journal has no epoch {}: it goes on with epoch {}",
-                self.epoch, binding.epoch
+                "the journal has no epoch {}: it goes on with epoch {epoch}",
+                self.epoch
             )));
         }
-        let mut taken = Vec::new();
-        for range in &binding.ranges {
-            let Some(records) = self.take_range(range) else { return Ok(()) };
-            let found = ranges(&records);
-            if found.as_slice() != std::slice::from_ref(range) {
-                return Err(self.differs(binding.epoch, range));
+        let before = rebinding.parts();
+        while let Some(range) = rebinding.binding.ranges.get(rebinding.complete) {
+            if !self.take_range(range, &mut rebinding.part)? {
+                return Ok(self.go_on_later(rebinding, before));
             }
-            taken.extend(records);
+            if ranges(&rebinding.part).as_slice() != std::slice::from_ref(range) {
+                return Err(self.differs(epoch, range));
+            }
+            rebinding.taken.append(&mut rebinding.part);
+            rebinding.complete += 1;
         }
-        while !self.book.is_stopping() && !self.is_within_budget() {
-            let heard = self.book.bell();
-            self.book.wait(heard, LOOK);
+        if !self.is_within_budget() {
+            return Ok(self.go_on_later(rebinding, before));
         }
-        self.release(binding, taken);
-        Ok(())
+        self.release(rebinding.binding, rebinding.taken);
+        Ok(Turn::Worked)
+    }
+
+    /// Keeps an epoch that cannot be bound yet, and that had so many parts before.
+    fn go_on_later(&mut self, rebinding: Rebinding, before: usize) -> Turn {
+        let has_taken = rebinding.parts() > before;
+        self.replay.push_front(rebinding);
+        if !has_taken {
+            return Turn::Waits;
+        }
+        // Readers may wait for the room that there is now.
+        self.book.ring();
+        Turn::Worked
     }
 
     fn differs(&self, epoch: Epoch, range: &Range) -> Fault {
@@ -314,27 +370,18 @@ impl Binder {
         ))
     }
 
-    /// Waits for all records of a range; `None` if the run ends meanwhile.
-    fn take_range(&self, range: &Range) -> Option<Vec<(u32, RawBatch)>> {
-        let mut taken: Vec<(u32, RawBatch)> = Vec::new();
-        loop {
-            if self.book.is_stopping() {
-                return None;
-            }
-            let heard = self.book.bell();
-            let mut queues = self.intake.queues();
-            let queue = queues.get_mut(&(range.source, range.partition))?;
-            taken.extend(queue.take(|offset, _, _| offset < range.hi).into_iter().map(|part| (range.source, part)));
-            let complete = !queue.is_empty() || queue.fetched() >= range.hi || queue.is_at_end();
-            drop(queues);
-            if complete {
-                return Some(taken);
-            }
-            self.intake.want(BTreeSet::from([(range.source, range.partition)]));
-            // There is room now.
-            self.book.ring();
-            self.book.wait(heard + 1, LOOK);
+    /// Takes what is here of a range; whether that is all of it.
+    fn take_range(&self, range: &Range, taken: &mut Vec<(u32, RawBatch)>) -> Result<bool> {
+        let partition = (range.source, range.partition);
+        let mut queues = self.intake.queues();
+        let queue = queues.get_mut(&partition).ok_or_else(|| self.differs(self.epoch, range))?;
+        taken.extend(queue.take(|offset, _, _| offset < range.hi).into_iter().map(|part| (range.source, part)));
+        let is_complete = !queue.is_empty() || queue.fetched() >= range.hi || queue.is_at_end();
+        drop(queues);
+        if !is_complete {
+            self.intake.want(BTreeSet::from([partition]));
         }
+        Ok(is_complete)
     }
 
     /// Writes the epoch into the book and hands its records to the workers.
@@ -367,9 +414,7 @@ impl Binder {
             self.worker += 1;
         }
         for (worker, share) in self.workers.iter().zip(shares) {
-            // A worker that is gone has ended the run already.
-            drop(worker.orders.send(Order::Epoch(epoch, share)));
-            worker.thread.unpark();
+            worker.send(Order::Epoch(epoch, share));
         }
         self.epoch = epoch + 1;
         // Readers may wait for room in their queues.

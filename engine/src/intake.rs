@@ -1,4 +1,4 @@
-//! Fetched records that are not bound yet: one queue for each partition, filled by a thread for each source.
+//! Fetched records that are not bound yet: one queue for each partition, filled by a reader for each source.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,13 +8,14 @@ use std::time::Duration;
 use crate::book::Book;
 use crate::fault::{Blame, Fault, Result};
 use crate::raw::RawBatch;
+use crate::run::Turn;
 use crate::source::{Position, Reader, Source};
 use crate::time::Stopwatch;
 
 /// How much a reader asks for at a time; also how finely decoding spreads over the workers.
 const READ_BYTES: usize = 1 << 20;
 /// How long a reader waits at the end of its source before it looks again.
-const READ_WAIT: Duration = Duration::from_millis(50);
+pub const READ_WAIT: Duration = Duration::from_millis(50);
 /// How often a reader asks where its source ends.
 const ENDS_SECONDS: f64 = 1.0;
 /// The pause after a reader's first failure; it doubles with each that follows at once.
@@ -168,6 +169,8 @@ impl Intake {
         for queue in queues.values_mut() {
             queue.drained = false;
         }
+        drop(queues);
+        self.book.ring();
     }
 
     /// The queues.
@@ -188,64 +191,6 @@ impl Intake {
             drop(wanted);
             self.book.ring();
         }
-    }
-
-    /// Reads `source` until the run stops. Runs on a thread of its own.
-    pub fn fill(&self, index: u32, name: &str, source: &dyn Source) {
-        let mut pause = RETRY_PAUSE;
-        while !self.book.is_stopping() {
-            let watch = Stopwatch::start();
-            match self.read(index, source) {
-                Ok(()) => return,
-                Err(fault) if fault.retry => {
-                    eprintln!("source {name}: {fault}; trying again");
-                    if watch.seconds() > RETRY_PAUSE_MAX.as_secs_f64() {
-                        pause = RETRY_PAUSE;
-                    }
-                    self.book.pause(pause);
-                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
-                }
-                Err(fault) => {
-                    let message = format!("source {name}: {fault}");
-                    return self.book.abort(Fault {
-                        blame: Blame::World,
-                        retry: false,
-                        message,
-                        source: Some(Box::new(fault)),
-                    });
-                }
-            }
-        }
-    }
-
-    /// Opens the source after what was fetched, and reads on.
-    fn read(&self, index: u32, source: &dyn Source) -> Result<()> {
-        let mut open: Option<Open> = None;
-        while !self.book.is_stopping() {
-            let heard = self.book.bell();
-            let next = self.next(index);
-            if let Some(from) = next.as_ref().filter(|from| open.as_ref().is_none_or(|open| !open.is_for(from))) {
-                open = Some(Open::new(source, from)?);
-            }
-            if let Some(open) = open.as_mut().filter(|open| open.looked.is_none_or(|at| at.seconds() > ENDS_SECONDS)) {
-                self.look(index, open)?;
-            }
-            let Some(open) = open.as_mut().filter(|_| next.is_some()) else {
-                self.book.wait(heard, READ_WAIT);
-                continue;
-            };
-            let round = self.round.load(Ordering::SeqCst);
-            if let Some(records) = open.reader.read(READ_BYTES, READ_WAIT)?.filter(|records| !records.is_empty()) {
-                self.put(index, records);
-                continue;
-            }
-            // A broker may be slow; a source that ends gives nothing only there.
-            if !source.is_finite() {
-                self.look(index, open)?;
-            }
-            self.note_drained(index, &open.partitions, round);
-        }
-        Ok(())
     }
 
     /// Notes where the partitions end.
@@ -292,15 +237,96 @@ impl Intake {
     /// A read of these partitions that started in `round` gave nothing.
     fn note_drained(&self, source: u32, partitions: &[u32], round: u64) {
         let mut queues = self.queues();
+        let mut is_news = false;
         if round == self.round.load(Ordering::SeqCst) {
             for partition in partitions {
                 if let Some(queue) = queues.get_mut(&(source, *partition)) {
-                    queue.drained = queue.finite || queue.has_reached_end();
+                    let drained = queue.finite || queue.has_reached_end();
+                    is_news |= drained != queue.drained;
+                    queue.drained = drained;
                 }
             }
         }
         drop(queues);
-        self.book.ring();
+        if is_news {
+            self.book.ring();
+        }
+    }
+}
+
+/// Reads a source into its queues: a part of a run.
+pub struct SourceReader {
+    intake: Arc<Intake>,
+    index: u32,
+    name: String,
+    source: Arc<dyn Source>,
+    /// Whether it waits for records and looks at a clock; a simulated one does neither.
+    timed: bool,
+    open: Option<Open>,
+    /// The pause after the next failure.
+    pause: Duration,
+}
+
+impl SourceReader {
+    /// Reads the source with this index, whose partitions are announced.
+    pub fn new(intake: Arc<Intake>, index: u32, name: String, source: Arc<dyn Source>, timed: bool) -> Self {
+        Self { intake, index, name, source, timed, open: None, pause: RETRY_PAUSE }
+    }
+
+    /// Its source's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads once, after what was fetched. A fault that is to be tried again opens the source anew.
+    pub fn turn(&mut self) -> Turn {
+        if self.intake.book.is_stopping() {
+            return Turn::Done;
+        }
+        match self.read() {
+            Ok(turn) => turn,
+            Err(fault) if fault.retry => {
+                eprintln!("source {}: {fault}; trying again", self.name);
+                self.open = None;
+                let pause = self.pause;
+                self.pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                Turn::Pauses(pause)
+            }
+            Err(fault) => {
+                let message = format!("source {}: {fault}", self.name);
+                let source = Some(Box::new(fault) as _);
+                self.intake.book.abort(Fault { blame: Blame::World, retry: false, message, source });
+                Turn::Done
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Turn> {
+        let next = self.intake.next(self.index);
+        if let Some(from) = next.as_ref().filter(|from| self.open.as_ref().is_none_or(|open| !open.is_for(from))) {
+            self.open = Some(Open::new(&*self.source, from)?);
+        }
+        let is_old = |at: Stopwatch| self.timed && at.seconds() > ENDS_SECONDS;
+        if let Some(open) = self.open.as_mut().filter(|open| open.looked.is_none_or(is_old)) {
+            self.intake.look(self.index, open)?;
+        }
+        let Some(open) = self.open.as_mut().filter(|_| next.is_some()) else { return Ok(Turn::Waits) };
+        let round = self.intake.round.load(Ordering::SeqCst);
+        let wait = if self.timed { READ_WAIT } else { Duration::ZERO };
+        let records = open.reader.read(READ_BYTES, wait)?.filter(|records| !records.is_empty());
+        self.pause = RETRY_PAUSE;
+        if let Some(records) = records {
+            self.intake.put(self.index, records);
+            return Ok(Turn::Worked);
+        }
+        // A broker may be slow; a source that ends gives nothing only there.
+        if !self.source.is_finite() {
+            self.intake.look(self.index, open)?;
+        }
+        self.intake.note_drained(self.index, &open.partitions, round);
+        // At the end of a topic, the read itself has waited.
+        let has_waited = self.timed && !self.source.is_finite();
+        Ok(if has_waited { Turn::Worked } else { Turn::Waits })
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -23,10 +23,13 @@ use crate::fault::{Fault, Result};
 use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::operator::Measure;
+use crate::run::Turn;
 use crate::time::Stopwatch;
 
 /// Epochs that share one commit, at most.
 const GROUP_MAX: usize = 64;
+/// The pause after a commit's first failure; it doubles with each that follows.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two tries of a failing commit.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -205,48 +208,94 @@ struct Open {
     revised: BTreeMap<usize, (Revision, Vec<Measure>)>,
 }
 
-/// Publishes what the workers give. See the module's documentation.
-pub(crate) struct Publisher<'a> {
-    pub(crate) graph: &'a Graph,
-    pub(crate) book: Arc<Book>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) commit: Box<dyn Commit>,
-    /// What earlier runs committed: these epochs are compared, not published again.
-    pub(crate) recorded: BTreeMap<Epoch, Recorded>,
-    open: BTreeMap<Epoch, Open>,
-    marks: BTreeMap<String, RevisionMark>,
+/// Epochs that become durable together.
+struct Group {
+    /// Those that no earlier run has committed.
+    epochs: Vec<Published>,
+    /// The epoch after the last one.
+    end: Epoch,
+    /// Bytes of their records.
+    bytes: usize,
+    watch: Stopwatch,
+    /// The pause after the next failure.
+    pause: Duration,
 }
 
-impl<'a> Publisher<'a> {
+/// Publishes what the workers give: a part of a run. See the module's documentation.
+pub(crate) struct Publisher {
+    graph: Arc<Graph>,
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
+    commit: Box<dyn Commit>,
+    events: Receiver<Event>,
+    /// What earlier runs committed: these epochs are compared, not published again.
+    recorded: BTreeMap<Epoch, Recorded>,
+    open: BTreeMap<Epoch, Open>,
+    marks: BTreeMap<String, RevisionMark>,
+    /// Every operator has passed all epochs before this one.
+    passed: Epoch,
+    /// Whether all workers are gone.
+    ended: bool,
+    /// What is being committed.
+    group: Option<Group>,
+}
+
+impl Publisher {
     pub(crate) fn new(
-        graph: &'a Graph,
+        graph: Arc<Graph>,
         book: Arc<Book>,
         metrics: Arc<Metrics>,
         commit: Box<dyn Commit>,
+        events: Receiver<Event>,
         recorded: BTreeMap<Epoch, Recorded>,
     ) -> Self {
-        Self { graph, book, metrics, commit, recorded, open: BTreeMap::new(), marks: BTreeMap::new() }
+        let (open, marks) = (BTreeMap::new(), BTreeMap::new());
+        Self { graph, book, metrics, commit, events, recorded, open, marks, passed: 0, ended: false, group: None }
     }
 
-    /// Runs until all workers are gone, or something fails.
-    pub(crate) fn run(mut self, events: &Receiver<Event>) -> Result<()> {
-        while let Ok(event) = events.recv() {
-            if self.book.is_aborted() {
-                continue;
-            }
-            let mut passed = self.take(event);
-            // What else is here already may let more epochs share the commit.
-            while let Ok(event) = events.try_recv() {
-                passed = self.take(event).max(passed);
-            }
-            if let Some(passed) = passed {
-                self.publish(passed)?;
+    /// Waits until a worker tells something, or all are gone.
+    pub(crate) fn wait(&mut self) {
+        match self.events.recv() {
+            Ok(event) => self.take(event),
+            Err(_) => self.ended = true,
+        }
+    }
+
+    /// Takes what the workers have told, and tries one commit if there is something to publish.
+    pub(crate) fn turn(&mut self) -> Turn {
+        self.publish().unwrap_or_else(|fault| {
+            self.book.abort(fault);
+            Turn::Done
+        })
+    }
+
+    fn publish(&mut self) -> Result<Turn> {
+        // All that is here already, so that more epochs may share the commit.
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => self.take(event),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.ended = true;
+                    break;
+                }
             }
         }
-        Ok(())
+        if self.book.is_aborted() {
+            return Ok(Turn::Done);
+        }
+        let group = match self.group.take() {
+            Some(group) => Some(group),
+            None => self.next_group()?,
+        };
+        match group {
+            Some(group) => self.commit(group),
+            None if self.ended => Ok(Turn::Done),
+            None => Ok(Turn::Waits),
+        }
     }
 
-    fn take(&mut self, event: Event) -> Option<Epoch> {
+    fn take(&mut self, event: Event) {
         match event {
             Event::Rows { epoch, output, rows } => self.open(epoch).rows.entry(output).or_default().push(rows),
             Event::Answers { epoch, rows, columns, revision } => {
@@ -262,65 +311,60 @@ impl<'a> Publisher<'a> {
             Event::Revised { epoch, fold, revision, measures } => {
                 self.open(epoch).revised.insert(fold, (revision, measures));
             }
-            Event::Passed(epoch) => return Some(epoch),
+            Event::Passed(epoch) => self.passed = epoch.max(self.passed),
         }
-        None
     }
 
     fn open(&mut self, epoch: Epoch) -> &mut Open {
         self.open.entry(epoch).or_default()
     }
 
-    fn publish(&mut self, passed: Epoch) -> Result<()> {
-        let end = passed.min(self.book.minted());
-        let mut epoch = self.book.published();
-        while epoch < end {
-            let mut group = Vec::new();
-            let mut bytes = 0;
-            while epoch < end && group.len() < GROUP_MAX {
-                let open = self.open.remove(&epoch).unwrap_or_default();
-                let entry =
-                    self.book.close(epoch).ok_or_else(|| Fault::ours(format!("epoch {epoch} was never bound")))?;
-                bytes += entry.bytes;
-                let published = self.assemble(open, &entry)?;
-                match self.recorded.remove(&epoch) {
-                    Some(recorded) => {
-                        verify(&recorded, &published.progress)?;
-                        self.count(&published);
-                    }
-                    None => group.push(published),
+    /// The next epochs that have passed; those that are replayed are compared.
+    fn next_group(&mut self) -> Result<Option<Group>> {
+        let watch = Stopwatch::start();
+        let (mut epochs, mut bytes) = (Vec::new(), 0);
+        let first = self.book.published();
+        let passed = self.passed.min(self.book.minted());
+        let mut epoch = first;
+        while epoch < passed && epochs.len() < GROUP_MAX {
+            let open = self.open.remove(&epoch).unwrap_or_default();
+            let entry = self.book.close(epoch).ok_or_else(|| Fault::ours(format!("epoch {epoch} was never bound")))?;
+            bytes += entry.bytes;
+            let published = self.assemble(open, &entry)?;
+            match self.recorded.remove(&epoch) {
+                Some(recorded) => {
+                    verify(&recorded, &published.progress)?;
+                    self.count(&published);
                 }
-                epoch += 1;
+                None => epochs.push(published),
             }
-            self.commit(&group)?;
-            self.book.set_published(epoch, bytes);
-            self.book.prune_revisions(epoch.saturating_sub(1));
-            self.metrics.epochs_published_total.inc_by(group.len() as u64);
+            epoch += 1;
         }
-        Ok(())
+        Ok((epoch > first).then_some(Group { epochs, end: epoch, bytes, watch, pause: RETRY_PAUSE }))
     }
 
-    fn commit(&mut self, group: &[Published]) -> Result<()> {
-        if group.is_empty() {
-            return Ok(());
-        }
-        let watch = Stopwatch::start();
-        let mut pause = Duration::from_millis(50);
-        while let Err(fault) = self.commit.commit(group) {
-            // A run that is asked to end does not wait for a broker that is away: the next run binds these epochs anew.
-            if !fault.retry || self.book.is_stopping() {
-                return Err(fault);
+    /// Tries once to commit a group, and keeps it if that is to be tried again.
+    fn commit(&mut self, mut group: Group) -> Result<Turn> {
+        if !group.epochs.is_empty() {
+            if let Err(fault) = self.commit.commit(&group.epochs) {
+                // A run that is asked to end does not wait for a broker that is away: the next run binds these epochs anew.
+                if !fault.retry || self.book.is_stopping() {
+                    return Err(fault);
+                }
+                eprintln!("{fault}; trying again");
+                self.metrics.commit_retries_total.inc();
+                let pause = group.pause;
+                group.pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                self.group = Some(group);
+                return Ok(Turn::Pauses(pause));
             }
-            eprintln!("{fault}; trying again");
-            self.metrics.commit_retries_total.inc();
-            self.book.pause(pause);
-            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+            self.metrics.commit_seconds.observe(group.watch.seconds());
+            group.epochs.iter().for_each(|published| self.count(published));
         }
-        self.metrics.commit_seconds.observe(watch.seconds());
-        for published in group {
-            self.count(published);
-        }
-        Ok(())
+        self.book.set_published(group.end, group.bytes);
+        self.book.prune_revisions(group.end.saturating_sub(1));
+        self.metrics.epochs_published_total.inc_by(group.epochs.len() as u64);
+        Ok(Turn::Worked)
     }
 
     /// Counts what was committed, now or by an earlier run.
@@ -337,7 +381,9 @@ impl<'a> Publisher<'a> {
     fn assemble(&mut self, open: Open, entry: &Entry) -> Result<Published> {
         let replies = self.replies(&open, entry)?;
         let mut answers = AnswersDigest::default();
-        replies.iter().for_each(|reply| answers.update(reply.request.origin, &reply.value));
+        for reply in &replies {
+            answers.update(reply.request.origin, &reply.value);
+        }
         self.metrics.requests_total.inc_by(entry.requests.len() as u64);
         let mut outputs = BTreeMap::new();
         for (output, rows) in open.rows {

@@ -150,7 +150,7 @@ fn a_replay_that_differs_halts() {
     assert!(replay(committed.clone()).is_ok());
 
     committed[last].revisions.get_mut("sum").expect("a mark").digest = "another".to_owned();
-    let fault = replay(committed).err().expect("another digest").message;
+    let fault = replay(committed.clone()).err().expect("another digest").message;
     assert!(fault.contains("did not reach what was recorded: model sum"), "{fault}");
 
     committed[last].revisions.clear();

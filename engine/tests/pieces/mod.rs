@@ -17,7 +17,7 @@ use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Step};
 use millstream_engine::publish::{Commit, Outcome, Progress, Published};
 use millstream_engine::raw::{Payload, RawBatch};
-use millstream_engine::run::{Settings, run};
+use millstream_engine::run::{Settings, Simulation, run};
 use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
 use millstream_engine::state::States;
 use millstream_engine::time::StepClock;
@@ -46,11 +46,13 @@ pub struct Memory {
     pub partitions: Arc<Vec<Vec<Record>>>,
     /// Whether more could come, as in a topic.
     pub unending: bool,
+    /// How many records a read gives at most. Few, so that epochs are made of several.
+    pub read_records: usize,
 }
 
 impl Memory {
     pub fn new(partitions: Vec<Vec<Record>>) -> Self {
-        Self { partitions: Arc::new(partitions), unending: false }
+        Self { partitions: Arc::new(partitions), unending: false, read_records: 64 }
     }
 }
 
@@ -76,8 +78,7 @@ impl Reader for MemoryReader {
         for at in &mut self.at {
             let records = &self.source.partitions[at.partition as usize];
             let rest = &records[at.offset as usize..];
-            // Small reads, so that epochs are made of several.
-            let read = &rest[..rest.len().min(64)];
+            let read = &rest[..rest.len().min(self.source.read_records)];
             if read.is_empty() {
                 continue;
             }
@@ -132,7 +133,8 @@ impl Decoder for Lines {
     }
 }
 
-/// Joins the key's newest right value that is not younger, and numbers the left rows of each key.
+/// Joins the key's newest right value that is older, and numbers the left rows of each key. Of the same time, left comes
+/// before right: its source is the first.
 struct Join {
     schema: SchemaRef,
 }
@@ -165,7 +167,7 @@ impl Keyed for Join {
             }
             let state = states.get(row);
             number.push(state.0);
-            newest.push(state.1.iter().rev().find(|(seen, _)| *seen <= time).map(|(_, value)| *value));
+            newest.push(state.1.iter().rev().find(|(seen, _)| *seen < time).map(|(_, value)| *value));
             states.update(row, |state| state.0 += 1);
         }
         let kept = batch::filter(rows, &rejects.keep(rows.num_rows()))?;
@@ -228,6 +230,9 @@ pub struct Case {
     pub lateness_ms: i64,
 }
 
+/// What has become durable.
+pub type Durable = Arc<Mutex<Vec<Published>>>;
+
 /// Looks at what is to be committed, and may fail.
 pub type BeforeCommit = Box<dyn FnMut(&[Published]) -> Result<()> + Send>;
 
@@ -250,7 +255,7 @@ pub struct Ran {
 }
 
 struct Collect {
-    published: Arc<Mutex<Vec<Published>>>,
+    published: Durable,
     next: u64,
     before: BeforeCommit,
 }
@@ -312,6 +317,19 @@ impl Run {
     }
 
     fn run(self) -> Result<Ran> {
+        let (graph, settings, commit, published) = self.prepare();
+        run(graph, settings, commit)?;
+        let published = std::mem::take(&mut *published.lock().expect("the run has ended"));
+        Ok(Ran { published })
+    }
+
+    /// A simulation of this run, and what it will have published.
+    pub fn simulate(self) -> (Simulation, Durable) {
+        let (graph, settings, commit, published) = self.prepare();
+        (Simulation::new(graph, settings, commit).expect("the run starts"), published)
+    }
+
+    fn prepare(self) -> (Graph, Settings, Box<dyn Commit>, Durable) {
         let published = Arc::new(Mutex::new(Vec::new()));
         let mut graph = graph(self.case);
         (self.shape)(&mut graph);
@@ -327,9 +345,7 @@ impl Run {
         };
         let next = self.committed.len() as u64;
         let commit = Collect { published: published.clone(), next, before: self.before_commit };
-        run(graph, settings, Box::new(commit))?;
-        let published = std::mem::take(&mut *published.lock().expect("the run has ended"));
-        Ok(Ran { published })
+        (graph, settings, Box::new(commit), published)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the client tells: log lines and deliveries. And whose fault its errors are.
+//! What the client tells: log lines, deliveries, lost connections. And faults that say so.
 
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
 
+use super::errors::{self, passes};
+
 /// Listens to one client.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Context {
@@ -24,6 +26,8 @@ struct Heard {
     line: Option<String>,
     /// The first message that could not be delivered, and why.
     undelivered: Option<(String, RDKafkaErrorCode)>,
+    /// A request went unanswered; the client sends such requests again by itself, and tells nobody.
+    lost: bool,
 }
 
 impl Context {
@@ -36,21 +40,39 @@ impl Context {
         self.with(|heard| heard.undelivered.take())
     }
 
+    /// Whether a request went unanswered since this was last asked.
+    pub(super) fn take_lost(&self) -> bool {
+        self.with(|heard| std::mem::take(&mut heard.lost))
+    }
+
     /// A fault for `error`: retried if it is known to pass. `doing` names what and where.
     pub(super) fn fault(&self, doing: impl Display, error: KafkaError) -> Fault {
         let why = self.with(|heard| heard.line.take()).map_or(String::new(), |line| format!(" ({line})"));
         let message = format!("cannot {doing}{why}");
-        let code = error.rdkafka_error_code();
-        if code.is_some_and(passes) { Fault::retry(message) } else { Fault::world(message) }.because(error)
+        let fault = match errors::code(&error) {
+            Some(code) if passes(code) => Fault::retry(message),
+            _ => Fault::world(match errors::unknown(&error) {
+                Some(name) => format!("{message} (unknown {name})"),
+                None => message,
+            }),
+        };
+        fault.because(error)
     }
 }
 
 impl ClientContext for Context {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        // A connection that could not be made has lost nothing. (The client tells of the same failure of the same
+        // connection once in 30 s.)
+        let lost = facility == "REQTMOUT" || (facility == "FAIL" && !line.contains("Connect to "));
         // "ERROR" repeats errors, which come below as well.
-        if facility != "ERROR" {
-            self.with(|heard| heard.line = Some(line.to_owned()));
-        }
+        let says_why = level as i32 <= RDKafkaLogLevel::Error as i32 && facility != "ERROR";
+        self.with(|heard| {
+            heard.lost |= lost;
+            if lost || says_why {
+                heard.line = Some(line.to_owned());
+            }
+        });
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -75,45 +97,4 @@ impl ProducerContext for Context {
             });
         }
     }
-}
-
-/// Whether an error is known to pass, so that the same call may succeed later. What is not known to pass does not.
-pub(super) fn passes(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(
-        code,
-        Code::AllBrokersDown
-            | Code::BrokerTransportFailure
-            | Code::BrokerNotAvailable
-            | Code::ConcurrentTransactions
-            | Code::CoordinatorLoadInProgress
-            | Code::CoordinatorNotAvailable
-            | Code::FencedLeaderEpoch
-            | Code::KafkaStorageError
-            | Code::LeaderNotAvailable
-            | Code::ListenerNotFound
-            | Code::NetworkException
-            | Code::NotController
-            | Code::NotCoordinator
-            | Code::NotEnoughReplicas
-            | Code::NotEnoughReplicasAfterAppend
-            | Code::NotLeaderForPartition
-            | Code::OffsetNotAvailable
-            | Code::OperationTimedOut
-            | Code::QueueFull
-            | Code::ReplicaNotAvailable
-            | Code::RequestTimedOut
-            | Code::Resolve
-            | Code::Retry
-            | Code::ThrottlingQuotaExceeded
-            | Code::UnknownLeaderEpoch
-            | Code::WaitingForCoordinator
-            | Code::WaitCache
-    )
-}
-
-/// Whether an error says that a newer producer has the same id.
-pub(super) fn is_fenced(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode as Code;
-    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
 }

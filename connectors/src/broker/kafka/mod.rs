@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! append ─► begin ─► send all ─► poll until nothing is in flight ─► commit          (one transaction)
+//! send   ─►          send all ─► poll until nothing is in flight                    (idempotent, another client)
 //! read   ─► assigned partitions, read_committed ─► columns, a partition at a time   (no group, no commits)
 //! ```
-//! Checked against noida-db 0.2.3 (wire, headers, transactions, fencing, out-of-range offsets) and against librdkafka's
-//! mock cluster (error codes); not against Apache Kafka itself.
+//! Checked against noida-db 0.2.3 (wire, headers, transactions, fencing, out-of-range offsets; through a proxy also lost
+//! requests and answers, a server that is away or slow) and against librdkafka's mock cluster (error codes); not against
+//! Apache Kafka itself.
 
 mod context;
+mod errors;
 mod options;
+mod outbox;
 mod producer;
 mod reader;
 
@@ -24,7 +28,7 @@ use millstream_engine::source::Position;
 use millstream_engine::{Fault, Result};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
 
 use self::context::Context;
@@ -32,7 +36,10 @@ pub use self::options::check_options;
 use super::{Broker, Producer, Topic, TopicReader, check_topic_name, faults};
 
 /// How long a question to the servers may take.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long it is waited for an answer at first; twice as long each time that none comes.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// How long it may take when no server can be reached.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -92,7 +99,7 @@ impl Kafka {
 impl Questions {
     /// The topics (or one) with their numbers of partitions, by name.
     fn metadata(&self, topic: Option<&str>, doing: &str) -> Result<BTreeMap<String, u32>> {
-        let (start, mut patience) = (Instant::now(), ANSWER);
+        let (start, mut patience, mut wait) = (Instant::now(), ANSWER, FIRST_ANSWER);
         let metadata = loop {
             // Nobody else takes the client's errors out of its queue.
             while let Some(event) = self.client.poll(Duration::ZERO) {
@@ -101,9 +108,10 @@ impl Questions {
                     patience = CONNECT;
                 }
             }
-            match self.client.fetch_metadata(topic, Duration::from_secs(1)) {
+            match self.client.fetch_metadata(topic, wait) {
                 Ok(metadata) => break metadata,
-                Err(_) if start.elapsed() < patience => {}
+                // A slow server answers in time some day; one that is not there is asked again soon.
+                Err(_) if start.elapsed() < patience => wait = (2 * wait).min(patience.saturating_sub(start.elapsed())),
                 Err(error) => return Err(self.context.fault(format!("{doing} at {}", self.servers), error)),
             }
         };
@@ -116,16 +124,28 @@ impl Questions {
 
     /// A partition's first offset and its end.
     fn range(&self, topic: &str, partition: u32) -> Result<(u64, u64)> {
-        let (low, high) = self.client.fetch_watermarks(topic, partition as i32, ANSWER).map_err(|error| {
+        watermarks(&self.client, topic, partition, ANSWER).map_err(|error| {
             self.context.fault(format!("ask for the offsets of topic `{topic}` partition {partition}"), error)
-        })?;
-        Ok((low.max(0) as u64, high.max(0) as u64))
+        })
     }
 
     fn topic(&self, name: String, partitions: u32) -> Result<Topic> {
         let partitions = (0..partitions).map(|partition| self.range(&name, partition)).collect::<Result<_>>()?;
         Ok(Topic { name, partitions })
     }
+}
+
+/// A partition's first offset and its end.
+fn watermarks(client: &BaseConsumer<Context>, topic: &str, partition: u32, wait: Duration) -> KafkaResult<(u64, u64)> {
+    let ask = || client.fetch_watermarks(topic, partition as i32, wait).map(|(low, high)| (low.max(0), high.max(0)));
+    let (mut low, mut high) = ask()?;
+    // The client asks for each of the two, and where only one answer comes, takes it for both: then what is kept seems
+    // to be gone.
+    if low == high && low > 0 {
+        let again = ask()?;
+        (low, high) = (low.min(again.0), high.max(again.1));
+    }
+    Ok((low as u64, high as u64))
 }
 
 /// A topic that exists.
@@ -135,7 +155,7 @@ fn known(topic: &MetadataTopic) -> Result<Option<(String, u32)>> {
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
         Some(code) => {
             let message = format!("cannot look up topic `{}`: {code}", topic.name());
-            Err(if context::passes(code) { Fault::retry(message) } else { Fault::world(message) })
+            Err(if errors::passes(code) { Fault::retry(message) } else { Fault::world(message) })
         }
     }
 }
@@ -207,7 +227,7 @@ impl Broker for Kafka {
     }
 
     fn producer(&self, id: &str) -> Result<Box<dyn Producer>> {
-        Ok(Box::new(producer::Transactions::new(&self.options, Arc::clone(&self.questions), id)?))
+        Ok(Box::new(producer::Transactions::new(&self.options, &self.questions, id)?))
     }
 }
 

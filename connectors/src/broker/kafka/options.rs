@@ -225,6 +225,8 @@ pub(super) fn client(options: &BTreeMap<String, String>) -> ClientConfig {
     for (option, value) in options.iter().filter(|(option, _)| !own.contains(&option.as_str())) {
         config.set(option, value);
     }
+    // By default up to 10 s pass before a server that came back is noticed.
+    default(&mut config, "reconnect.backoff.max.ms", "1000");
     config
 }
 
@@ -242,17 +244,30 @@ pub(super) fn consumer(options: &BTreeMap<String, String>) -> ClientConfig {
     config.set("isolation.level", "read_committed");
     // By default a full queue pauses fetching for a second.
     default(&mut config, "fetch.queue.backoff.ms", "5");
+    // What is fetched and not yet read, over all partitions; a fetch that is under way may go beyond it.
+    default(&mut config, "queued.max.messages.kbytes", "65536");
     config
 }
 
 /// A transactional producer.
 pub(super) fn producer(options: &BTreeMap<String, String>, id: &str) -> ClientConfig {
-    let mut config = client(options);
+    let mut config = plain(options);
     config.set("transactional.id", id);
+    default(&mut config, "transaction.timeout.ms", "60000");
+    config
+}
+
+/// A producer without transactions: what it delivers is there once per call, in order, and visible at once.
+pub(super) fn plain(options: &BTreeMap<String, String>) -> ClientConfig {
+    let mut config = client(options);
+    // Lost connections are told at this level.
+    config.set_log_level(RDKafkaLogLevel::Info);
     config.set("acks", "all");
+    config.set("enable.idempotence", "true");
     // An append sends everything at once and waits, so lingering longer only adds to its time.
     default(&mut config, "linger.ms", "1");
-    default(&mut config, "transaction.timeout.ms", "60000");
+    // Copies of messages that are under way; an append that is larger waits in between.
+    default(&mut config, "queue.buffering.max.kbytes", (2 * crate::broker::MAX_RECORD_BYTES / 1024).to_string());
     if config.get("delivery.timeout.ms").is_none() {
         // Must be less than the transaction's time-out.
         default(&mut config, "message.timeout.ms", "30000");
@@ -260,7 +275,7 @@ pub(super) fn producer(options: &BTreeMap<String, String>, id: &str) -> ClientCo
     config
 }
 
-fn default(config: &mut ClientConfig, option: &str, value: &str) {
+fn default(config: &mut ClientConfig, option: &str, value: impl Into<String>) {
     if config.get(option).is_none() {
         config.set(option, value);
     }
@@ -336,6 +351,31 @@ mod tests {
             assert!(!refused.as_ref().is_some_and(|why| why.contains("No such")), "{option}: {refused:?}");
         }
         assert!(check_value("no.such", "?").unwrap().message.contains("No such"));
+    }
+
+    #[test]
+    fn what_the_promise_needs_is_set() {
+        let options = BTreeMap::from([("bootstrap.servers".to_owned(), "host:9092".to_owned())]);
+        let cases = [
+            ("isolation.level", "read_committed"),
+            ("auto.offset.reset", "error"),
+            ("check.crcs", "true"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("queued.max.messages.kbytes", "65536"),
+            ("reconnect.backoff.max.ms", "1000"),
+        ];
+        for (option, value) in cases {
+            assert_eq!(consumer(&options).get(option), Some(value), "{option}");
+        }
+        let cases = [("acks", "all"), ("enable.idempotence", "true"), ("queue.buffering.max.kbytes", "262144")];
+        for (option, value) in cases {
+            assert_eq!(plain(&options).get(option), Some(value), "{option}");
+            assert_eq!(producer(&options, "p").get(option), Some(value), "{option}");
+        }
+        let time_out = |option| producer(&options, "p").get(option).and_then(|text| text.parse::<u64>().ok());
+        assert!(time_out("message.timeout.ms") < time_out("transaction.timeout.ms"));
+        assert_eq!(plain(&options).get("transactional.id"), None);
     }
 
     #[test]

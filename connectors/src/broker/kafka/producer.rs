@@ -1,53 +1,70 @@
-//! Appending: one transaction per append.
+//! Appending: one transaction per append. And plain deliveries, for those who do not need one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result, failpoint};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::producer::Producer as _;
 
-use super::context::{Context, is_fenced};
-use super::{Questions, hide_value, options};
+use super::errors::{Verdict, classify, classify_commit, code};
+use super::outbox::{Outbox, POLL, Undelivered};
+use super::{Questions, options};
 use crate::broker::partition::Partitioner;
 use crate::broker::{Append, Message, Producer, faults};
 
 /// How long one step of a transaction may take; what takes longer has an open outcome.
 const STEP: Duration = Duration::from_secs(30);
 
+/// How long one try to abort may take: it waits for deliveries that only the caller can take in.
+const ABORT_TRY: Duration = Duration::from_millis(100);
+
 /// A transactional producer.
 pub(super) struct Transactions {
-    producer: BaseProducer<Context>,
-    context: Context,
+    outbox: Outbox,
+    options: Arc<BTreeMap<String, String>>,
     questions: Arc<Questions>,
     id: String,
     max_record_bytes: usize,
     partitioner: Partitioner,
     /// Looked up once per topic: a key keeps its partition for as long as the producer lives.
     partitions: HashMap<String, u32>,
-    open_outcome: bool,
+    /// For [`Producer::send`]; made at first use.
+    plain: Option<Outbox>,
+    ended: Option<Ended>,
+}
+
+/// Why a producer cannot go on.
+#[derive(Clone, Copy)]
+enum Ended {
+    /// What became of the last append is not known.
+    Open,
+    /// The last append is done, but a request of it was sent twice. The first may still arrive, and end a later
+    /// transaction of this producer half-way: servers tell producers apart, not transactions.
+    Echo,
 }
 
 impl Transactions {
-    pub(super) fn new(options: &BTreeMap<String, String>, questions: Arc<Questions>, id: &str) -> Result<Self> {
-        let context = Context::default();
+    pub(super) fn new(options: &Arc<BTreeMap<String, String>>, questions: &Arc<Questions>, id: &str) -> Result<Self> {
         let config = options::producer(options, id);
         let max_record_bytes = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
-        let doing = || format!("start producer `{id}`");
-        let producer: BaseProducer<Context> =
-            config.create_with_context(context.clone()).map_err(|error| context.fault(doing(), hide_value(error)))?;
-        producer.init_transactions(STEP).map_err(|error| context.fault(doing(), error))?;
+        let doing = format!("start producer `{id}`");
+        let outbox = Outbox::new(&config, &doing)?;
+        outbox.client.init_transactions(STEP).map_err(|error| {
+            outbox.listen();
+            outbox.context.fault(doing, error)
+        })?;
         Ok(Self {
-            producer,
-            context,
-            questions,
+            outbox,
+            options: Arc::clone(options),
+            questions: Arc::clone(questions),
             id: id.to_owned(),
             max_record_bytes: max_record_bytes.unwrap_or(crate::broker::MAX_RECORD_BYTES),
             partitioner: Partitioner::default(),
             partitions: HashMap::new(),
-            open_outcome: false,
+            plain: None,
+            ended: None,
         })
     }
 
@@ -67,53 +84,44 @@ impl Transactions {
         self.partitioner.assign(&append.topic, partitions, &append.messages)
     }
 
-    /// Sends everything and waits until all of it is acknowledged.
-    fn send(&self, appends: &[Append], chosen: &[Vec<u32>], deadline: Instant) -> Result<(), Stop> {
-        for (append, chosen) in appends.iter().zip(chosen) {
-            for (message, partition) in append.messages.iter().zip(chosen) {
-                let mut record = record(&append.topic, message, *partition);
-                while let Err((error, back)) = self.producer.send(record) {
-                    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) || Instant::now() > deadline {
-                        return Err(self.stop(error));
-                    }
-                    record = back;
-                    self.producer.poll(Duration::from_millis(1));
-                }
-            }
+    fn transaction(&self, appends: &[Append], chosen: &[Vec<u32>]) -> Result<(), Stop> {
+        let deadline = Instant::now() + 2 * STEP;
+        let sent = failpoint::around("transaction.send", || self.outbox.deliver(appends, chosen, deadline));
+        sent.map_err(|Undelivered { error, place }| {
+            let error = self.why(error);
+            let stop = self.stop(classify(&error), error);
+            let message = place.map_or(String::new(), |place| format!("{place}: ")) + &stop.fault.message;
+            Stop { fault: Fault { message, ..stop.fault }, ..stop }
+        })?;
+        failpoint::around("transaction.commit", || self.commit(deadline))
+    }
+
+    /// What made the client give up messages that it had not sent yet. It tells who asks to commit; that cannot work
+    /// any more, and were it to, the outcome would be open.
+    fn why(&self, error: KafkaError) -> KafkaError {
+        if code(&error) != Some(RDKafkaErrorCode::PurgeQueue) {
+            return error;
         }
-        // The client's own flush waits in steps of 100 ms; these are of one.
-        while self.producer.in_flight_count() > 0 {
-            self.producer.poll(Duration::from_millis(1));
-            if let Some((place, code)) = self.context.take_undelivered() {
-                let error = KafkaError::MessageProduction(code);
-                let stop = self.stop(error);
-                return Err(Stop {
-                    fault: Fault { message: format!("{place}: {}", stop.fault), ..stop.fault },
-                    ..stop
-                });
-            }
-            if Instant::now() > deadline {
-                return Err(self.stop(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)));
-            }
-        }
-        Ok(())
+        self.outbox.client.commit_transaction(STEP).err().unwrap_or(KafkaError::Global(RDKafkaErrorCode::State))
     }
 
     fn commit(&self, deadline: Instant) -> Result<(), Stop> {
-        while let Err(error) = self.producer.commit_transaction(STEP) {
+        while let Err(error) = self.outbox.client.commit_transaction(STEP) {
+            let verdict = classify_commit(&error);
             // "Again" of a call that was refused, not of one that was not answered.
-            if classify(&error) != Verdict::Again || Instant::now() > deadline {
-                return Err(self.stop(error));
+            if verdict != Verdict::Again || Instant::now() > deadline {
+                return Err(self.stop(verdict, error));
             }
+            self.outbox.client.poll(POLL);
         }
         Ok(())
     }
 
-    fn stop(&self, error: KafkaError) -> Stop {
-        let verdict = classify(&error);
+    fn stop(&self, verdict: Verdict, error: KafkaError) -> Stop {
+        self.outbox.listen();
         let fault = match verdict {
             Verdict::Fenced => faults::fenced(&self.id),
-            _ => self.context.fault(format!("append as producer `{}`", self.id), error),
+            _ => self.outbox.context.fault(format!("append as producer `{}`", self.id), error),
         };
         Stop { verdict, fault }
     }
@@ -122,104 +130,82 @@ impl Transactions {
     fn recover(&mut self, Stop { verdict, mut fault }: Stop) -> Fault {
         let definite = match verdict {
             // What the client refused to send has no effect once the transaction is aborted.
-            Verdict::Abort | Verdict::Again => self.abort(),
-            Verdict::Fenced | Verdict::Open => false,
+            Verdict::Abort => self.abort(),
+            // A commit that is to be made again, and was until the time was up, may have arrived.
+            Verdict::Again | Verdict::Fenced | Verdict::Open => false,
         };
-        self.context.take_undelivered();
-        self.open_outcome = !definite;
+        self.outbox.context.take_undelivered();
         fault.retry &= definite;
-        if definite && verdict == Verdict::Abort {
-            fault.message = format!("{} (nothing was appended)", fault.message);
+        if !definite {
+            self.ended = Some(Ended::Open);
+            return fault;
         }
-        fault
+        fault.message = format!("{} (nothing was appended)", fault.message);
+        if fault.retry { fault } else { faults::refused(fault) }
     }
 
     fn abort(&self) -> bool {
         let deadline = Instant::now() + STEP;
-        loop {
-            match self.producer.abort_transaction(STEP) {
-                Ok(()) => return true,
-                Err(error) if classify(&error) == Verdict::Again && Instant::now() < deadline => {}
-                Err(_) => return false,
+        while let Err(error) = self.outbox.client.abort_transaction(ABORT_TRY) {
+            let again = matches!(&error, KafkaError::Transaction(error) if error.is_retriable());
+            if !again || Instant::now() > deadline {
+                return false;
             }
+            self.outbox.client.poll(POLL);
         }
+        true
     }
 }
 
 impl Producer for Transactions {
     fn append(&mut self, appends: &[Append]) -> Result<()> {
-        if self.open_outcome {
-            return Err(faults::open_outcome(&self.id));
+        match self.ended {
+            Some(Ended::Open) => return Err(faults::open_outcome(&self.id)),
+            Some(Ended::Echo) => return Err(echo(&self.id)),
+            None => {}
         }
         let chosen = appends.iter().map(|append| self.plan(append)).collect::<Result<Vec<_>>>()?;
-        let deadline = Instant::now() + 2 * STEP;
-        if let Err(error) = self.producer.begin_transaction() {
+        self.outbox.listen();
+        self.outbox.context.take_lost();
+        if let Err(error) = failpoint::around("transaction.begin", || self.outbox.client.begin_transaction()) {
             // Nothing was begun, but a producer that cannot begin is of no more use.
-            let stop = self.stop(error);
-            self.open_outcome = true;
+            let stop = self.stop(classify(&error), error);
+            self.ended = Some(Ended::Open);
             return Err(Fault { retry: false, ..stop.fault });
         }
-        let done = Self::send(self, appends, &chosen, deadline).and_then(|()| self.commit(deadline));
-        done.map_err(|stop| self.recover(stop))
+        let done = self.transaction(appends, &chosen).map_err(|stop| self.recover(stop));
+        self.outbox.listen();
+        if self.outbox.context.take_lost() {
+            self.ended.get_or_insert(Ended::Echo);
+        }
+        done
     }
 
     fn send(&mut self, appends: &[Append]) -> Result<()> {
-        self.append(appends)
+        let chosen = appends.iter().map(|append| self.plan(append)).collect::<Result<Vec<_>>>()?;
+        let outbox = match self.plain.take() {
+            Some(outbox) => outbox,
+            None => Outbox::new(&options::plain(&self.options), "start a producer")?,
+        };
+        let deadline = Instant::now() + 2 * STEP;
+        if let Err(Undelivered { error, place }) = outbox.deliver(appends, &chosen, deadline) {
+            outbox.listen();
+            let place = place.map_or(String::new(), |place| format!(" to {place}"));
+            // What the client still holds goes with it, so that it is not sent once more, later.
+            return Err(outbox.context.fault(format!("send{place}"), error));
+        }
+        self.plain = Some(outbox);
+        Ok(())
     }
+}
+
+fn echo(id: &str) -> Fault {
+    let what = format!("producer `{id}` cannot go on: a request of its last append was sent twice");
+    Fault::world(format!("{what}, and the first may still arrive; make a new producer"))
 }
 
 /// Why an append stopped.
 struct Stop {
     verdict: Verdict,
     fault: Fault,
-}
-
-/// What an error means for the transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// The very same call may be made again.
-    Again,
-    /// The transaction can be aborted, and then nothing has happened.
-    Abort,
-    /// A newer producer has taken over.
-    Fenced,
-    /// Nobody knows: a time-out included, for what was sent may still arrive.
-    Open,
-}
-
-/// What an error means. Anything unknown leaves the outcome open.
-pub(super) fn classify(error: &KafkaError) -> Verdict {
-    let code = error.rdkafka_error_code();
-    if code.is_some_and(is_fenced) {
-        return Verdict::Fenced;
-    }
-    let timed_out = code.is_some_and(|code| {
-        use RDKafkaErrorCode as Code;
-        matches!(code, Code::OperationTimedOut | Code::TimedOutQueue | Code::MessageTimedOut | Code::RequestTimedOut)
-    });
-    match error {
-        _ if timed_out => Verdict::Open,
-        KafkaError::Transaction(error) if error.is_fatal() => Verdict::Open,
-        KafkaError::Transaction(error) if error.txn_requires_abort() => Verdict::Abort,
-        KafkaError::Transaction(error) if error.is_retriable() => Verdict::Again,
-        // Refused by the client or the server, message by message: the transaction itself is intact.
-        KafkaError::MessageProduction(code) if *code != RDKafkaErrorCode::Fatal => Verdict::Abort,
-        _ => Verdict::Open,
-    }
-}
-
-fn record<'a>(topic: &'a str, message: &'a Message, partition: u32) -> BaseRecord<'a, Vec<u8>, Vec<u8>> {
-    // The client takes 0 for "now"; a millisecond later is the nearest that can be said.
-    let timestamp = if message.timestamp_ms == 0 { 1 } else { message.timestamp_ms };
-    let mut record = BaseRecord::to(topic).partition(partition as i32).timestamp(timestamp);
-    record.key = message.key.as_ref();
-    record.payload = message.value.as_ref();
-    if !message.headers.is_empty() {
-        let headers = OwnedHeaders::new_with_capacity(message.headers.len());
-        let insert = |headers: OwnedHeaders, (name, value): &(String, Vec<u8>)| {
-            headers.insert(Header { key: name, value: Some(value) })
-        };
-        record = record.headers(message.headers.iter().fold(headers, insert));
-    }
-    record
 }

@@ -11,15 +11,19 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::Context;
-use super::{ANSWER, hide_value, options};
+use super::{ANSWER, FIRST_ANSWER, hide_value, options, watermarks};
 use crate::broker::columns::{Cells, Columns};
 use crate::broker::{Fetched, Headers, TopicReader, faults};
 
 /// The most records that are taken at once: empty ones cost no bytes, but memory all the same.
 const RECORDS: usize = 100_000;
 
-/// How long an end that was asked for is good.
+/// How long an end that was asked for is good, at least.
 const ENDS: Duration = Duration::from_secs(1);
+
+/// How many times as long as asking for ends took: so asking takes a small part of a reader's time, however slow the
+/// servers are.
+const ENDS_FACTOR: u32 = 10;
 
 /// Reads one topic with a consumer of its own.
 pub(super) struct Reader {
@@ -33,7 +37,10 @@ pub(super) struct Reader {
     held_bytes: usize,
     /// What went wrong after the records that are held.
     failed: Option<Fault>,
-    asked_at: Option<Instant>,
+    /// When to ask for ends again.
+    ask_at: Instant,
+    /// How long to wait for an end: twice as long each time that none comes.
+    end_patience: Duration,
 }
 
 /// A place in one partition.
@@ -72,7 +79,8 @@ impl Reader {
         };
         let cursors = from.iter().map(cursor).collect();
         let topic = topic.to_owned();
-        Ok(Self { consumer, context, topic, cursors, turn: 0, held_bytes: 0, failed: None, asked_at: None })
+        let (ask_at, end_patience) = (Instant::now(), FIRST_ANSWER);
+        Ok(Self { consumer, context, topic, cursors, turn: 0, held_bytes: 0, failed: None, ask_at, end_patience })
     }
 
     /// Takes what the client has, up to `max_bytes`; waits for the first of it.
@@ -136,9 +144,25 @@ impl Reader {
         self.context.fault(format!("read topic `{}` (partition@offset {})", self.topic, places.join(" ")), error)
     }
 
+    /// Asks the servers for the ends. A reader at the end knows better: they count a transaction's marks as well.
+    /// Where they do not answer in time, what was known before is still the best.
+    fn ask(&mut self) {
+        for at in 0..self.cursors.len() {
+            let Cursor { next, at_end, .. } = self.cursors[at];
+            if at_end {
+                continue;
+            }
+            let Ok((_, end)) = self.range(next.partition, self.end_patience) else {
+                self.end_patience = (2 * self.end_patience).min(ANSWER);
+                // The others would keep it waiting as long.
+                return;
+            };
+            self.cursors[at].end = end;
+        }
+    }
+
     fn range(&self, partition: u32, wait: Duration) -> KafkaResult<(u64, u64)> {
-        let (low, high) = self.consumer.fetch_watermarks(&self.topic, partition as i32, wait)?;
-        Ok((low.max(0) as u64, high.max(0) as u64))
+        watermarks(&self.consumer, &self.topic, partition, wait)
     }
 }
 
@@ -191,18 +215,10 @@ impl TopicReader for Reader {
     }
 
     fn ends(&mut self) -> Result<Vec<Position>> {
-        if self.asked_at.is_none_or(|at| at.elapsed() > ENDS) {
-            self.asked_at = Some(Instant::now());
-            for at in 0..self.cursors.len() {
-                let partition = self.cursors[at].next.partition;
-                // A reader at the end knows better than the servers, who count a transaction's marks as well.
-                // Where they do not answer in time, what was known before is still the best.
-                if !self.cursors[at].at_end
-                    && let Ok((_, end)) = self.range(partition, Duration::from_millis(500))
-                {
-                    self.cursors[at].end = end;
-                }
-            }
+        let asked_at = Instant::now();
+        if asked_at >= self.ask_at {
+            self.ask();
+            self.ask_at = Instant::now() + ENDS.max(ENDS_FACTOR * asked_at.elapsed());
         }
         let end = |cursor: &Cursor| {
             let offset = if cursor.at_end { cursor.next.offset } else { cursor.end.max(cursor.next.offset) };

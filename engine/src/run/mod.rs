@@ -1,0 +1,158 @@
+//! Runs a graph: the parts of a run, and how they start and end.
+//!
+//! ```text
+//! a reader for each source ─► intake ─► binder ─► workers (timely) ─► publisher ─► commit
+//! ```
+//! Each part takes turns, and no turn waits for another part. So the very same parts run each on a thread of its own
+//! ([`run`]), or in an order that somebody chooses ([`Simulation`]).
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
+
+use crate::binder::{Binder, Limits, Rebinding, WorkerLine};
+use crate::book::Book;
+use crate::fault::{Fault, Result};
+use crate::graph::Graph;
+use crate::intake::{Intake, SourceReader};
+use crate::metrics::Metrics;
+use crate::mount::Site;
+use crate::publish::{Commit, Publisher, Recorded};
+use crate::source::Position;
+use crate::time::Clock;
+
+mod simulate;
+mod threads;
+mod worker;
+
+pub use simulate::{Actor, Simulation};
+use worker::Start;
+
+/// What came of a part's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It did something; it may find more to do at once.
+    Worked,
+    /// It found nothing to do until another part, or the world, has done something.
+    Waits,
+    /// It failed, and is to try again after this long.
+    Pauses(Duration),
+    /// It will never do anything again.
+    Done,
+}
+
+/// How to run a graph.
+pub struct Settings {
+    /// Timely workers: threads.
+    pub workers: usize,
+    /// How epochs are cut, and how much may be in flight.
+    pub limits: Limits,
+    /// The seed of all randomness.
+    pub seed: u64,
+    /// Where `now` comes from.
+    pub clock: Arc<dyn Clock>,
+    /// What the run tells.
+    pub metrics: Arc<Metrics>,
+    /// Signals into the run and out of it.
+    pub book: Arc<Book>,
+    /// End when this is true and all input is used up; `None` runs until it is stopped.
+    pub finish: Option<Arc<AtomicBool>>,
+    /// What earlier runs committed, consecutive from epoch 0: it is replayed from the log, with nothing published, and
+    /// must reach the recorded digests.
+    pub recorded: Vec<Recorded>,
+}
+
+/// Runs `graph` until it is stopped or its input is used up, and everything bound is published.
+pub fn run(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<()> {
+    threads::run(Parts::new(graph, settings, commit, true)?)
+}
+
+/// The parts of a run, before they start.
+struct Parts {
+    book: Arc<Book>,
+    readers: Vec<SourceReader>,
+    binder: Binder,
+    /// What the workers start with, in their order.
+    starts: Vec<Start>,
+    publisher: Publisher,
+}
+
+impl Parts {
+    /// Those of a run that waits and looks at a clock (`timed`), or that does neither.
+    fn new(graph: Graph, settings: Settings, commit: Box<dyn Commit>, timed: bool) -> Result<Self> {
+        let (graph, book, metrics) = (Arc::new(graph), settings.book, settings.metrics);
+        let intake = Arc::new(Intake::new(book.clone(), settings.limits.max_bytes.max(8 << 20)));
+        let partitions = Arc::new(announce(&graph, &intake)?);
+        let (events, events_in) = mpsc::channel();
+        let (mut workers, mut starts) = (Vec::new(), Vec::new());
+        for worker in 0..settings.workers {
+            let (orders, orders_in) = mpsc::channel();
+            let thread = Arc::new(OnceLock::new());
+            workers.push(WorkerLine { orders, thread: thread.clone() });
+            let site = Site {
+                graph: graph.clone(),
+                book: book.clone(),
+                metrics: metrics.clone(),
+                events: events.clone(),
+                partitions: partitions.clone(),
+                worker,
+                workers: settings.workers,
+            };
+            starts.push(Start { site, orders: orders_in, thread });
+        }
+        let readers = (0..).zip(&graph.sources).map(|(index, node)| {
+            SourceReader::new(intake.clone(), index, node.name.clone(), node.source.clone(), timed)
+        });
+        let readers = readers.collect();
+        let binder = Binder {
+            graph: graph.clone(),
+            intake,
+            book: book.clone(),
+            limits: settings.limits,
+            clock: settings.clock,
+            seed: settings.seed,
+            metrics: metrics.clone(),
+            workers,
+            replay: settings.recorded.iter().map(|recorded| Rebinding::new(recorded.binding.clone())).collect(),
+            finish: settings.finish,
+            looked_again: false,
+            offsets: Arc::new(BTreeMap::new()),
+            idle: Vec::new(),
+            bound: BTreeMap::new(),
+            epoch: 0,
+            served: false,
+            turn: 0,
+            worker: 0,
+        };
+        let recorded = settings.recorded.into_iter().map(|recorded| (recorded.binding.epoch, recorded)).collect();
+        let publisher = Publisher::new(graph, book.clone(), metrics, commit, events_in, recorded);
+        Ok(Self { book, readers, binder, starts, publisher })
+    }
+}
+
+/// Announces every partition, to be read from its start; gives those of the learn lane.
+fn announce(graph: &Graph, intake: &Intake) -> Result<Vec<(u32, u32)>> {
+    let mut learning = Vec::new();
+    for (at, source) in graph.sources.iter().enumerate() {
+        for partition in source.source.partitions()? {
+            intake.announce(at as u32, Position { partition, offset: 0 }, source.source.is_finite());
+            if source.asks.is_none() {
+                learning.push((at as u32, partition));
+            }
+        }
+    }
+    Ok(learning)
+}
+
+/// Runs a part of a run. If it panics, the run ends with that as its fault, so that the other parts do not wait for it.
+fn guard<T>(book: &Book, part: &dyn Display, run: impl FnOnce() -> T) -> Option<T> {
+    // What a panic leaves half-done is not used after an abort.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    let tell = |panic: Box<dyn std::any::Any + Send>| {
+        let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+        book.abort(Fault::ours(format!("{part} panicked: {}", text.unwrap_or("without a message"))));
+    };
+    outcome.map_err(tell).ok()
+}

@@ -1,0 +1,81 @@
+//! A timely worker as a part of a run.
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::Duration;
+
+use timely::dataflow::operators::probe::Handle as ProbeHandle;
+use timely::worker::Worker;
+
+use crate::binder::Order;
+use crate::binding::Epoch;
+use crate::fault::Result;
+use crate::mount::{Inputs, Site, mount};
+use crate::publish::Event;
+use crate::run::Turn;
+
+/// What a worker starts with.
+pub(super) struct Start {
+    pub(super) site: Site,
+    pub(super) orders: Receiver<Order>,
+    /// To be set when it starts, so that the binder can wake it.
+    pub(super) thread: Arc<OnceLock<Thread>>,
+}
+
+/// A worker on which the graph is mounted.
+pub(super) struct Mounted {
+    site: Site,
+    orders: Receiver<Order>,
+    inputs: Inputs,
+    probe: ProbeHandle<Epoch>,
+    /// Every operator has passed all epochs before this one, as far as the workers were told.
+    passed: Epoch,
+}
+
+impl Mounted {
+    /// Mounts the graph. To be called on the worker's thread.
+    pub(super) fn new(worker: &mut Worker, start: Start) -> Result<Self> {
+        start.thread.get_or_init(std::thread::current);
+        let (inputs, probe) = worker.dataflow(|scope| mount(scope, &start.site))?;
+        Ok(Self { site: start.site, orders: start.orders, inputs, probe, passed: 0 })
+    }
+
+    /// One step of all operators that have something to do; waits for that so long at most. Done once all input has
+    /// passed, or the run has failed.
+    pub(super) fn turn(&mut self, worker: &mut Worker, park: Duration) -> Turn {
+        if self.site.book.is_aborted() {
+            return Turn::Done;
+        }
+        for order in self.orders.try_iter() {
+            match order {
+                Order::Epoch(epoch, records) => {
+                    for (source, records) in records {
+                        self.inputs[source as usize].send(records);
+                    }
+                    for input in &mut self.inputs {
+                        input.advance_to(epoch + 1);
+                    }
+                }
+                Order::End => self.inputs.clear(),
+            }
+        }
+        let is_running = worker.step_or_park(Some(park));
+        if worker.index() == 0 {
+            let now = self.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX));
+            if now > self.passed {
+                self.passed = now;
+                self.site.book.set_passed(now.min(self.site.book.minted()));
+                drop(self.site.events.send(Event::Passed(now)));
+            }
+        }
+        if is_running { Turn::Worked } else { Turn::Done }
+    }
+}
+
+/// Drops what is still mounted. What is inside an aborted run is lost with it; nothing of it was published.
+pub(super) fn clear(worker: &mut Worker) {
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
+}
