@@ -311,7 +311,7 @@ fn there_is_no_way_to_go_on() {
             vec![Commit(4, "a", &[3]), Commit(9, "a", &[7]), Rollback(2, None), Trim(5)],
             trimmed(
                 5,
-                "checkpoint 7: the journal no longer holds epoch 6: it begins with epoch 7; \
+                "checkpoint 7: a rollback has undone epoch 6; \
                  checkpoint 3: the journal no longer holds epoch 2: it begins with epoch 5",
             ),
         ),
