@@ -199,7 +199,9 @@ mod tests {
         let origin = |source, partition, offset| Origin { source, partition, offset, index: 0 };
         let tally = |answers: &[(Origin, &str)]| {
             let mut digest = AnswersDigest::default();
-            answers.iter().for_each(|(origin, value)| digest.update(*origin, value.as_bytes()));
+            for (origin, value) in answers {
+                digest.update(*origin, value.as_bytes());
+            }
             digest.finish()
         };
         let base = [(origin(2, 0, 7), "ab"), (origin(2, 1, 3), "c")];

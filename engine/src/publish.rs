@@ -381,7 +381,9 @@ impl Publisher {
     fn assemble(&mut self, open: Open, entry: &Entry) -> Result<Published> {
         let replies = self.replies(&open, entry)?;
         let mut answers = AnswersDigest::default();
-        replies.iter().for_each(|reply| answers.update(reply.request.origin, &reply.value));
+        for reply in &replies {
+            answers.update(reply.request.origin, &reply.value);
+        }
         self.metrics.requests_total.inc_by(entry.requests.len() as u64);
         let mut outputs = BTreeMap::new();
         for (output, rows) in open.rows {

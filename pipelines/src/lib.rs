@@ -5,9 +5,12 @@
 //!                                          └────► Report (all findings at once)
 //! ```
 
+pub mod audit;
 pub mod catalogue;
 mod check;
 pub mod definition;
+pub mod diff;
+pub mod fingerprint;
 pub mod graph;
 pub mod list;
 mod load;
@@ -16,6 +19,7 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod shape;
+pub mod stored;
 
 pub use check::check;
 pub use load::{inspect, load};

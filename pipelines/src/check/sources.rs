@@ -11,8 +11,11 @@ use serde_json::json;
 use super::doubt::Doubt;
 use super::{Checker, component, config, section_of};
 use crate::definition::{Entry, Node, Span};
+use crate::fingerprint;
 use crate::plan;
 use crate::report::Finding;
+use crate::run::assemble::Topics;
+use crate::run::receive::own_topic;
 use crate::shape::{self, ColumnType};
 
 /// A source that may have failed, and its columns as far as they are known.
@@ -36,12 +39,16 @@ impl Columns {
 
 impl Checker<'_> {
     pub(super) fn sources(&mut self, root: &Node) -> Vec<Tried> {
-        section_of(root, "sources").iter().map(|entry| self.source(entry)).collect()
+        let pipeline = root.get("name").and_then(Node::text).unwrap_or_default();
+        section_of(root, "sources").iter().map(|entry| self.source(pipeline, entry)).collect()
     }
 
-    fn source(&mut self, entry: &Entry) -> Tried {
+    fn source(&mut self, pipeline: &str, entry: &Entry) -> Tried {
         let node = &entry.value;
-        let planned = self.planned_source(node);
+        let planned = self.planned_source(node).map(|planned| planned.in_topic(&own_topic(pipeline, &entry.key)));
+        if let Some(planned) = &planned {
+            self.received(pipeline, entry, planned);
+        }
         let declared = self.declared(node);
         let columns = self.columns(entry, planned.as_ref(), declared);
         let format = self.format(entry, planned.as_ref(), node.entry("format"), &columns);
@@ -64,9 +71,23 @@ impl Checker<'_> {
                     event_time,
                     lateness_ms: shape.event_time.map_or(0, |event_time| milliseconds(event_time.lateness_seconds)),
                     idle_ms: milliseconds(shape.idle_seconds),
+                    // Whether a partition is idle is decided as records come, and recorded.
+                    configuration: fingerprint::of_keys("source", node, &["idle_seconds"]),
                 }
             });
         (source, columns)
+    }
+
+    /// What is received must not get among what the pipeline keeps for itself.
+    fn received(&mut self, pipeline: &str, entry: &Entry, planned: &PlannedSource) {
+        let Topics { progress, dead, feeds } = Topics::of(pipeline);
+        if let (Some(_), Some((topic, _))) = (&planned.receiver, &planned.topic)
+            && [progress, dead, feeds].contains(topic)
+        {
+            let message = format!("the topic `{topic}` is the pipeline's own");
+            let finding = Finding::error(entry.key_span, "own-topic", message);
+            self.find(finding.help("give the source another name, or name its `topic`"));
+        }
     }
 
     pub(super) fn planned_source(&mut self, node: &Node) -> Option<PlannedSource> {
