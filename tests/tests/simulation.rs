@@ -4,7 +4,11 @@
 
 use std::str::FromStr;
 
+use millstream_pipelines::run::sabotage::Sabotage;
 use millstream_tests::simulation::Lab;
+
+/// A planted bug shows within so many seeds.
+const FOUND_WITHIN: u64 = 1000;
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |value| u64::from_str(&value).expect("a number"))
@@ -42,4 +46,29 @@ fn a_seed_replays_identically() {
             assert_eq!(again.outcome, first.outcome, "seed {seed}");
         }
     }
+}
+
+/// The first seed that shows the bug.
+fn find(bug: Sabotage) {
+    let lab = Lab::new();
+    let first = number("MILLSTREAM_SEED", 0);
+    let found =
+        (first..first + FOUND_WITHIN).find_map(|seed| Some((seed, lab.run_with(seed, Some(bug)).outcome.err()?)));
+    let (seed, why) = found.unwrap_or_else(|| panic!("{bug:?} was not found within {FOUND_WITHIN} seeds"));
+    println!("{bug:?} was found at seed {seed}: {why}");
+}
+
+#[test]
+fn a_journal_that_is_read_before_fencing_is_found() {
+    find(Sabotage::ProgressReadBeforeFencing);
+}
+
+#[test]
+fn epochs_that_are_bound_anew_are_found() {
+    find(Sabotage::RebindOnReplay);
+}
+
+#[test]
+fn a_careless_producer_is_found() {
+    find(Sabotage::RetryInSameProducerEpoch);
 }

@@ -13,6 +13,8 @@ mod promote;
 pub mod receive;
 pub mod recover;
 mod reply;
+#[doc(hidden)]
+pub mod sabotage;
 mod server;
 mod show;
 pub mod state;
@@ -45,6 +47,7 @@ use journal::{Definition, History, Writer};
 use promote::{Candidate, Promoter};
 use recover::{Choice, Decision, Ledger};
 pub use reply::time;
+use sabotage::Sabotage;
 use show::{ModelShown, Observer};
 pub use show::{ModelSummary, Summary};
 use state::{StateDir, models_path};
@@ -76,6 +79,9 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Asks the run to stop.
     pub book: Arc<Book>,
+    /// A bug on purpose, for the simulator.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Options {
@@ -94,6 +100,7 @@ impl Options {
             quiet: false,
             clock: Arc::new(SystemClock),
             book: Arc::new(Book::default()),
+            sabotage: None,
         }
     }
 }
@@ -150,9 +157,22 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let definition =
         Definition { definition: pipeline.digest.clone(), sources: sources.clone(), fingerprints: BTreeMap::new() };
     let now_ms = options.clock.now_ms();
+    let early = (options.sabotage == Some(Sabotage::ProgressReadBeforeFencing))
+        .then(|| tenure::range(&*broker, &topics.progress).map(|(_, end)| end))
+        .transpose()?;
     // Fences an older run first: what is read after this is final.
-    let tenure = Tenure::take(broker.clone(), &topics.progress, definition.says()?, now_ms)?;
-    let decision = decide(&tenure, &definition, &sources[pipeline.sources.len()..])?;
+    let mut tenure = Tenure::take(broker.clone(), &topics.progress, definition.says()?, now_ms)?;
+    let mut decision = decide(&tenure, &definition, &sources[pipeline.sources.len()..], early)?;
+    let mut reached = Reached::default();
+    match options.sabotage {
+        Some(Sabotage::RetryInSameProducerEpoch) => tenure.be_careless(),
+        Some(Sabotage::RebindOnReplay) => {
+            decision.replay.clear();
+            let end = decision.history.epochs.last().map_or(0, |past| past.epoch() + 1);
+            reached = Reached { sent: end, durable: end, told: (end, 0) };
+        }
+        Some(Sabotage::ProgressReadBeforeFencing) | None => {}
+    }
     let feeds = Feeds::open(pipeline, &world, broker, options.book.clone(), now_ms)?;
     let registry = Registry::open(&models_path(&options.state))?;
     let metrics = Arc::new(Metrics::default());
@@ -167,7 +187,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
         journal: Writer::new(definition.clone()),
         ledger: Arc::new(Ledger::new(definition, &decision)),
         metrics: metrics.clone(),
-        reached: Reached::default(),
+        reached,
     };
     let fed = Arc::new(AtomicBool::new(false));
     let finish = options.until_idle.then(|| fed.clone());
@@ -175,11 +195,15 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     Ok(Prepared { graph, settings, commit: Box::new(commit), feeds, fed })
 }
 
-/// Reads the journal and chooses where to start.
-fn decide(tenure: &Tenure, definition: &Definition, requests: &[String]) -> Result<Decision<()>> {
+/// Reads the journal and chooses where to start. What is at or after `end` is overlooked.
+fn decide(tenure: &Tenure, definition: &Definition, requests: &[String], end: Option<u64>) -> Result<Decision<()>> {
     let requests = requests.iter().cloned().collect();
     let first = tenure.first()?;
-    let mut read = |from: Option<u64>| History::read(tenure, from.unwrap_or(first).max(first), &requests);
+    let mut read = |from: Option<u64>| {
+        let mut history = History::read(tenure, from.unwrap_or(first).max(first), &requests)?;
+        history.epochs.retain(|past| end.is_none_or(|end| past.offset < end));
+        Ok(history)
+    };
     let choice = Choice {
         topic: tenure.topic(),
         definition,

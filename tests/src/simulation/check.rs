@@ -213,7 +213,8 @@ fn check_answer(oracle: &Oracle, question: &Record, revision: usize, value: &Val
                 serde_json::from_value(learned["offsets"].clone()).map_err(|error| error.to_string())?;
             let fits = |ended: bool| {
                 let (time, examples) = oracle.complete(&offsets, ended);
-                let staleness = Oracle::asked_at(question).zip(time).map(|(at, time)| (at - time).max(0) as f64 / 1000.0);
+                let staleness =
+                    Oracle::asked_at(question).zip(time).map(|(at, time)| (at - time).max(0) as f64 / 1000.0);
                 let stamped = time.map(millstream_pipelines::run::time);
                 examples == revision
                     && learned["time"].as_str() == stamped.as_deref()

@@ -22,6 +22,7 @@ use millstream_engine::Fault;
 use millstream_engine::book::Book;
 use millstream_engine::run::{Actor, Simulation, Turn};
 use millstream_pipelines::plan::Pipeline;
+use millstream_pipelines::run::sabotage::Sabotage;
 use millstream_pipelines::run::{Delivery, Options, Prepared, prepare};
 
 use crate::small::Random;
@@ -82,6 +83,7 @@ struct World<'a> {
     rarity: u64,
     clock: Arc<Jumping>,
     delivery: Delivery,
+    sabotage: Option<Sabotage>,
     feeder: Box<dyn Producer>,
     input: VecDeque<(&'static str, Message)>,
     starts: usize,
@@ -97,10 +99,18 @@ impl Lab {
 
     /// Whatever this seed decides.
     pub fn run(&self, seed: u64) -> Ran {
+        self.run_with(seed, None)
+    }
+
+    /// The same with a bug.
+    pub fn run_with(&self, seed: u64, sabotage: Option<Sabotage>) -> Ran {
         let mut random = Random::new(seed);
         let broker = Unwaiting::default();
         let faults = Faults::default();
         faults.rule(&broker.0);
+        if sabotage == Some(Sabotage::RetryInSameProducerEpoch) {
+            broker.0.allow_careless();
+        }
         let created = ["readings", "questions"].into_iter().zip([input::PARTITIONS, input::ASKING]);
         for (topic, partitions) in created {
             broker.create(topic, partitions).expect("a new topic");
@@ -110,13 +120,14 @@ impl Lab {
         let mut world = World {
             pipeline: &self.site.pipeline,
             options: &|| self.site.options(),
-            rarity: [0, 0, 200, 60, 15][random.below(5) as usize],
+            rarity: [0, 0, 60, 20, 8][random.below(5) as usize],
             feeder: broker.producer(FEEDER).expect("nothing fails for it"),
             clock: Arc::new(Jumping::new(NOW_MS)),
             random,
             broker,
             faults,
             delivery,
+            sabotage,
             input,
             starts: 0,
             trace: Vec::new(),
@@ -206,6 +217,7 @@ impl World<'_> {
             max_records: Some(1 + self.random.below(20) as usize),
             clock: self.clock.clone(),
             book: Arc::new(Book::default()),
+            sabotage: self.sabotage,
             ..(self.options)()
         };
         let started = prepare(self.pipeline, &options, Arc::new(self.broker.clone())).and_then(|prepared| {

@@ -98,7 +98,8 @@ impl Oracle {
 
     /// Cleans the rows, and learns from those that are left.
     fn learn(&mut self, pipeline: &Pipeline, rows: Vec<(Row, &Record)>) {
-        let design = models::plan(&json!("linear_regression")).unwrap_or_else(|_| panic!("its settings are the defaults"));
+        let design =
+            models::plan(&json!("linear_regression")).unwrap_or_else(|_| panic!("its settings are the defaults"));
         let mut learner = (design.make)(SHAPE);
         let mut fold = Folded::new(pipeline);
         let mut last: BTreeMap<String, f64> = BTreeMap::new();

@@ -82,7 +82,7 @@ pub struct Faults(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     random: Option<Random>,
-    /// One call in so many goes wrong; 0 for none.
+    /// One call in so many goes wrong, of reads fewer; 0 for none.
     rarity: u64,
     /// After so many calls, the process is dead.
     left: Option<u64>,
@@ -130,7 +130,9 @@ impl State {
             }
             *left -= 1;
         }
-        if self.rarity > 0 && random.once_in(self.rarity) { fault(random) } else { Injected::Nothing }
+        // There are many more reads than anything else.
+        let rarity = if call.operation == Operation::Read { self.rarity * 8 } else { self.rarity };
+        if rarity > 0 && random.once_in(rarity) { fault(random) } else { Injected::Nothing }
     }
 }
 
