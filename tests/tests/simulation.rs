@@ -72,3 +72,8 @@ fn epochs_that_are_bound_anew_are_found() {
 fn a_careless_producer_is_found() {
     find(Sabotage::RetryInSameProducerEpoch);
 }
+
+#[test]
+fn a_checkpoint_that_is_ahead_is_found() {
+    find(Sabotage::CheckpointAheadOfCommit);
+}

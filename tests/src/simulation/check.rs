@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use millstream_connectors::broker::Broker;
 use millstream_engine::batch::Origin;
 use millstream_engine::digest::AnswersDigest;
-use millstream_pipelines::plan::Pipeline;
-use millstream_pipelines::run::Delivery;
+use millstream_pipelines::plan::{Delivery, Pipeline};
 use millstream_pipelines::run::assemble::Topics;
 use serde_json::Value;
 

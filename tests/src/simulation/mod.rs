@@ -18,12 +18,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use millstream_connectors::broker::{Append, Broker, Message, Producer};
+use millstream_connectors::store::Folder;
+use millstream_connectors::store::simulated::SimulatedDisk;
 use millstream_engine::Fault;
 use millstream_engine::book::Book;
 use millstream_engine::run::{Actor, Simulation, Turn};
-use millstream_pipelines::plan::Pipeline;
+use millstream_pipelines::plan::{Delivery, Pipeline};
 use millstream_pipelines::run::sabotage::Sabotage;
-use millstream_pipelines::run::{Delivery, Options, Prepared, prepare};
+use millstream_pipelines::run::{Checkpointing, Options, Prepared, prepare};
 
 use crate::small::Random;
 use crate::{NOW_MS, Site, records};
@@ -82,6 +84,8 @@ struct World<'a> {
     /// One call in so many fails; none if 0.
     rarity: u64,
     clock: Arc<Jumping>,
+    /// Of the machine that runs are started on.
+    disk: SimulatedDisk,
     delivery: Delivery,
     sabotage: Option<Sabotage>,
     feeder: Box<dyn Producer>,
@@ -108,6 +112,8 @@ impl Lab {
         let broker = Unwaiting::default();
         let faults = Faults::default();
         faults.rule(&broker.0);
+        let disk = SimulatedDisk::new();
+        faults.rule_disk(&disk);
         if sabotage == Some(Sabotage::RetryInSameProducerEpoch) {
             broker.0.allow_careless();
         }
@@ -123,6 +129,7 @@ impl Lab {
             rarity: [0, 0, 60, 20, 8][random.below(5) as usize],
             feeder: broker.producer(FEEDER).expect("nothing fails for it"),
             clock: Arc::new(Jumping::new(NOW_MS)),
+            disk: disk.clone(),
             random,
             broker,
             faults,
@@ -151,6 +158,7 @@ impl World<'_> {
         }
         self.faults.end();
         self.feed(u64::MAX);
+        world::restart(&self.disk, &mut self.random);
         // Twice: what was committed is also what a replay reaches.
         for _ in 0..=self.random.below(2) {
             let mut run = self.start(true, frozen.is_some())?.ok_or("the last run does not start")?;
@@ -178,6 +186,13 @@ impl World<'_> {
         if finish {
             self.feed(u64::MAX);
         }
+        if zombie.is_some() {
+            // Its machine is out of reach, and so are its checkpoints.
+            self.disk = SimulatedDisk::new();
+            self.faults.rule_disk(&self.disk);
+        } else {
+            world::restart(&self.disk, &mut self.random);
+        }
         let Some(mut run) = self.start(finish, zombie.is_some())? else { return Ok(zombie) };
         let had_zombie = zombie.is_some();
         let turns = self.random.below(TURNS_BEFORE_KILL) as usize;
@@ -203,7 +218,10 @@ impl World<'_> {
     /// Whether a run may end so.
     fn excuse(&self, fault: &Fault, has_rival: bool) -> Checked<()> {
         let taken_over = has_rival && fault.to_string().contains("another run has taken over");
-        let is_excused = taken_over || fault.retry && self.rarity > 0;
+        let text = fault.to_string();
+        // A start may halt on a disk that cannot be read; one that cannot be written stops nobody.
+        let unread = text.contains("simulated: ") && (text.contains("cannot read /") || text.contains("cannot list /"));
+        let is_excused = taken_over || self.rarity > 0 && (fault.retry || unread);
         if is_excused { Ok(()) } else { Err(format!("run {} failed: {fault}", self.starts)) }
     }
 
@@ -213,7 +231,8 @@ impl World<'_> {
         let options = Options {
             until_idle: finish,
             workers: Some(1 + self.random.below(4) as usize),
-            delivery: self.delivery,
+            delivery: Some(self.delivery),
+            checkpoints: self.checkpoints(),
             max_records: Some(1 + self.random.below(20) as usize),
             clock: self.clock.clone(),
             book: Arc::new(Book::default()),
@@ -230,6 +249,14 @@ impl World<'_> {
             Ok(simulation) => Ok(Some(Run { number: self.starts, simulation, weights: BTreeMap::new() })),
             Err(fault) => self.excuse(&fault, has_rival).map(|()| None),
         }
+    }
+
+    /// On the machine's disk, or nowhere.
+    fn checkpoints(&mut self) -> Checkpointing {
+        if self.random.once_in(8) {
+            return Checkpointing::Off;
+        }
+        Checkpointing::At(Arc::new(Folder::on(self.disk.clone(), "/checkpoints")))
     }
 
     /// Gives turns until the run is done, its process dies, or there were enough; whether it is done.

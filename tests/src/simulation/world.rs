@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use millstream_connectors::broker::simulated::{Call, Injected, Operation, Simulated};
 use millstream_connectors::broker::{Broker, Fetched, Producer, Topic, TopicReader};
+use millstream_connectors::store::simulated::{
+    Call as DiskCall, Failure, Fate, Injected as DiskInjected, SimulatedDisk,
+};
 use millstream_engine::Result;
 use millstream_engine::source::Position;
 use millstream_engine::time::Clock;
@@ -100,6 +103,12 @@ impl Faults {
         broker.inject(move |call| faults.lock().becomes_of(call));
     }
 
+    /// From now on the disk asks here.
+    pub fn rule_disk(&self, disk: &SimulatedDisk) {
+        let faults = self.clone();
+        disk.inject(move |call| faults.lock().becomes_of_disk(call));
+    }
+
     /// Another process has the turn: one call in `rarity` goes wrong for it (none if that is 0), and after `left` calls it is
     /// dead.
     pub fn begin(&self, random: Random, rarity: u64, left: Option<u64>) {
@@ -134,6 +143,44 @@ impl State {
         let rarity = if call.operation == Operation::Read { self.rarity * 8 } else { self.rarity };
         if rarity > 0 && random.once_in(rarity) { fault(random) } else { Injected::Nothing }
     }
+}
+
+impl State {
+    fn becomes_of_disk(&mut self, _: &DiskCall<'_>) -> DiskInjected {
+        let Some(random) = self.random.as_mut() else { return DiskInjected::Nothing };
+        if self.dead {
+            return DiskInjected::Crash;
+        }
+        if let Some(left) = &mut self.left {
+            if *left == 0 {
+                self.dead = true;
+                return if random.once_in(2) { DiskInjected::Crash } else { DiskInjected::CrashAfter };
+            }
+            *left -= 1;
+        }
+        if self.rarity == 0 || !random.once_in(self.rarity * 2) {
+            return DiskInjected::Nothing;
+        }
+        let failure = if random.once_in(2) { Failure::Full } else { Failure::Broken };
+        match random.below(3) {
+            0 => DiskInjected::Fail(failure),
+            1 => DiskInjected::FailAfter(failure),
+            _ => DiskInjected::Short(random.below(200) as usize),
+        }
+    }
+}
+
+/// The machine is on again after its end: a process that was killed loses nothing that it wrote, a power cut may take
+/// anything that was not synced.
+pub fn restart(disk: &SimulatedDisk, random: &mut Random) {
+    let power_cut = random.once_in(2);
+    disk.restart(|_| match random.below(4) {
+        _ if !power_cut => Fate::Kept,
+        0 => Fate::Lost,
+        1 => Fate::Prefix(random.below(2000) as usize),
+        2 => Fate::Sectors(random.below(u64::MAX)),
+        _ => Fate::Kept,
+    });
 }
 
 fn fault(random: &mut Random) -> Injected {
