@@ -21,7 +21,7 @@ pub const DEFINITION: &str = r#"
 millstream: 1
 name: simulated
 broker: embedded
-checkpoints: {every_seconds: 1000000, every_bytes: 300, keep: 3}
+checkpoints: {every_seconds: 1000000, every_bytes: 120, keep: 3}
 sources:
   readings:
     from: {topic: {name: readings, partitions: 3}}

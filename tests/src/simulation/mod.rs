@@ -292,7 +292,7 @@ impl World<'_> {
     fn step(&mut self, run: &mut Run) {
         let random = &mut self.random;
         let actors: Vec<Actor> = run.simulation.actors().collect();
-        let mut weight = |actor| *run.weights.entry(actor).or_insert_with(|| [1, 4, 16][random.below(3) as usize]);
+        let mut weight = |actor| *run.weights.entry(actor).or_insert_with(|| [1, 6, 40][random.below(3) as usize]);
         let weights: Vec<(Actor, u64)> = actors.into_iter().map(|actor| (actor, weight(actor))).collect();
         let mut at = self.random.below(weights.iter().map(|(_, weight)| weight).sum());
         let picked = weights.into_iter().find(|(_, weight)| {
