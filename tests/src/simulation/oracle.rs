@@ -35,14 +35,17 @@ pub struct Row {
 /// A dead letter: source, partition, offset, step, raw bytes.
 pub type Letter = (String, u32, u64, String, Vec<u8>);
 
+/// Each sensor's last `x`, the model, and its digest.
+type Revision = (BTreeMap<String, f64>, Arc<dyn Predictor>, String);
+
 /// All that the records give.
 pub struct Oracle {
     /// By partition: the offset of each record, and the event time if it moved its partition's newest one.
     times: Vec<Vec<(u64, Option<i64>)>>,
     /// Where the examples are in the total order.
     places: Vec<Place>,
-    /// After so many examples: each sensor's last `x`, the model, and its digest.
-    revisions: Vec<(BTreeMap<String, f64>, Arc<dyn Predictor>, String)>,
+    /// What there is after so many examples.
+    revisions: Vec<Revision>,
     /// The sink's rows, in order.
     pub rows: Vec<Value>,
     /// The dead letters.

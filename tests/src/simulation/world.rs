@@ -196,9 +196,8 @@ fn fault(random: &mut Random) -> Injected {
 /// The last call of a process: nobody hears how it went.
 fn last(operation: Operation, random: &mut Random) -> Injected {
     match (operation, random.below(4)) {
-        (Operation::Commit, 1) => Injected::FailAfter,
         (Operation::Commit, 2) => Injected::Late(random.below(60)),
-        (Operation::Start | Operation::Send, 1 | 2) => Injected::FailAfter,
+        (Operation::Commit, 1) | (Operation::Start | Operation::Send, 1 | 2) => Injected::FailAfter,
         _ => Injected::Hang,
     }
 }
