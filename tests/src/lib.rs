@@ -1,5 +1,6 @@
 //! What the tests share: a pipeline on disk with its topics and runs, and one small pipeline with its input.
 
+pub mod simulation;
 pub mod small;
 
 use std::collections::BTreeMap;

@@ -54,6 +54,8 @@ pub struct Tenure {
     producer: Option<Box<dyn Producer>>,
     /// How many such appends there were in a row.
     lost: u32,
+    /// See [`Sabotage::RetryInSameProducerEpoch`](super::sabotage::Sabotage).
+    careless: bool,
 }
 
 /// A record of the topic.
@@ -114,11 +116,18 @@ impl Tenure {
             appends: 0,
             producer: None,
             lost: 0,
+            careless: false,
         };
         let producer = tenure.start()?;
         tenure.producer = Some(producer);
         tenure.seen = tenure.incarnation + 1;
         Ok(tenure)
+    }
+
+    /// From now on, it does not ask what became of an append.
+    #[doc(hidden)]
+    pub fn be_careless(&mut self) {
+        self.careless = true;
     }
 
     /// The topic.
@@ -185,6 +194,7 @@ impl Tenure {
         match Failure::of(&fault) {
             Failure::Again | Failure::Refused => Err(fault),
             Failure::Fenced => Err(self.taken_over(&fault.to_string())),
+            Failure::Open if self.careless => Err(Fault { retry: true, ..fault }),
             Failure::Open if self.lost >= LOST_MAX => Err(fault),
             Failure::Open => {
                 eprintln!("{}: {fault}; what became of it is read back", self.topic);
