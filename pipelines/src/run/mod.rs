@@ -36,9 +36,8 @@ use millstream_engine::time::{Clock, Stopwatch, SystemClock};
 use millstream_engine::{Fault, Result};
 use millstream_operators::registry::Registry;
 
-use crate::plan::Pipeline;
+use crate::plan::{Delivery, Pipeline};
 use assemble::Topics;
-pub use commit::Delivery;
 use commit::{Answers, BrokerCommit, Reached};
 use feed::Feeds;
 use journal::{Definition, History, Writer};
@@ -62,8 +61,8 @@ pub struct Options {
     pub speed: Option<f64>,
     /// Worker threads, instead of the definition's.
     pub workers: Option<usize>,
-    /// What a crash may do to what leaves.
-    pub delivery: Delivery,
+    /// What a crash may do to what leaves, instead of what the definition says.
+    pub delivery: Option<Delivery>,
     /// Records in an epoch at most, instead of the definition's.
     pub max_records: Option<usize>,
     /// Where to serve metrics, instead of the definition's address.
@@ -87,7 +86,7 @@ impl Options {
             until_idle: false,
             speed: None,
             workers: None,
-            delivery: Delivery::default(),
+            delivery: None,
             max_records: None,
             metrics: None,
             listening: None,
@@ -147,8 +146,11 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let world = assemble::world(pipeline, broker.clone());
     let graph = assemble::graph(pipeline, &world)?;
     let sources: Vec<String> = graph.sources.iter().map(|source| source.name.clone()).collect();
-    let definition =
-        Definition { definition: pipeline.digest.clone(), sources: sources.clone(), fingerprints: BTreeMap::new() };
+    let definition = Definition {
+        definition: pipeline.digest.clone(),
+        sources: sources.clone(),
+        fingerprints: pipeline.fingerprints(),
+    };
     let now_ms = options.clock.now_ms();
     // Fences an older run first: what is read after this is final.
     let tenure = Tenure::take(broker.clone(), &topics.progress, definition.says()?, now_ms)?;
@@ -158,7 +160,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let metrics = Arc::new(Metrics::default());
     let commit = BrokerCommit {
         tenure,
-        delivery: options.delivery,
+        delivery: options.delivery.unwrap_or(pipeline.delivery),
         sources,
         answers: answers(pipeline),
         sinks: commit::open_sinks(pipeline)?,
