@@ -1,12 +1,14 @@
 //! Whatever a broker does to any call of a run, no answer is missing or doubled, and the models are the same.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_connectors::broker::simulated::{Injected, Operation, Simulated};
 use millstream_engine::time::StepClock;
-use millstream_pipelines::run::{Delivery, Options, Summary, assemble};
+use millstream_pipelines::plan::Delivery;
+use millstream_pipelines::run::{Options, Summary, assemble};
 use millstream_tests::{NOW_MS, Record, Site, append, message, one_answer_each, progress, records};
 use serde_json::Value;
 
@@ -224,7 +226,7 @@ fn at_least_once_loses_nothing() {
     side_by_side(cases.collect(), |(what, nth)| {
         let (site, broker) = filled();
         inject_at(&broker, nth, what);
-        let options = || Options { delivery: Delivery::AtLeastOnce, ..options(&site, &broker) };
+        let options = || Options { delivery: Some(Delivery::AtLeastOnce), ..options(&site, &broker) };
         let (summary, _) = run_until_it_ends(&site, options);
         broker.heal();
         let mut answers: Vec<Record> = records(&broker, "answers");
@@ -323,7 +325,8 @@ fn contents(broker: &Simulated) -> BTreeMap<&'static str, Vec<Record>> {
 fn feeds_append_each_row_once() {
     let mut csv = "at,amount,returned\n".to_owned();
     for number in 0..9_000_u64 {
-        csv.push_str(&format!("{},{},{}\n", at(number), number % 11 + 1, number.is_multiple_of(3)));
+        // Writing to a string cannot fail.
+        let _ = writeln!(csv, "{},{},{}", at(number), number % 11 + 1, number.is_multiple_of(3));
     }
     let fed = || site(&(DEFINITION.to_owned() + FEEDS), &[("orders.csv", csv.as_bytes())]);
     let run = |what: Option<(u64, Operation, Injected)>| {
