@@ -1,8 +1,5 @@
-//! Whatever ends a run, the next one goes on with the same models, and no answer is lost or given twice.
+//! What a run finds that starts again, and when it refuses to go on.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,118 +9,11 @@ use millstream_engine::Blame;
 use millstream_engine::book::Book;
 use millstream_engine::source::Position;
 use millstream_pipelines::run::assemble::{self, Topics};
-use millstream_pipelines::run::{Options, Summary};
-use millstream_tests::small::{self, Random};
-use millstream_tests::{Record, Site, append, message, one_answer_each, progress, records};
+use millstream_pipelines::run::Options;
+use millstream_tests::small;
+use millstream_tests::{Record, Site, append, message, records};
 
-/// Names the folder of the site that a child process is to run.
-const CHILD: &str = "MILLSTREAM_TEST_CHILD";
 const SEED: u64 = 20_260_101;
-const KILLS: usize = 10;
-const SECONDS: u64 = 150;
-
-fn fed_site() -> Site {
-    let definition = small::definition("embedded", "") + small::FEEDS;
-    let files = small::files(SEED, SECONDS);
-    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, content)| (*name, content.as_slice())).collect();
-    Site::new(&definition, &files)
-}
-
-/// Small epochs, so that there are many moments to be killed at.
-fn small_epochs(site: &Site) -> Options {
-    Options { max_records: Some(5), ..site.options() }
-}
-
-/// Not a test of its own: what the child processes of the others run.
-#[test]
-fn child() {
-    if let Some(folder) = std::env::var_os(CHILD) {
-        let site = Site::at(PathBuf::from(folder));
-        site.run_with(&small_epochs(&site));
-    }
-}
-
-fn start_child(site: &Site) -> Child {
-    let program = std::env::current_exe().expect("tests know their program");
-    let mut command = Command::new(program);
-    command.args(["child", "--exact"]).env(CHILD, site.folder());
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts again")
-}
-
-/// How many epochs are committed.
-fn committed(broker: &dyn Broker) -> u64 {
-    progress(broker, "small").len() as u64
-}
-
-/// Waits until `epochs` are committed, or the child has ended by itself. Whether it has.
-fn wait_for(child: &mut Child, broker: &dyn Broker, epochs: u64) -> bool {
-    let journal = Topics::of("small").progress;
-    let end = broker.topic(&journal).expect("topics can be listed").expect("it was created").partitions[0].1;
-    let mut reader = broker.open(&journal, &[Position { partition: 0, offset: end }]).expect("the topic opens");
-    while committed(broker) < epochs {
-        if let Some(status) = child.try_wait().expect("it is our child") {
-            assert!(status.success(), "the child failed: {status}");
-            return true;
-        }
-        // Returns with the next commit, or soon.
-        reader.read(1, Duration::from_millis(5)).expect("the topic can be read");
-    }
-    false
-}
-
-fn digests(summary: &Summary) -> BTreeMap<&str, (u64, &str)> {
-    summary.models.iter().map(|(name, model)| (name.as_str(), (model.revision, model.digest.as_str()))).collect()
-}
-
-/// Records without their places, which depend on what else was going on.
-fn contents(records: Vec<Record>) -> Vec<(Option<String>, Vec<u8>)> {
-    let mut contents: Vec<_> = records.into_iter().map(|record| (record.key, record.value)).collect();
-    contents.sort();
-    contents
-}
-
-#[test]
-fn killed_at_any_moment_it_goes_on_as_if_nothing_had_happened() {
-    let whole = fed_site();
-    let expected = whole.run();
-    let site = fed_site();
-    let broker = site.broker();
-    let mut random = Random::new(SEED);
-    let mut kills = Vec::new();
-    while kills.len() < KILLS {
-        let more = random.below(14);
-        let mut child = start_child(&site);
-        let ended = wait_for(&mut child, &*broker, committed(&*broker) + more);
-        assert!(!ended, "the input is too short for {KILLS} kills: seed {SEED}, after {kills:?}");
-        child.kill().expect("it is our child");
-        child.wait().expect("it is our child");
-        kills.push(committed(&*broker));
-    }
-    println!("seed {SEED}: killed after {kills:?} epochs");
-    assert!(kills.windows(2).all(|pair| pair[0] <= pair[1]) && kills[KILLS - 1] > 10, "{kills:?}");
-
-    let last = site.run_with(&small_epochs(&site));
-    assert_eq!(last.epochs_replayed, kills[KILLS - 1]);
-    assert_eq!(digests(&last), digests(&expected), "seed {SEED}, killed after {kills:?}");
-    for topic in ["weather", "readings", "questions"] {
-        assert_eq!(site.records(topic), whole.records(topic), "the feeds went on exactly: {topic}");
-    }
-    assert_eq!(last.records, expected.records);
-    let answers = one_answer_each(&site.records("questions"), &site.answers());
-    let refused: Vec<_> = answers.iter().filter(|answer| answer.get("error").is_some()).collect();
-    assert!(refused.is_empty(), "all can be answered: {refused:?}");
-    assert_eq!(contents(site.records("rows")), contents(whole.records("rows")), "the sink has each row once");
-    let epochs: Vec<u64> =
-        site.progress().iter().map(|progress| progress["binding"]["epoch"].as_u64().expect("a number")).collect();
-    assert!(epochs.iter().copied().eq(0..epochs.len() as u64), "epochs follow one another: {epochs:?}");
-
-    // What was committed is what a replay reaches; it says so itself if not.
-    let answers = site.answers();
-    let replayed = site.run_with(&small_epochs(&site));
-    assert_eq!((replayed.epochs, replayed.epochs_replayed), (0, epochs.len() as u64));
-    assert_eq!((digests(&replayed), replayed.answers), (digests(&expected), last.answers));
-    assert_eq!(site.answers(), answers, "a replay answers nothing again");
-}
 
 /// A site that has learned, and answered some questions.
 fn learned_site() -> Site {

@@ -17,7 +17,7 @@ use millstream_connectors::sources::World;
 use millstream_engine::book::Book;
 use millstream_engine::source::{Decoder, Position, Reader};
 use millstream_engine::time::Stopwatch;
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result, failpoint};
 
 use crate::plan;
 use crate::run::tenure::{Appended, Tenure};
@@ -136,7 +136,7 @@ impl Feeds {
             self.batch = Some(std::mem::take(&mut self.pending).batch(self.tenure.topic()));
         }
         if let Some(batch) = &self.batch {
-            append(&mut self.tenure, batch)?;
+            failpoint::around("feed.append", || append(&mut self.tenure, batch))?;
             self.batch = None;
             return Ok(Turn::Fed);
         }
