@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::BinaryArray;
 use millstream_connectors::broker::kafka::Kafka;
-use millstream_connectors::broker::{Append, Broker, Message, Producer};
+use millstream_connectors::broker::{Append, Broker, Failure, Message, Producer};
 use millstream_engine::raw::Payload;
 use millstream_engine::source::Position;
 
@@ -124,7 +124,21 @@ fn a_producer_that_lost_a_request_is_used_no_more() {
     producer.append(&pair(&name, "once")).unwrap();
     assert!(proxy.has_lost());
     let error = producer.append(&pair(&name, "more")).unwrap_err();
-    assert!(!error.retry && error.message.contains("make a new producer"), "{error}");
+    assert!(Failure::of(&error) == Failure::Open && error.message.contains("make a new producer"), "{error}");
+    let mut next = broker.producer(&name).unwrap();
+    assert_eq!(read_all(&broker, &mut *next, &name), [["once"], ["once"]]);
+}
+
+/// Servers that are newer than the client have codes that it has no name for.
+#[test]
+fn an_unknown_code_leaves_the_outcome_open_and_is_named() {
+    let Some((proxy, broker, name)) = start() else { return };
+    broker.create(&name, 2).unwrap();
+    let mut producer = broker.producer(&name).unwrap();
+    proxy.lose(26, Lost::Code(125));
+    let error = producer.append(&pair(&name, "once")).unwrap_err();
+    assert!(Failure::of(&error) == Failure::Open && error.message.contains("unknown ERR_125?"), "{error}");
+    assert!(producer.append(&pair(&name, "once")).unwrap_err().message.contains("make a new producer"));
     let mut next = broker.producer(&name).unwrap();
     assert_eq!(read_all(&broker, &mut *next, &name), [["once"], ["once"]]);
 }
@@ -150,7 +164,7 @@ fn what_is_sent_without_a_transaction_is_visible_at_once_and_lost_never() {
     producer.send(&pair(&name, "old")).unwrap();
     expected.push("old".to_owned());
     let error = producer.append(&pair(&name, "fenced")).unwrap_err();
-    assert!(error.message.ends_with("is fenced: a newer producer with this id has started"), "{error}");
+    assert_eq!(Failure::of(&error), Failure::Fenced, "{error}");
     let seen = read_all(&broker, &mut *newer, &name).map(|mut values| {
         values.dedup();
         values

@@ -5,9 +5,12 @@
 //!                                          └────► Report (all findings at once)
 //! ```
 
+pub mod audit;
 pub mod catalogue;
 mod check;
 pub mod definition;
+pub mod diff;
+pub mod fingerprint;
 pub mod graph;
 pub mod list;
 mod load;

@@ -5,7 +5,7 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use commands::{models, run, topic};
+use commands::{audit, diff, models, run, topic};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -54,6 +54,16 @@ enum Command {
     /// SIGINT and SIGTERM stop it after its open epochs. Started again, it goes on where it was: with the same models,
     /// and no answer lost or sent twice.
     Run(run::Arguments),
+    /// Tells what becomes of the state of each part when a definition is replaced by another.
+    ///
+    /// Exit code 0: all is kept, or can be made again from the log. 3: some is lost, since the log no longer holds what it
+    /// was made of. 2: a definition is bad.
+    Diff(diff::Arguments),
+    /// Proves from the topics alone that nothing is lost, doubled or different; runs nothing and writes nothing.
+    ///
+    /// Each request answered once, each record bound once and still the same, each epoch's answers those that it gave.
+    /// Exit code 0: sound. 1: something is wrong; each place is named.
+    Audit(audit::Arguments),
     /// Looks at a pipeline's topics, or adds to them.
     Topic(topic::Arguments),
     /// Shows the promoted versions of a pipeline's models.
@@ -88,6 +98,8 @@ fn main() -> ExitCode {
         Command::Graph { file, format } => commands::graph(&file, format),
         Command::List { kind } => commands::list(kind.as_deref()),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
     }

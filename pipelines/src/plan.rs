@@ -19,13 +19,13 @@ use millstream_operators::registry::PromotionRule;
 use serde_json::Value;
 
 use crate::definition::Secrets;
-pub use crate::shape::Epochs;
+pub use crate::shape::{Checkpoints, Delivery, Epochs};
 
 /// A planned pipeline.
 pub struct Pipeline {
     /// Its name.
     pub name: String,
-    /// The definition's fingerprint: without comments, blanks and secrets.
+    /// The definition's fingerprint: of what may change results, without comments, blanks and secrets.
     pub digest: String,
     /// What relative paths are relative to: the definition's folder.
     pub folder: PathBuf,
@@ -33,6 +33,10 @@ pub struct Pipeline {
     pub broker: BrokerConfig,
     /// How records are grouped.
     pub epochs: Epochs,
+    /// How often all state is written down, and where.
+    pub checkpoints: Checkpoints,
+    /// What a crash may do to what leaves.
+    pub delivery: Delivery,
     /// How many worker threads there are, at least one.
     pub workers: usize,
     /// Producers.
@@ -107,6 +111,8 @@ pub struct Source {
     pub lateness_ms: i64,
     /// How long a partition may be silent before nobody waits for it.
     pub idle_ms: i64,
+    /// The digest of its configuration, as far as its rows depend on it.
+    pub configuration: String,
 }
 
 /// A cleansing step or a model.
@@ -119,6 +125,8 @@ pub struct Node {
     pub kind: &'static str,
     /// What its ports read, port 0 first.
     pub inputs: Vec<Input>,
+    /// The digest of its own configuration, as far as its rows and its state depend on it.
+    pub configuration: String,
     /// What runs.
     pub step: Step,
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use millstream_engine::binder::Limits;
 use millstream_operators::registry::PromotionConfig;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A Millstream pipeline: topics and files flow through cleansing steps into models that answer requests.
@@ -24,6 +24,12 @@ pub struct Definition {
     /// How records are grouped before they enter the pipeline.
     #[serde(default)]
     pub epochs: Epochs,
+    /// How often all state is written down, so that a restart replays only what came after.
+    #[serde(default)]
+    pub checkpoints: Checkpoints,
+    /// What a crash may do to answers, dead letters and sinks.
+    #[serde(default)]
+    pub delivery: Delivery,
     /// How many threads work; as many as there are cores by default.
     #[schemars(range(min = 1, max = 1024))]
     pub workers: Option<usize>,
@@ -72,6 +78,41 @@ impl Default for Epochs {
         let Limits { max_records, max_bytes, in_flight_bytes, .. } = Limits::default();
         Self { max_records: max_records as u64, max_bytes: max_bytes as u64, in_flight_bytes: in_flight_bytes as u64 }
     }
+}
+
+/// How often all state is written down, so that a restart replays only what came after. It is time when one of the two
+/// limits has been reached.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoints {
+    /// A folder, or the URL of an object store (`s3://bucket/prefix`); by default `checkpoints/` in the state directory.
+    pub to: Option<String>,
+    /// Seconds between two checkpoints at most, while there is something new.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub every_seconds: f64,
+    /// Bytes of records that a restart replays, at most about.
+    #[schemars(range(min = 1))]
+    pub every_bytes: u64,
+    /// How many checkpoints are kept. Should the newest turn out to be damaged, the one before it is used.
+    #[schemars(range(min = 3))]
+    pub keep: usize,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { to: None, every_seconds: 30.0, every_bytes: 1 << 30, keep: 3 }
+    }
+}
+
+/// What a crash may do to answers, dead letters and sinks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Nothing: they and the progress become visible together, in one transaction.
+    #[default]
+    ExactlyOnce,
+    /// Some may come twice: they go out at once, and the progress after them.
+    AtLeastOnce,
 }
 
 /// A producer, which fills a topic.

@@ -7,7 +7,7 @@ use millstream_operators::registry::PromotionRule;
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::definition::{Definition, Secrets};
 use millstream_pipelines::graph::Picture;
-use millstream_pipelines::plan::{Input, Pipeline};
+use millstream_pipelines::plan::{Checkpoints, Delivery, Input, Pipeline};
 use millstream_pipelines::report::Report;
 use millstream_pipelines::{check, load, schema};
 
@@ -210,4 +210,105 @@ fn exit_codes_and_streams() {
     assert_eq!(millstream(&["list", "join_as_of"]).0, Some(0));
     assert_eq!(millstream(&["list", "join_as_off"]).0, Some(2));
     assert_eq!(millstream(&["nothing"]).0, Some(2));
+}
+
+/// Parts whose fingerprints differ between the shared definition and `text`, those that only one has included.
+fn changed(text: &str) -> Vec<String> {
+    let (before, after) = (plan(FLIGHTS).fingerprints(), plan(text).fingerprints());
+    let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
+}
+
+#[test]
+fn a_fingerprint_changes_with_whatever_its_part_is_made_of_and_with_nothing_else() {
+    const MODEL: [&str; 1] = ["late"];
+    let known = |from: usize| {
+        let steps = ["0/require", "1/derive", "2/join_as_of", "3/impute"];
+        let mut labels: Vec<String> = steps[from..].iter().map(|step| format!("flights_known/{step}")).collect();
+        labels.extend(MODEL.map(str::to_owned));
+        labels
+    };
+    let with = |more: &[&str], rest: Vec<String>| {
+        let mut all: Vec<String> = more.iter().map(|name| (*name).to_owned()).chain(rest).collect();
+        all.sort();
+        all
+    };
+    let cases: [(&str, &str, Vec<String>); 16] = [
+        // What changes no result.
+        ("workers: 2", "workers: 7", vec![]),
+        ("epochs: {max_records: 1000}", "checkpoints: {keep: 9}\ndelivery: at_least_once", vec![]),
+        ("idle_seconds: 2", "idle_seconds: 3", vec![]),
+        ("promote: {every_examples: 20000}", "promote: {every_examples: 2}", vec![]),
+        ("    input: flights\n    steps:", "    # A comment.\n    input: \"flights\"\n    steps:", vec![]),
+        // An alias, a stream, and a source that are called differently: names change, content does not.
+        ("  same: {input: flights_known}", "  same: {input: flights_known, steps: []}", vec![]),
+        // A step, and all after it.
+        ("arr_delay > 15", "arr_delay > 16", known(1)),
+        ("with: mean", "with: median", known(3)),
+        ("within_seconds: 10800", "within_seconds: 10801", known(2)),
+        ("learner: logistic_regression", "learner: {logistic_regression: {update: ftrl}}", known(4)),
+        // What is joined.
+        ("wind_speed < 200", "wind_speed < 199", with(&["weather_clean/0/require"], known(2))),
+        // A source, and all after it.
+        (
+            "lateness_seconds: 1.5",
+            "lateness_seconds: 2",
+            with(&["source/weather", "weather_clean/0/require"], known(2)),
+        ),
+        ("{column: known_at}", "{column: known_at, lateness_seconds: 1}", with(&["source/flights"], known(0))),
+        ("{carrier: text, origin: text,", "{origin: text, carrier: text,", with(&["source/flights"], known(0))),
+        // Questions.
+        ("topic: flight-questions", "topic: other-questions", vec!["request/questions".to_owned()]),
+        ("topic: flight-answers", "topic: other-answers", vec![]),
+    ];
+    for (from, to, expected) in cases {
+        let text = FLIGHTS.replace(from, to);
+        assert_ne!(text, FLIGHTS, "{from}");
+        assert_eq!(changed(&text), expected, "{from} -> {to}");
+    }
+}
+
+/// What things are called is no part of what they are.
+#[test]
+fn fingerprints_do_not_know_names() {
+    let values = |text: &str| {
+        let mut values: Vec<String> = plan(text).fingerprints().into_values().collect();
+        values.sort();
+        values
+    };
+    let renamed = FLIGHTS
+        .replace("weather_clean", "sky")
+        .replace("flights_known", "landed")
+        .replace("  late:\n", "  delayed:\n")
+        .replace("model: late", "model: delayed")
+        .replace("from: late", "from: delayed")
+        .replace("  questions: {", "  asked: {");
+    assert_ne!(plan(FLIGHTS).fingerprints(), plan(&renamed).fingerprints());
+    assert_eq!(values(FLIGHTS), values(&renamed));
+    // A column that has the name of the joined stream is another column all the same.
+    let columns = |stream: &str, column: &str| {
+        format!(
+            "millstream: 1\nname: a\nsources: {{s: {{from: {{topic: {{name: t}}}}, format: json, \
+             columns: {{k: text, v: text, w: text, at: timestamp}}}}}}\nstreams:\n  {stream}: {{input: s}}\n  \
+             joined: {{input: s, steps: [{{join_as_of: {{columns: [{column}], with: {stream}, by: [k], \
+             within_seconds: 1, prefix: p_}}}}]}}\n"
+        )
+    };
+    assert_eq!(values(&columns("x", "v")), values(&columns("y", "v")));
+    assert_ne!(values(&columns("v", "v")), values(&columns("w", "w")));
+}
+
+#[test]
+fn checkpoints_and_delivery_are_read() {
+    let plain = plan(FLIGHTS);
+    assert_eq!((plain.checkpoints.clone(), plain.delivery), (Checkpoints::default(), Delivery::ExactlyOnce));
+    let text = format!(
+        "{FLIGHTS}checkpoints: {{to: \"s3://bucket/a\", every_seconds: 0.5, every_bytes: 7, keep: 4}}\ndelivery: at_least_once\n"
+    );
+    let other = plan(&text);
+    let expected = Checkpoints { to: Some("s3://bucket/a".to_owned()), every_seconds: 0.5, every_bytes: 7, keep: 4 };
+    assert_eq!((other.checkpoints, other.delivery), (expected, Delivery::AtLeastOnce));
+    assert_eq!(other.digest, plain.digest, "they change no result");
+    let partly = plan(&format!("{FLIGHTS}checkpoints: {{keep: 5}}\n"));
+    assert_eq!(partly.checkpoints, Checkpoints { keep: 5, ..Checkpoints::default() });
 }

@@ -13,13 +13,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What is lost, with the connection.
+/// What becomes of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// The request: the server never sees it.
+    /// It is lost with the connection: the server never sees it.
     Request,
-    /// The answer: the server has done what it says.
+    /// Its answer is lost with the connection: the server has done what it says.
     Answer,
+    /// The answer says this code instead of its own, which must be the last field: as in that of `EndTxn`.
+    Code(i16),
 }
 
 /// The way to a server; it ends with the program.
@@ -87,7 +89,7 @@ impl Proxy {
         self.shared.state().delay = delay / 2;
     }
 
-    /// Loses the next request of the kind `api`, or its answer.
+    /// Loses the next request of the kind `api`, or its answer, or what that says.
     pub fn lose(&self, api: i16, lost: Lost) {
         self.shared.state().lose = Some((api, lost));
     }
@@ -141,7 +143,7 @@ impl Shared {
             stream.set_nodelay(true)?;
             self.state().open.push(stream.try_clone()?);
         }
-        // For each request that was not answered yet, whether its answer is lost.
+        // For each request that was not answered yet, what becomes of its answer.
         let asked = Arc::new(Mutex::new(VecDeque::new()));
         let (shared, queue) = (Arc::clone(self), Arc::clone(&asked));
         let (from, to) = (client.try_clone()?, server.try_clone()?);
@@ -149,7 +151,7 @@ impl Shared {
             shared.pump(from, &to, |frame| {
                 let api = i16::from_be_bytes([frame[4], frame[5]]);
                 let lost = shared.state().lose.take_if(|(wanted, _)| *wanted == api).map(|(_, lost)| lost);
-                queue.lock().unwrap().push_back(lost == Some(Lost::Answer));
+                queue.lock().unwrap().push_back(lost);
                 lost != Some(Lost::Request)
             });
         });
@@ -157,7 +159,11 @@ impl Shared {
         thread::spawn(move || {
             shared.pump(server, &client, |frame| {
                 shared.readdress(frame);
-                asked.lock().unwrap().pop_front() != Some(true)
+                let lost = asked.lock().unwrap().pop_front().flatten();
+                if let Some(Lost::Code(code)) = lost {
+                    frame.splice(frame.len() - 2.., code.to_be_bytes());
+                }
+                lost != Some(Lost::Answer)
             });
         });
         Ok(())

@@ -11,6 +11,7 @@ use super::sources::{Columns, Tried};
 use super::streams::{Graph, plan_node};
 use super::{Checker, Known, config, section_of};
 use crate::definition::{Entry, Node};
+use crate::fingerprint;
 use crate::plan::{self, Input};
 use crate::report::Finding;
 use crate::shape;
@@ -57,7 +58,12 @@ impl Checker<'_> {
         own.retain(|key, _| !matches!(key.as_str(), "input" | "promote"));
         let streams = graph.known.iter().map(|(name, known)| (name.clone(), known.schema.clone())).collect();
         match (self.catalogue.model.plan)(&config, &StepInput { schema: &input.schema, streams: &streams }) {
-            Ok(step) => Some((plan_node(entry.key.clone(), &entry.key, "model", step, input, graph), config, promote)),
+            Ok(step) => {
+                // When versions are promoted does not change what is learned.
+                let own = fingerprint::of_keys("model", &entry.value, &["input", "promote"]);
+                let node = plan_node((entry.key.clone(), &entry.key), ("model", own), step, input, graph);
+                Some((node, config, promote))
+            }
             Err(problems) => {
                 self.own_problems(entry, &input.doubt, problems);
                 None
@@ -186,6 +192,7 @@ impl Checker<'_> {
             event_time: entered.event_time,
             lateness_ms: entered.lateness_ms,
             idle_ms: entered.idle_ms,
+            configuration: fingerprint::of_topic(&shape.topic, shape.partitions),
         })
     }
 

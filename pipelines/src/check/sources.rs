@@ -11,6 +11,7 @@ use serde_json::json;
 use super::doubt::Doubt;
 use super::{Checker, component, config, section_of};
 use crate::definition::{Entry, Node, Span};
+use crate::fingerprint;
 use crate::plan;
 use crate::report::Finding;
 use crate::shape::{self, ColumnType};
@@ -64,6 +65,8 @@ impl Checker<'_> {
                     event_time,
                     lateness_ms: shape.event_time.map_or(0, |event_time| milliseconds(event_time.lateness_seconds)),
                     idle_ms: milliseconds(shape.idle_seconds),
+                    // Whether a partition is idle is decided as records come, and recorded.
+                    configuration: fingerprint::of_keys("source", node, &["idle_seconds"]),
                 }
             });
         (source, columns)

@@ -15,6 +15,7 @@ use super::doubt::Doubt;
 use super::sources::Tried;
 use super::{Checker, Known, component, config, section_of};
 use crate::definition::{Entry, Node};
+use crate::fingerprint;
 use crate::plan::{self, Input};
 use crate::report::Finding;
 
@@ -190,7 +191,8 @@ impl Checker<'_> {
             match (kind.plan)(&config(&configured, &self.secrets), &input) {
                 Ok(step) => {
                     let label = format!("{}/{index}/{}", entry.key, kind.name);
-                    chain.add(plan_node(label, &entry.key, kind.name, step, &chain.known, graph), graph);
+                    let own = fingerprint::of_step(kind.name, &configured.value, &step.others);
+                    chain.add(plan_node((label, &entry.key), (kind.name, own), step, &chain.known, graph), graph);
                 }
                 Err(problems) => chain.fail(&configured, &others, problems),
             }
@@ -226,13 +228,13 @@ impl Chain {
 
 /// A node whose inputs are known.
 pub(super) fn plan_node(
-    label: String,
-    of: &str,
-    kind: &'static str,
+    (label, of): (String, &str),
+    (kind, configuration): (&'static str, String),
     step: Step,
     input: &Known,
     graph: &Graph,
 ) -> plan::Node {
     let others = step.others.iter().filter_map(|other| graph.known.get(other)).map(|known| known.output);
-    plan::Node { label, of: of.to_owned(), kind, inputs: [input.output].into_iter().chain(others).collect(), step }
+    let inputs = [input.output].into_iter().chain(others).collect();
+    plan::Node { label, of: of.to_owned(), kind, inputs, configuration, step }
 }

@@ -1,5 +1,8 @@
-//! What each subcommand does, and the exit codes: 0 done, 1 the run failed, 2 a bad definition or command line.
+//! What each subcommand does, and the exit codes: 0 done, 1 the run failed or the audit found
+//! something wrong, 2 a bad definition or command line, 3 the new definition would lose state.
 
+pub(crate) mod audit;
+pub(crate) mod diff;
 pub(crate) mod models;
 pub(crate) mod run;
 pub(crate) mod topic;

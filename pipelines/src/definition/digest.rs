@@ -2,14 +2,36 @@
 
 use blake3::Hasher;
 
-use super::node::{Data, Node};
+use super::node::{Data, Entry, Node};
 
-/// BLAKE3 over the tree, in hexadecimal. Comments, blanks and quoting do not count; the order of keys does, since it
-/// numbers the sources and orders the columns. Secrets count by their references.
+/// What may be changed from run to run, since no result depends on it:
+///
+/// - `epochs`, `workers`: results depend neither on how the stream was cut nor on how many work on it. Which revision
+///   answers a request does depend on the cut, but that is recorded before it is used;
+/// - `checkpoints`, `delivery`: how often state is written down, and how what leaves becomes durable;
+/// - `serve`: an address.
+///
+/// Everything else counts, also where it seems harmless: the digest is what a replay stands on.
+const OPERATIONAL: [&str; 5] = ["epochs", "workers", "checkpoints", "delivery", "serve"];
+
+/// BLAKE3 over all of the tree that may change results, in hexadecimal. Comments, blanks and quoting do not count; the
+/// order of keys does, since it numbers the sources and orders the columns. Secrets count by their references.
 pub(super) fn digest(root: &Node) -> String {
+    let counts = |entry: &Entry| !OPERATIONAL.contains(&entry.key.as_str());
+    match &root.data {
+        Data::Map(entries) => {
+            let entries = entries.iter().filter(|entry| counts(entry)).cloned().collect();
+            of("definition", &Node::new(root.span, Data::Map(entries)))
+        }
+        _ => of("definition", root),
+    }
+}
+
+/// BLAKE3 over a whole tree that stands for `what`, in hexadecimal.
+pub fn of(what: &str, node: &Node) -> String {
     let mut hasher = Hasher::new();
-    hasher.update(b"millstream definition 1");
-    write(root, &mut hasher);
+    hasher.update(format!("millstream {what} 1").as_bytes());
+    write(node, &mut hasher);
     hasher.finalize().to_hex().to_string()
 }
 

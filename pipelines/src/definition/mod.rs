@@ -13,6 +13,7 @@ mod secret;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use digest::of as digest_of;
 pub use node::{Data, Entry, Node, Span};
 pub use secret::{Reference, Secrets};
 
@@ -29,7 +30,7 @@ pub struct Definition {
     pub root: Node,
     /// What is wrong with its form.
     pub findings: Vec<Finding>,
-    /// Its fingerprint, without comments, blanks and secrets.
+    /// Its fingerprint: of what may change results, without comments, blanks and secrets.
     pub digest: String,
 }
 

@@ -109,6 +109,23 @@ fn the_digest_sees_meaning_and_order_only() {
 }
 
 #[test]
+fn the_digest_leaves_out_what_changes_no_result() {
+    let digest = |text: &str| parse(text).digest;
+    let plain = digest("{name: a, sources: {s: {workers: 1}}}");
+    for more in [
+        "workers: 3",
+        "delivery: at_least_once",
+        "checkpoints: {keep: 5}",
+        "epochs: {max_records: 7}",
+        "serve: {metrics: '127.0.0.1:1'}",
+    ] {
+        assert_eq!(digest(&format!("{{name: a, {more}, sources: {{s: {{workers: 1}}}}}}")), plain, "{more}");
+    }
+    // Only at the top.
+    assert_ne!(digest("{name: a, sources: {s: {workers: 2}}}"), plain);
+}
+
+#[test]
 fn secrets_are_looked_up_once_and_never_shown() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::write(folder.path().join("secret"), "c4n4ry\n").expect("a file");

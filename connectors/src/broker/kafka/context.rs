@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
 
-use super::errors::{Meaning, meaning, passes};
+use super::errors::{self, passes};
 
 /// Listens to one client.
 #[derive(Clone, Debug, Default)]
@@ -49,12 +49,12 @@ impl Context {
     pub(super) fn fault(&self, doing: impl Display, error: KafkaError) -> Fault {
         let why = self.with(|heard| heard.line.take()).map_or(String::new(), |line| format!(" ({line})"));
         let message = format!("cannot {doing}{why}");
-        let code = error.rdkafka_error_code();
-        let fault = match code {
+        let fault = match errors::code(&error) {
             Some(code) if passes(code) => Fault::retry(message),
-            // The message that follows may not name it.
-            Some(code) if meaning(code) == Meaning::Unknown => Fault::world(format!("{message} (unknown {code:?})")),
-            _ => Fault::world(message),
+            _ => Fault::world(match errors::unknown(&error) {
+                Some(name) => format!("{message} (unknown {name})"),
+                None => message,
+            }),
         };
         fault.because(error)
     }

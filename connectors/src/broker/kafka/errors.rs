@@ -208,6 +208,29 @@ pub(super) fn meaning(code: RDKafkaErrorCode) -> Meaning {
     }
 }
 
+/// The code of an error. One that the client has no name for is none: to ask for it would be undefined. (A transaction
+/// tells its code's name as well; where a message tells a code, it is asked for by the client before anybody can know.)
+pub(super) fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::Transaction(error) if is_nameless(&error.name()) => None,
+        error => error.rdkafka_error_code(),
+    }
+}
+
+/// What the client calls a code that it has no name for: `ERR_125?`.
+fn is_nameless(name: &str) -> bool {
+    name.starts_with("ERR_") && name.ends_with('?')
+}
+
+/// What the error is called, where its code is not in the table.
+pub(super) fn unknown(error: &KafkaError) -> Option<String> {
+    match (code(error), error) {
+        (None, KafkaError::Transaction(error)) => Some(error.name()),
+        (Some(code), _) if meaning(code) == Meaning::Unknown => Some(format!("{code:?}")),
+        _ => None,
+    }
+}
+
 /// Whether the same question may be answered later. Only for calls that may be made twice: never for a transaction.
 pub(super) fn passes(code: RDKafkaErrorCode) -> bool {
     matches!(meaning(code), Meaning::Passes | Meaning::Unanswered)
@@ -228,7 +251,7 @@ pub(super) enum Verdict {
 
 /// What an error means while nothing has been committed. Anything unknown leaves the outcome open.
 pub(super) fn classify(error: &KafkaError) -> Verdict {
-    let meaning = error.rdkafka_error_code().map_or(Meaning::Unknown, meaning);
+    let meaning = code(error).map_or(Meaning::Unknown, meaning);
     match (meaning, error) {
         (Meaning::Fenced, _) => Verdict::Fenced,
         (Meaning::Unanswered | Meaning::Unknown, _) => Verdict::Open,

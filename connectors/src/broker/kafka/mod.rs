@@ -5,8 +5,9 @@
 //! send   ─►          send all ─► poll until nothing is in flight                    (idempotent, another client)
 //! read   ─► assigned partitions, read_committed ─► columns, a partition at a time   (no group, no commits)
 //! ```
-//! Checked against noida-db 0.2.3 (wire, headers, transactions, fencing, out-of-range offsets) and against librdkafka's
-//! mock cluster (error codes); not against Apache Kafka itself.
+//! Checked against noida-db 0.2.3 (wire, headers, transactions, fencing, out-of-range offsets; through a proxy also lost
+//! requests and answers, a server that is away or slow) and against librdkafka's mock cluster (error codes); not against
+//! Apache Kafka itself.
 
 mod context;
 mod errors;
@@ -110,7 +111,7 @@ impl Questions {
             match self.client.fetch_metadata(topic, wait) {
                 Ok(metadata) => break metadata,
                 // A slow server answers in time some day; one that is not there is asked again soon.
-                Err(_) if start.elapsed() < patience => wait = (2 * wait).min(ANSWER),
+                Err(_) if start.elapsed() < patience => wait = (2 * wait).min(patience.saturating_sub(start.elapsed())),
                 Err(error) => return Err(self.context.fault(format!("{doing} at {}", self.servers), error)),
             }
         };

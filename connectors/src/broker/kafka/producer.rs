@@ -8,7 +8,7 @@ use millstream_engine::{Fault, Result, failpoint};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 
-use super::errors::{Verdict, classify, classify_commit};
+use super::errors::{Verdict, classify, classify_commit, code};
 use super::outbox::{Outbox, POLL, Undelivered};
 use super::{Questions, options};
 use crate::broker::partition::Partitioner;
@@ -99,7 +99,7 @@ impl Transactions {
     /// What made the client give up messages that it had not sent yet. It tells who asks to commit; that cannot work
     /// any more, and were it to, the outcome would be open.
     fn why(&self, error: KafkaError) -> KafkaError {
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeQueue) {
+        if code(&error) != Some(RDKafkaErrorCode::PurgeQueue) {
             return error;
         }
         self.outbox.client.commit_transaction(STEP).err().unwrap_or(KafkaError::Global(RDKafkaErrorCode::State))
@@ -136,12 +136,12 @@ impl Transactions {
         };
         self.outbox.context.take_undelivered();
         fault.retry &= definite;
-        if definite {
-            fault.message = format!("{} (nothing was appended)", fault.message);
-        } else {
+        if !definite {
             self.ended = Some(Ended::Open);
+            return fault;
         }
-        fault
+        fault.message = format!("{} (nothing was appended)", fault.message);
+        if fault.retry { fault } else { faults::refused(fault) }
     }
 
     fn abort(&self) -> bool {

@@ -3,7 +3,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Produc
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Err};
 
 use super::*;
-use crate::broker::{Append, Message};
+use crate::broker::{Append, Failure, Message};
 
 fn options(servers: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("bootstrap.servers".to_owned(), servers.to_owned())])
@@ -127,32 +127,13 @@ fn open_transactions_are_hidden_and_aborted() {
     assert_eq!(fetched.records.offsets[..], [1]);
 }
 
-/// What became of an append.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Done,
-    /// Nothing was appended; whether the same call may be made again.
-    Undone {
-        retry: bool,
-    },
-    Fenced,
-    Open,
-}
-
-fn outcome(result: &Result<()>) -> Outcome {
-    match result {
-        Ok(()) => Outcome::Done,
-        Err(fault) if fault.message.ends_with("(nothing was appended)") => Outcome::Undone { retry: fault.retry },
-        Err(fault) if fault.message.contains("a newer producer with this id has started") => Outcome::Fenced,
-        Err(fault) => {
-            assert!(!fault.retry, "{fault}");
-            Outcome::Open
-        }
-    }
+/// What became of an append; `None` where it is done.
+fn outcome(result: &Result<()>) -> Option<Failure> {
+    result.as_ref().err().map(Failure::of)
 }
 
 /// What is to become of an append when one of its requests is answered with `code`.
-fn expected(step: Api, code: Err) -> Outcome {
+fn expected(step: Api, code: Err) -> Option<Failure> {
     use Err::*;
     // What the client sends again by itself.
     let again = match step {
@@ -182,15 +163,15 @@ fn expected(step: Api, code: Err) -> Outcome {
     };
     let meaning = errors::meaning(code.into());
     match (step, meaning) {
-        _ if again => Outcome::Done,
+        _ if again => None,
         // Each of these is asked until it is answered, or the messages time out.
-        (Api::AddPartitionsToTxn | Api::Produce, _) if code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => Outcome::Done,
+        (Api::AddPartitionsToTxn | Api::Produce, _) if code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => None,
         // The log has it already.
-        (Api::Produce, _) if code == RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER => Outcome::Done,
-        (_, errors::Meaning::Fenced) => Outcome::Fenced,
+        (Api::Produce, _) if code == RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER => None,
+        (_, errors::Meaning::Fenced) => Some(Failure::Fenced),
         (Api::EndTxn, _)
         | (_, errors::Meaning::Unknown | errors::Meaning::Unanswered)
-        | (Api::Produce, errors::Meaning::Broken) => Outcome::Open,
+        | (Api::Produce, errors::Meaning::Broken) => Some(Failure::Open),
         // The client gives itself up.
         (Api::AddPartitionsToTxn, _)
             if matches!(
@@ -200,9 +181,10 @@ fn expected(step: Api, code: Err) -> Outcome {
                     | RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED
             ) =>
         {
-            Outcome::Open
+            Some(Failure::Open)
         }
-        (_, meaning) => Outcome::Undone { retry: meaning == errors::Meaning::Passes },
+        (_, errors::Meaning::Passes) => Some(Failure::Again),
+        _ => Some(Failure::Refused),
     }
 }
 
@@ -253,10 +235,10 @@ fn answered_with(
     assert_eq!(outcome, expected(step, code), "{case}: {result:?}");
     let appended = end() - before;
     match outcome {
-        Outcome::Done if code == Err::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER => assert_eq!(appended, 0, "{case}"),
-        Outcome::Done => assert_eq!(appended, 1, "{case}"),
-        Outcome::Undone { .. } => assert_eq!(appended, 0, "{case}"),
-        Outcome::Fenced | Outcome::Open => {
+        None if code == Err::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER => assert_eq!(appended, 0, "{case}"),
+        None => assert_eq!(appended, 1, "{case}"),
+        Some(Failure::Again | Failure::Refused) => assert_eq!(appended, 0, "{case}"),
+        Some(Failure::Fenced | Failure::Open) => {
             let error = producer.append(&append("t", "x")).unwrap_err();
             assert!(error.message.contains("make a new producer"), "{case}: {error}");
             assert_eq!(end(), before + appended, "{case}");
@@ -275,7 +257,7 @@ fn an_append_to_many_partitions_is_undone_as_one() {
     let appends = [Append { topic: "t".to_owned(), messages: (0..8).map(message).collect() }];
     cluster.request_errors(Api::AddPartitionsToTxn, &[Err::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
     let result = producer.append(&appends);
-    assert_eq!(outcome(&result), Outcome::Undone { retry: false }, "{result:?}");
+    assert_eq!(outcome(&result), Some(Failure::Refused), "{result:?}");
     producer.append(&appends).unwrap();
     let ends: Vec<u64> = broker.topic("t").unwrap().unwrap().partitions.iter().map(|range| range.1).collect();
     assert_eq!(ends, [1; 8]);
@@ -302,31 +284,33 @@ fn each_kind_of_code_at_each_question() {
     ];
     std::thread::scope(|scope| {
         for step in [Api::FindCoordinator, Api::InitProducerId, Api::ListOffsets, Api::Metadata, Api::Fetch] {
-            scope.spawn(move || {
-                let cluster = MockCluster::new(1).unwrap();
-                cluster.create_topic("t", 1, 1).unwrap();
-                let broker = Kafka::connect(&options(&cluster.bootstrap_servers())).unwrap();
-                broker.producer("p").unwrap().append(&append("t", "x")).unwrap();
-                let ask = |reader: &mut dyn TopicReader| match step {
-                    Api::ListOffsets => broker.topic("t").map(|topic| topic.unwrap().partitions == [(0, 1)]),
-                    Api::Metadata => broker.topic("t").map(|topic| topic.is_some()),
-                    Api::Fetch => reader.read(1000, ANSWER).map(|fetched| fetched.is_some()),
-                    _ => broker.producer("p").map(|_| true),
-                };
-                for code in codes {
-                    let mut reader = broker.open("t", &start()).unwrap();
-                    cluster.request_errors(step, &[code]);
-                    let result = ask(&mut *reader);
-                    cluster.clear_request_errors(step);
-                    match result {
-                        Ok(answered) => assert!(answered, "{step:?} {code:?}"),
-                        Err(fault) => {
-                            assert_eq!(fault.retry, errors::passes(code.into()), "{step:?} {code:?}: {fault}");
-                            assert!(ask(&mut *reader).unwrap(), "{step:?} {code:?}");
+            for codes in codes.chunks(2) {
+                scope.spawn(move || {
+                    let cluster = MockCluster::new(1).unwrap();
+                    cluster.create_topic("t", 1, 1).unwrap();
+                    let broker = Kafka::connect(&options(&cluster.bootstrap_servers())).unwrap();
+                    broker.producer("p").unwrap().append(&append("t", "x")).unwrap();
+                    let ask = |reader: &mut dyn TopicReader| match step {
+                        Api::ListOffsets => broker.topic("t").map(|topic| topic.unwrap().partitions == [(0, 1)]),
+                        Api::Metadata => broker.topic("t").map(|topic| topic.is_some()),
+                        Api::Fetch => reader.read(1000, ANSWER).map(|fetched| fetched.is_some()),
+                        _ => broker.producer("p").map(|_| true),
+                    };
+                    for code in codes.iter().copied() {
+                        let mut reader = broker.open("t", &start()).unwrap();
+                        cluster.request_errors(step, &[code]);
+                        let result = ask(&mut *reader);
+                        cluster.clear_request_errors(step);
+                        match result {
+                            Ok(answered) => assert!(answered, "{step:?} {code:?}"),
+                            Err(fault) => {
+                                assert_eq!(fault.retry, errors::passes(code.into()), "{step:?} {code:?}: {fault}");
+                                assert!(ask(&mut *reader).unwrap(), "{step:?} {code:?}");
+                            }
                         }
                     }
-                }
-            });
+                });
+            }
         }
     });
 }

@@ -1,0 +1,87 @@
+//! `millstream diff`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use millstream_engine::Result;
+use millstream_pipelines::audit;
+use millstream_pipelines::catalogue::Catalogue;
+use millstream_pipelines::diff::{State, table, verdicts};
+use millstream_pipelines::inspect;
+use millstream_pipelines::plan::Pipeline;
+use millstream_pipelines::run::{open_broker, state};
+use serde_json::json;
+
+use super::{BAD_DEFINITION, complain, failed, load, print};
+use crate::Form;
+
+/// Something would be lost.
+const LOSS: u8 = 3;
+
+/// Arguments of `diff`.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The definition that the pipeline has run with.
+    old: PathBuf,
+    /// The definition that it is to run with.
+    new: PathBuf,
+    /// The pipeline's state, if it is not `.millstream/NAME`; where there is none, the log is not looked at.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+    /// For people or for machines.
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    format: Form,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let (old, new) = match (plan(&arguments.old), plan(&arguments.new)) {
+        (Ok(old), Ok(new)) => (old, new),
+        (Err(code), _) | (_, Err(code)) => return code,
+    };
+    let state = arguments.state.clone().unwrap_or_else(|| state::default_path(&new.name));
+    let log_is_whole = if state.exists() {
+        match whole(&arguments.new, &state) {
+            Ok(Ok(whole)) => whole,
+            Ok(Err(fault)) => return failed(&new, &fault),
+            Err(code) => return code,
+        }
+    } else {
+        None
+    };
+    let mut notes = Vec::new();
+    if old.name != new.name {
+        notes.push(format!(
+            "the pipeline was called {} and is called {}: its state and its journal have the old name, so it starts anew",
+            old.name, new.name
+        ));
+    }
+    if old.digest == new.digest {
+        notes.push("nothing has changed that a result depends on".to_owned());
+    }
+    let verdicts = verdicts(&old.fingerprints(), &new.parts(), log_is_whole);
+    match arguments.format {
+        Form::Text => {
+            let notes: String = notes.iter().map(|note| format!("\n{note}\n")).collect();
+            print(&(table(&verdicts) + &notes));
+        }
+        Form::Json => {
+            print(&format!("{:#}\n", json!({"parts": verdicts, "notes": notes, "log_is_whole": log_is_whole})));
+        }
+    }
+    if verdicts.iter().any(|verdict| verdict.state == State::Lost) { ExitCode::from(LOSS) } else { ExitCode::SUCCESS }
+}
+
+/// A definition, without its secrets.
+fn plan(file: &Path) -> Result<Pipeline, ExitCode> {
+    let (pipeline, report) = inspect(file, &Catalogue::shipped()).unwrap_or_else(|report| (None, report));
+    if !report.findings().is_empty() {
+        complain(&report);
+    }
+    pipeline.ok_or(ExitCode::from(BAD_DEFINITION))
+}
+
+/// Whether the log still holds everything, as far as its broker can be asked.
+fn whole(file: &Path, state: &Path) -> Result<Result<Option<bool>>, ExitCode> {
+    let pipeline = load(file)?;
+    Ok(open_broker(&pipeline, state).and_then(|broker| audit::log_is_whole(&pipeline, &*broker)))
+}
