@@ -74,9 +74,10 @@ impl Producer for Appender {
         let doing = format!("append as producer `{}`", self.id);
         let store = Arc::clone(&self.store);
         let mut connection = store.write();
-        let begin = || connection.transaction_with_behavior(TransactionBehavior::Immediate);
-        let transaction =
-            failpoint::around("transaction.begin", begin).map_err(|error| store.fault(&doing, error))?;
+        let transaction = failpoint::around("transaction.begin", || {
+            connection.transaction_with_behavior(TransactionBehavior::Immediate)
+        })
+        .map_err(|error| store.fault(&doing, error))?;
         if newest(&transaction, &self.id).map_err(|error| store.fault(&doing, error))? != Some(self.epoch) {
             return Err(faults::fenced(&self.id));
         }
