@@ -158,7 +158,11 @@ fn settings(workers: usize, max_records: usize, metrics: Arc<Metrics>) -> Settin
         metrics,
         book: Arc::new(Book::default()),
         finish: Some(Arc::new(AtomicBool::new(true))),
+        checkpoints: None,
+        from: None,
         recorded: vec![],
+        skip: vec![],
+        live: true,
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::batch::Origin;
 use crate::binding::{Binding, Epoch, Range};
 use crate::book::{Book, Entry, Request};
+use crate::checkpoint::Cutter;
 use crate::digest::RecordsDigest;
 use crate::fault::{Fault, Result};
 use crate::graph::{Graph, SourceNode};
@@ -65,9 +66,24 @@ impl WorkerLine {
     fn send(&self, order: Order) {
         // A worker that is gone has ended the run already.
         drop(self.orders.send(order));
-        // One that does not run yet finds the order when it does.
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // One that does not run yet finds what there is when it does.
         self.thread.get().inspect(|thread| thread.unpark());
     }
+}
+
+/// What follows the epochs that are bound again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Live records.
+    Live,
+    /// Nothing.
+    Nothing,
+    /// Nothing either, and no epoch is bound again any more.
+    Ended,
 }
 
 /// Mints epochs: a part of a run. See the module's documentation.
@@ -82,6 +98,10 @@ pub(crate) struct Binder {
     pub(crate) workers: Vec<WorkerLine>,
     /// What earlier runs have bound.
     pub(crate) replay: VecDeque<Rebinding>,
+    /// What follows that.
+    pub(crate) then: Then,
+    /// Where checkpoints are cut, if any are made.
+    pub(crate) cutter: Option<Cutter>,
     /// Whether to end when all input is used up; set by the producers when they are done.
     pub(crate) finish: Option<Arc<AtomicBool>>,
     /// Whether the readers have been sent to look once more since then.
@@ -124,26 +144,54 @@ impl Binder {
     /// First binds again what is to be replayed, then live records, until the run is asked to end or has used up its
     /// input: an epoch a turn, or a part of a replayed one.
     pub(crate) fn turn(&mut self) -> Turn {
+        if self.then == Then::Ended {
+            return self.end();
+        }
         let turn = self.bind().unwrap_or_else(|fault| {
             self.book.abort(fault);
             Turn::Done
         });
-        if turn == Turn::Done {
-            for worker in &self.workers {
-                worker.send(Order::End);
-            }
+        if turn != Turn::Done {
+            return turn;
         }
-        turn
+        self.then = Then::Ended;
+        self.end()
     }
 
     fn bind(&mut self) -> Result<Turn> {
         if self.book.is_stopping() {
             return Ok(Turn::Done);
         }
+        // What was restored has to be known first.
+        if self.book.mounted() < self.workers.len() {
+            return Ok(Turn::Waits);
+        }
+        if self.cutter.as_mut().is_some_and(|cutter| cutter.cuts(self.epoch, &self.idle)) {
+            self.workers.iter().for_each(WorkerLine::wake);
+        }
         match self.replay.pop_front() {
             Some(rebinding) => self.rebind(rebinding),
-            None => Ok(self.live()),
+            None if self.then == Then::Live => Ok(self.live()),
+            None => Ok(Turn::Done),
         }
+    }
+
+    /// No epoch follows. The workers go once the last checkpoint is made, for which they are asked.
+    fn end(&mut self) -> Turn {
+        if let Some(cutter) = &mut self.cutter {
+            if cutter.cuts_at_end(self.epoch, &self.idle) {
+                self.workers.iter().for_each(WorkerLine::wake);
+                return Turn::Worked;
+            }
+            if !cutter.is_finished() {
+                return Turn::Waits;
+            }
+            cutter.end();
+        }
+        for worker in &self.workers {
+            worker.send(Order::End);
+        }
+        Turn::Done
     }
 
     fn live(&mut self) -> Turn {
@@ -401,11 +449,15 @@ impl Binder {
         self.metrics.epochs_total.inc();
         self.idle.clone_from(&binding.idle);
         let epoch = binding.epoch;
+        let bytes = taken.iter().map(|(_, part)| part.bytes()).sum();
+        if let Some(cutter) = &mut self.cutter {
+            cutter.bound(&binding, bytes);
+        }
         self.book.open(Entry {
             binding: Arc::new(binding),
             offsets: self.offsets.clone(),
             requests: self.requests(&taken),
-            bytes: taken.iter().map(|(_, part)| part.bytes()).sum(),
+            bytes,
             watermark: None,
         });
         let mut shares: Vec<Vec<(u32, RawBatch)>> = self.workers.iter().map(|_| Vec::new()).collect();

@@ -46,6 +46,11 @@ pub struct Binding {
 /// Everything before it is complete.
 pub type Watermark = (i64, Origin);
 
+/// A watermark's event time; `None` before anything was seen.
+pub(crate) fn time_ms(watermark: Watermark) -> Option<i64> {
+    Some(watermark.0).filter(|&time| time != i64::MIN)
+}
+
 /// What a revision had learned through: all records below these offsets whose event time is before `time_ms`
 /// (and those at exactly that time that come before the watermark in the canonical order).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::batch::Origin;
 use crate::binding::{Binding, Epoch, Frontier, Watermark};
+use crate::checkpoint::Cuts;
 use crate::fault::Fault;
 use crate::operator::Answer;
 use crate::time::Stopwatch;
@@ -75,6 +76,10 @@ pub struct Book {
     heard: Mutex<BTreeMap<(u32, u32), Stopwatch>>,
     /// Partitions that hold back the watermark.
     holding: Mutex<BTreeSet<(u32, u32)>>,
+    /// Workers that have mounted the graph, and restored what it had.
+    mounted: AtomicUsize,
+    /// The state of checkpoints.
+    pub(crate) cuts: Cuts,
     bell: Mutex<u64>,
     rung: Condvar,
 }
@@ -134,6 +139,23 @@ impl Book {
     /// Why the run ended at once.
     pub fn take_fault(&self) -> Option<Fault> {
         lock(&self.fault).take()
+    }
+
+    /// Goes on after the epochs before `epoch`, of which this was complete.
+    pub(crate) fn resume(&self, epoch: Epoch, frontier: Frontier) {
+        *lock(&self.closed) = frontier;
+        for counter in [&self.minted, &self.passed, &self.published] {
+            counter.store(epoch, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn add_mounted(&self) {
+        self.mounted.fetch_add(1, Ordering::SeqCst);
+        self.ring();
+    }
+
+    pub(crate) fn mounted(&self) -> usize {
+        self.mounted.load(Ordering::SeqCst)
     }
 
     pub(crate) fn open(&self, entry: Entry) {
@@ -252,7 +274,7 @@ impl Book {
 impl Entry {
     /// What is complete after this epoch.
     pub fn frontier(&self) -> Frontier {
-        let time_ms = self.watermark.map(|(time, _)| time).filter(|&time| time != i64::MIN);
+        let time_ms = self.watermark.and_then(crate::binding::time_ms);
         Frontier { offsets: (*self.offsets).clone(), time_ms }
     }
 }

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::book::Book;
 use crate::fault::{Blame, Fault, Result};
+use crate::metrics::Metrics;
 use crate::raw::RawBatch;
 use crate::run::Turn;
 use crate::source::{Position, Reader, Source};
@@ -135,6 +138,35 @@ pub struct Intake {
     queue_bytes_max: usize,
     /// How often all readers were sent to look again.
     round: AtomicU64,
+    /// Records that are dropped as they come.
+    skips: Vec<Skip>,
+    metrics: Arc<Metrics>,
+}
+
+/// Offsets `[lo, hi)` of a partition whose records are never taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skip {
+    /// Index of the source.
+    pub source: u32,
+    /// The partition.
+    pub partition: u32,
+    /// The first offset.
+    pub lo: u64,
+    /// The offset after the last.
+    pub hi: u64,
+}
+
+/// The parts of some records that `is_kept` by their offset.
+fn kept(records: &RawBatch, is_kept: impl Fn(u64) -> bool) -> Vec<RawBatch> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for run in records.offsets.chunk_by(|a, b| is_kept(*a) == is_kept(*b)) {
+        if is_kept(run[0]) {
+            parts.push(records.slice(start, run.len()));
+        }
+        start += run.len();
+    }
+    parts
 }
 
 /// A reader and the partitions that it was opened for.
@@ -158,8 +190,9 @@ impl Open {
 
 impl Intake {
     /// Queues that hold up to `queue_bytes_max` for each source (and one read more for each of its partitions).
-    pub fn new(book: Arc<Book>, queue_bytes_max: usize) -> Self {
-        Self { queues: Mutex::default(), wanted: Mutex::default(), book, queue_bytes_max, round: AtomicU64::new(0) }
+    pub fn new(book: Arc<Book>, queue_bytes_max: usize, skips: Vec<Skip>, metrics: Arc<Metrics>) -> Self {
+        let (queues, wanted, round) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Self { queues, wanted, book, queue_bytes_max, round, skips, metrics }
     }
 
     /// From now on, a queue is at its end only if its reader finds so in a read that starts after this.
@@ -222,14 +255,22 @@ impl Intake {
         is_starved.then(|| awaited().map(position).collect())
     }
 
-    fn put(&self, source: u32, records: RawBatch) {
+    fn put(&self, source: u32, name: &str, records: &RawBatch) {
+        let of = |skip: &&Skip| (skip.source, skip.partition) == (source, records.partition);
+        let skips: Vec<&Skip> = self.skips.iter().filter(of).collect();
+        let is_kept = |offset| !skips.iter().any(|skip| (skip.lo..skip.hi).contains(&offset));
+        let parts = if skips.is_empty() { vec![records.clone()] } else { kept(records, is_kept) };
+        let skipped = records.len() - parts.iter().map(RawBatch::len).sum::<usize>();
+        if skipped > 0 {
+            self.metrics.skipped(name, skipped);
+        }
         let mut queues = self.queues();
         let queue = queues.entry((source, records.partition)).or_insert_with(|| Queue::new(0, false));
         queue.fetched = records.offsets[records.len() - 1] + 1;
-        queue.bytes += records.bytes();
+        queue.bytes += parts.iter().map(RawBatch::bytes).sum::<usize>();
         queue.drained = false;
         queue.still = Stopwatch::start();
-        queue.records.push_back(records);
+        queue.records.extend(parts);
         drop(queues);
         self.book.ring();
     }
@@ -316,7 +357,7 @@ impl SourceReader {
         let records = open.reader.read(READ_BYTES, wait)?.filter(|records| !records.is_empty());
         self.pause = RETRY_PAUSE;
         if let Some(records) = records {
-            self.intake.put(self.index, records);
+            self.intake.put(self.index, &self.name, &records);
             return Ok(Turn::Worked);
         }
         // A broker may be slow; a source that ends gives nothing only there.
@@ -350,7 +391,7 @@ mod tests {
     }
 
     fn intake(queue_bytes_max: usize, partitions: u32) -> Intake {
-        let intake = Intake::new(Arc::default(), queue_bytes_max);
+        let intake = Intake::new(Arc::default(), queue_bytes_max, vec![], Arc::default());
         for partition in 0..partitions {
             intake.announce(0, Position { partition, offset: 0 }, false);
         }
@@ -364,8 +405,8 @@ mod tests {
     #[test]
     fn takes_across_reads_and_leaves_the_rest() {
         let intake = intake(1000, 1);
-        intake.put(0, records(0, 0, &[1, 1, 1]));
-        intake.put(0, records(0, 5, &[1, 1]));
+        intake.put(0, "topic", &records(0, 0, &[1, 1, 1]));
+        intake.put(0, "topic", &records(0, 5, &[1, 1]));
         let mut queues = intake.queues();
         let queue = queues.get_mut(&(0, 0)).expect("announced");
         assert_eq!((queue.len(), queue.bytes, queue.fetched()), (5, 5, 7));
@@ -379,8 +420,8 @@ mod tests {
     #[test]
     fn a_take_counts_bytes() {
         let intake = intake(1000, 1);
-        intake.put(0, records(0, 0, &[10, 10, 10, 10]));
-        intake.put(0, records(0, 4, &[50]));
+        intake.put(0, "topic", &records(0, 0, &[10, 10, 10, 10]));
+        intake.put(0, "topic", &records(0, 4, &[50]));
         let mut queues = intake.queues();
         let queue = queues.get_mut(&(0, 0)).expect("announced");
         assert_eq!(offsets(&queue.take(|_, _, bytes| bytes < 15)), [0, 1]);
@@ -393,13 +434,13 @@ mod tests {
         let open = |intake: &Intake| {
             intake.next(0).map(|from| from.iter().map(|at| (at.partition, at.offset)).collect::<Vec<_>>())
         };
-        intake.put(0, records(0, 0, &[9]));
+        intake.put(0, "topic", &records(0, 0, &[9]));
         assert_eq!(open(&intake), Some(vec![(0, 1), (1, 0), (2, 0)]), "there is room");
-        intake.put(0, records(0, 1, &[9]));
+        intake.put(0, "topic", &records(0, 1, &[9]));
         assert_eq!(open(&intake), None);
         intake.want(BTreeSet::from([(0, 1), (7, 0)]));
         assert_eq!(open(&intake), Some(vec![(1, 0)]));
-        intake.put(0, records(1, 0, &[1]));
+        intake.put(0, "topic", &records(1, 0, &[1]));
         assert_eq!(open(&intake), None, "what is awaited is there");
         intake.want(BTreeSet::from([(0, 0)]));
         assert_eq!(open(&intake), None, "what is awaited is there");
@@ -411,13 +452,13 @@ mod tests {
     fn a_busy_partition_does_not_hide_that_another_is_quiet() {
         let intake = intake(1000, 2);
         let is_quiet = |partition| intake.queues()[&(0, partition)].has_nothing_more();
-        intake.put(0, records(0, 0, &[1]));
+        intake.put(0, "topic", &records(0, 0, &[1]));
         assert!(!is_quiet(0) && !is_quiet(1), "nothing is known of its end");
         for (end, expected) in [(5, false), (0, true)] {
             intake.queues().get_mut(&(0, 1)).expect("announced").end = Some(end);
             assert_eq!((is_quiet(0), is_quiet(1)), (false, expected));
         }
-        intake.put(0, records(1, 0, &[1]));
+        intake.put(0, "topic", &records(1, 0, &[1]));
         assert!(!is_quiet(1), "its record waits");
     }
 
@@ -428,7 +469,7 @@ mod tests {
         intake.queues().get_mut(&(0, 0)).expect("announced").end = Some(1);
         intake.note_drained(0, &[0], 0);
         assert!(!is_at_end(), "the broker has more, and was slow");
-        intake.put(0, records(0, 0, &[1]));
+        intake.put(0, "topic", &records(0, 0, &[1]));
         intake.note_drained(0, &[0], 0);
         assert!(!is_at_end(), "a record waits");
         intake.queues().get_mut(&(0, 0)).expect("announced").take(|_, _, _| true);
@@ -439,7 +480,7 @@ mod tests {
 
     #[test]
     fn a_source_that_ends_needs_no_broker_to_say_so() {
-        let intake = Intake::new(Arc::default(), 1000);
+        let intake = Intake::new(Arc::default(), 1000, vec![], Arc::default());
         intake.announce(0, Position { partition: 0, offset: 0 }, true);
         let is_over = || intake.queues()[&(0, 0)].is_over();
         intake.queues().get_mut(&(0, 0)).expect("announced").end = Some(9);

@@ -5,7 +5,8 @@
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::operator::Measure;
@@ -35,6 +36,17 @@ pub struct Metrics {
     pub commit_seconds: Histogram,
     /// Commits that were tried again.
     pub commit_retries_total: IntCounter,
+    records_skipped_total: IntCounterVec,
+    /// The epoch of the newest checkpoint: state for the epochs before it is stored.
+    pub checkpoint_epoch: IntGauge,
+    /// Bytes of state in the newest checkpoint.
+    pub checkpoint_bytes: IntGauge,
+    /// Seconds that the newest checkpoint took.
+    pub checkpoint_seconds: Gauge,
+    /// Checkpoints written.
+    pub checkpoints_total: IntCounter,
+    /// Checkpoints that were abandoned, and cleanings that were not finished.
+    pub checkpoint_failures_total: IntCounter,
     /// Commits whose outcome was open, and was read back by a new producer.
     pub commit_recoveries_total: IntCounter,
     /// Promotions that could not be written.
@@ -83,6 +95,25 @@ impl Default for Metrics {
                 Histogram::with_opts(HistogramOpts::new("commit_seconds", "Seconds that a commit took.")),
             ),
             commit_retries_total: counter("commit_retries_total", "Commits that were tried again."),
+            records_skipped_total: counters(
+                "records_skipped_total",
+                "Records that were told to be skipped.",
+                &["source"],
+            ),
+            checkpoint_epoch: registered(
+                r,
+                IntGauge::new("checkpoint_epoch", "Newest checkpoint: state for the epochs before this one."),
+            ),
+            checkpoint_bytes: registered(
+                r,
+                IntGauge::new("checkpoint_bytes", "Bytes of state in the newest checkpoint."),
+            ),
+            checkpoint_seconds: registered(
+                r,
+                Gauge::new("checkpoint_seconds", "Seconds that the newest checkpoint took."),
+            ),
+            checkpoints_total: counter("checkpoints_total", "Checkpoints written."),
+            checkpoint_failures_total: counter("checkpoint_failures_total", "Checkpoints that were abandoned."),
             commit_recoveries_total: counter(
                 "commit_recoveries_total",
                 "Commits whose outcome was open, and was read back by a new producer.",
@@ -110,6 +141,17 @@ impl Metrics {
 
     pub(crate) fn set_held_rows(&self, rows: usize) {
         self.held_rows.set(rows as i64);
+    }
+
+    pub(crate) fn skipped(&self, source: &str, count: usize) {
+        self.records_skipped_total.with_label_values(&[source]).inc_by(count as u64);
+    }
+
+    pub(crate) fn set_checkpoint(&self, epoch: u64, bytes: u64, seconds: f64) {
+        self.checkpoint_epoch.set(epoch as i64);
+        self.checkpoint_bytes.set(bytes as i64);
+        self.checkpoint_seconds.set(seconds);
+        self.checkpoints_total.inc();
     }
 
     pub(crate) fn set_model(&self, model: &str, revision: u64, measures: &[Measure]) {

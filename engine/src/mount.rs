@@ -9,6 +9,7 @@
 //! epoch counts as passed only when no branch holds any of it.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -19,7 +20,8 @@ use timely::dataflow::{InputHandle, Scope, StreamVec};
 use crate::batch::Batch;
 use crate::binding::Epoch;
 use crate::book::Book;
-use crate::fault::Result;
+use crate::checkpoint::{Checkpoint, Handed};
+use crate::fault::{Fault, Result};
 use crate::graph::{Graph, Input};
 use crate::metrics::Metrics;
 use crate::operator::Power;
@@ -29,11 +31,13 @@ use crate::raw::RawBatch;
 mod answer;
 mod decode;
 mod fold;
+mod handover;
 mod keyed;
 mod order;
 mod outlet;
 mod transform;
 
+pub(crate) use handover::Walks;
 pub(crate) use outlet::Outlet;
 
 /// A stream of batches.
@@ -48,6 +52,10 @@ pub(crate) struct Site {
     pub(crate) events: Sender<Event>,
     /// The (source, partition) pairs of the learn lane.
     pub(crate) partitions: Arc<Vec<(u32, u32)>>,
+    /// What takes state for checkpoints, if any are made.
+    pub(crate) handed: Option<Sender<Handed>>,
+    /// The checkpoint that the run starts from.
+    pub(crate) from: Option<Arc<Checkpoint>>,
     pub(crate) worker: usize,
     pub(crate) workers: usize,
 }
@@ -56,16 +64,43 @@ impl Site {
     pub(crate) fn outlet(&self, step: &str) -> Outlet {
         Outlet::new(step.into(), self)
     }
+
+    /// The first epoch of the run.
+    pub(crate) fn start(&self) -> Epoch {
+        self.from.as_ref().map_or(0, |from| from.epoch())
+    }
+
+    /// Gives an operator the pieces of its section that are its own.
+    pub(crate) fn restore(
+        &self,
+        section: &str,
+        is_own: impl Fn(u32) -> bool,
+        take: impl FnMut(u32, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(from) = &self.from else { return Ok(()) };
+        let named = |fault| {
+            Fault::world(format!("the state of {section} in the checkpoint of epoch {}", from.epoch())).because(fault)
+        };
+        from.each(section, is_own, take).map_err(named)
+    }
 }
 
 /// Where records enter, one for each source.
 pub(crate) type Inputs = Vec<InputHandle<Epoch, timely::container::CapacityContainerBuilder<Vec<RawBatch>>>>;
 
-/// Builds the dataflow. Fails only where an operator cannot be mounted, which is the same on every worker.
-pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<(Inputs, ProbeHandle<Epoch>)> {
+/// What a worker drives.
+pub(crate) struct Dataflow {
+    pub(crate) inputs: Inputs,
+    pub(crate) probe: ProbeHandle<Epoch>,
+    pub(crate) walks: Rc<Walks>,
+}
+
+/// Builds the dataflow, with the state that it starts from. Fails where an operator cannot be mounted, or its state not be read.
+pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<Dataflow> {
     let graph = site.graph.clone();
     let probe = ProbeHandle::new();
-    let (inputs, sources) = mount_sources(scope, site);
+    let walks = Rc::new(Walks::default());
+    let (inputs, sources) = mount_sources(scope, site, &walks)?;
     let paths = graph.serve_paths();
     let mut nodes: Vec<Rows<'scope>> = Vec::new();
     for (at, node) in graph.nodes.iter().enumerate() {
@@ -77,9 +112,9 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
         }
         let rows = match &node.step.power {
             Power::Transform(operator) => transform::mount(ports.remove(0), operator.clone(), site.outlet(&node.name)),
-            Power::Keyed(operator) => keyed::mount(ports, operator, at, site)?,
+            Power::Keyed(operator) => keyed::mount(ports, operator, at, site, &walks)?,
             Power::Fold(make) => {
-                let rows = fold::mount(ports.remove(0), make, at, site);
+                let rows = fold::mount(ports.remove(0), make, at, site, &walks)?;
                 let asked = stream_of(node.inputs[0], &sources, &nodes);
                 answer::mount(asked, rows.clone(), at, site).probe_with(&probe);
                 rows
@@ -93,7 +128,7 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
     for source in sources {
         source.probe_with(&probe);
     }
-    Ok((inputs, probe))
+    Ok(Dataflow { inputs, probe, walks })
 }
 
 fn stream_of<'scope>(input: Input, sources: &[Rows<'scope>], nodes: &[Rows<'scope>]) -> Rows<'scope> {
@@ -104,7 +139,11 @@ fn stream_of<'scope>(input: Input, sources: &[Rows<'scope>], nodes: &[Rows<'scop
 }
 
 /// For each source, the rows that its stream gives: its own in canonical order, and the requests that enter there.
-fn mount_sources<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> (Inputs, Vec<Rows<'scope>>) {
+fn mount_sources<'scope>(
+    scope: Scope<'scope, Epoch>,
+    site: &Site,
+    walks: &Rc<Walks>,
+) -> Result<(Inputs, Vec<Rows<'scope>>)> {
     let graph = &site.graph;
     let mut inputs = Vec::new();
     let mut decoded = Vec::new();
@@ -113,18 +152,18 @@ fn mount_sources<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> (Inputs, V
         decoded.push(decode::mount(input.to_stream(scope), at, site));
         inputs.push(input);
     }
-    let stamped: Vec<_> = (0..graph.sources.len())
+    let stamped = (0..graph.sources.len())
         .filter(|&at| !graph.is_serving(at))
-        .map(|at| (at, order::stamp(decoded[at].clone(), at, site)))
-        .collect();
+        .map(|at| Ok((at, order::stamp(decoded[at].clone(), at, site, walks)?)))
+        .collect::<Result<Vec<_>>>()?;
     let bounds = scope.concatenate(stamped.iter().map(|(_, (_, bounds))| bounds.clone()).collect::<Vec<_>>());
     let mut streams: Vec<Rows<'scope>> = decoded.clone();
     for (at, (rows, _)) in stamped {
-        let mut parts = vec![order::hold(rows, bounds.clone(), at, site)];
+        let mut parts = vec![order::hold(rows, bounds.clone(), at, site, walks)?];
         let entering =
             graph.sources.iter().enumerate().filter(|(_, source)| source.asks.is_some_and(|asks| asks.enters == at));
         parts.extend(entering.map(|(source, _)| decoded[source].clone()));
         streams[at] = scope.concatenate(parts);
     }
-    (inputs, streams)
+    Ok((inputs, streams))
 }

@@ -248,8 +248,9 @@ impl Publisher {
         commit: Box<dyn Commit>,
         events: Receiver<Event>,
         recorded: BTreeMap<Epoch, Recorded>,
+        marks: BTreeMap<String, RevisionMark>,
     ) -> Self {
-        let (open, marks) = (BTreeMap::new(), BTreeMap::new());
+        let open = BTreeMap::new();
         Self { graph, book, metrics, commit, events, recorded, open, marks, passed: 0, ended: false, group: None }
     }
 

@@ -24,6 +24,10 @@ use crate::batch::{Meta, Origin, TIME, canonical};
 use crate::binding::Watermark;
 use crate::graph::EventTime;
 
+mod stored;
+
+pub use stored::Held;
+
 /// The watermark before anything was seen.
 pub const START: Watermark = (i64::MIN, Origin { source: 0, partition: 0, offset: 0, index: 0 });
 

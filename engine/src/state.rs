@@ -4,16 +4,20 @@
 //! of workers can take over any checkpoint. Within an operator each key has a slot in a dense vector, so that
 //! the work per row is one look-up and no allocation.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use arrow::row::{RowConverter, Rows, SortField};
+use serde::{Serialize, Serializer};
 
 use crate::batch::Lane;
 use crate::fault::{Fault, Result};
 use crate::operator::{Keyed, Rejects};
+
+mod store;
+
+use store::{Place, Store};
 
 /// How many bins there are; fixed for ever, since checkpoints are written by bin.
 pub const BINS: usize = 256;
@@ -54,107 +58,63 @@ impl KeyReader {
     }
 }
 
-/// Keys are hashed once, by [`hash`]; the map takes that hash as it is.
+/// The serialised states of one bin, in no particular order.
 #[derive(Default)]
-struct AsItIs(u64);
+pub struct Entries {
+    bytes: Vec<u8>,
+    /// Where each entry ends.
+    ends: Vec<usize>,
+}
 
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
+/// Bytes that are written as such: the same as a sequence of numbers, and faster.
+struct Bytes<'a>(&'a [u8]);
+
+impl Serialize for Bytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
     }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only u64 hashes are keys of this map")
+}
+
+impl Entries {
+    /// Adds a key with its state; how many bytes they take.
+    fn push(&mut self, key: &[u8], state: &impl Serialize) -> Result<usize> {
+        let start = self.bytes.len();
+        self.bytes = postcard::to_extend(&(Bytes(key), state), std::mem::take(&mut self.bytes)).map_err(unwritable)?;
+        self.ends.push(self.bytes.len());
+        Ok(self.bytes.len() - start)
     }
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
     }
-}
 
-/// All keys of one operator on one worker.
-pub(crate) struct Store<S> {
-    /// From a key's hash to the slots of the keys that have it.
-    index: HashMap<u64, Slots, BuildHasherDefault<AsItIs>>,
-    slots: Vec<Option<Slot<S>>>,
-    free: Vec<u32>,
-    unknown: S,
-    /// Where the sweep for expired states goes on.
-    hand: usize,
-}
+    /// How many bytes they take.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
 
-/// A key with its state.
-struct Slot<S> {
-    hash: u64,
-    key: Box<[u8]>,
-    state: S,
-}
-
-/// Nearly always one; more where hashes collide.
-enum Slots {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl Slots {
-    fn as_slice(&self) -> &[u32] {
-        match self {
-            Self::One(slot) => std::slice::from_ref(slot),
-            Self::Many(slots) => slots,
+    /// The bin as it is stored: a map from keys to states. Equal states give equal bytes.
+    pub fn joined(&self) -> Result<Vec<u8>> {
+        let starts = [0].into_iter().chain(self.ends.iter().copied());
+        let entry = |(start, end): (usize, usize)| {
+            let entry = &self.bytes[start..end];
+            let (key, _) = postcard::take_from_bytes::<&[u8]>(entry).map_err(unwritable)?;
+            Ok((key, entry))
+        };
+        let mut entries = starts.zip(self.ends.iter().copied()).map(entry).collect::<Result<Vec<_>>>()?;
+        entries.sort_unstable_by_key(|(key, _)| *key);
+        let mut joined = Vec::with_capacity(self.bytes.len() + 10);
+        joined = postcard::to_extend(&entries.len(), joined).map_err(unwritable)?;
+        for (_, entry) in entries {
+            joined.extend_from_slice(entry);
         }
+        Ok(joined)
     }
 }
 
-impl<S: Default> Store<S> {
-    pub(crate) fn new() -> Self {
-        Self { index: HashMap::default(), slots: Vec::new(), free: Vec::new(), unknown: S::default(), hand: 0 }
-    }
-
-    fn find(&self, hash: u64, key: &[u8]) -> Option<usize> {
-        let candidates = self.index.get(&hash)?.as_slice();
-        candidates
-            .iter()
-            .map(|&slot| slot as usize)
-            .find(|&slot| self.slots[slot].as_ref().is_some_and(|slot| *slot.key == *key))
-    }
-
-    fn insert(&mut self, hash: u64, key: &[u8], state: S) -> usize {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() as u32 - 1
-        });
-        self.slots[slot as usize] = Some(Slot { hash, key: key.into(), state });
-        self.index
-            .entry(hash)
-            .and_modify(|slots| *slots = Slots::Many([slots.as_slice(), &[slot]].concat()))
-            .or_insert(Slots::One(slot));
-        slot as usize
-    }
-
-    fn remove(&mut self, slot: usize) {
-        let Some(Slot { hash, .. }) = self.slots[slot].take() else { return };
-        let rest: Vec<u32> =
-            self.index[&hash].as_slice().iter().copied().filter(|&other| other as usize != slot).collect();
-        match rest.as_slice() {
-            [] => drop(self.index.remove(&hash)),
-            [one] => drop(self.index.insert(hash, Slots::One(*one))),
-            _ => drop(self.index.insert(hash, Slots::Many(rest))),
-        }
-        self.free.push(slot as u32);
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    /// Looks at up to `budget` states, and drops those that have expired. Called with a budget in proportion
-    /// to the rows of an epoch, so that the cost per row does not grow with the number of keys.
-    pub(crate) fn sweep(&mut self, budget: usize, expired: impl Fn(&S) -> bool) {
-        for _ in 0..budget.min(self.slots.len()) {
-            self.hand = (self.hand + 1) % self.slots.len();
-            if self.slots[self.hand].as_ref().is_some_and(|slot| expired(&slot.state)) {
-                self.remove(self.hand);
-            }
-        }
-    }
+fn unwritable(error: postcard::Error) -> Fault {
+    Fault::ours("a state cannot be written").because(error)
 }
 
 /// The states of a batch's rows, for [`Keyed::apply`].
@@ -163,10 +123,10 @@ pub struct States<'a, S> {
     keys: Option<&'a Rows>,
     lane: Lane,
     /// The row looked up last, and what was found: `get` and `update` of a row cost one look-up.
-    last: Option<(usize, Option<usize>)>,
+    last: Option<(usize, Option<Place>)>,
 }
 
-impl<'a, S: Default> States<'a, S> {
+impl<'a, S: Default + Serialize> States<'a, S> {
     fn new(store: &'a mut Store<S>, keys: Option<&'a Rows>, lane: Lane) -> Self {
         Self { store, keys, lane, last: None }
     }
@@ -181,7 +141,7 @@ impl<'a, S: Default> States<'a, S> {
         self.keys.map_or(&[], |keys| keys.row(row).data())
     }
 
-    fn slot(&mut self, row: usize) -> Option<usize> {
+    fn place(&mut self, row: usize) -> Option<Place> {
         if let Some((last, found)) = self.last
             && last == row
         {
@@ -195,8 +155,8 @@ impl<'a, S: Default> States<'a, S> {
 
     /// The state of row `row`'s key as it is before this row; the default for an unknown key.
     pub fn get(&mut self, row: usize) -> &S {
-        match self.slot(row) {
-            Some(slot) => &self.store.slots[slot].as_ref().expect("found slots are occupied").state,
+        match self.place(row) {
+            Some(place) => self.store.get(place),
             None => &self.store.unknown,
         }
     }
@@ -206,12 +166,12 @@ impl<'a, S: Default> States<'a, S> {
         if self.lane == Lane::Serve {
             return;
         }
-        let slot = self.slot(row).unwrap_or_else(|| {
+        let place = self.place(row).unwrap_or_else(|| {
             let key = self.key(row);
             self.store.insert(hash(key), key, S::default())
         });
-        self.last = Some((row, Some(slot)));
-        change(&mut self.store.slots[slot].as_mut().expect("found slots are occupied").state);
+        self.last = Some((row, Some(place)));
+        self.store.change(place, change);
     }
 }
 
@@ -237,10 +197,23 @@ pub trait KeyedInstance: Send {
     fn sweep(&mut self, rows: usize, watermark: i64);
     /// How many keys have a state.
     fn keys(&self) -> usize;
-    /// The state by bin; equal states give equal bytes. Empty bins are absent.
-    fn snapshot(&self) -> Result<BTreeMap<u8, Vec<u8>>>;
-    /// Adds a bin from [`KeyedInstance::snapshot`].
+    /// Begins a snapshot of the state as it is now; one that was being walked is abandoned.
+    fn begin(&mut self);
+    /// Goes on with the snapshot by about `bytes`, and gives the bins that it has finished. Empty bins are absent. The state
+    /// may change between two steps; the snapshot stays what it was when it began.
+    fn walk(&mut self, bytes: usize) -> Result<Vec<(u8, Entries)>>;
+    /// Whether the snapshot has not reached its end.
+    fn is_walking(&self) -> bool;
+    /// Gives up the snapshot.
+    fn abandon(&mut self);
+    /// Adds a bin from a snapshot: [`Entries::joined`].
     fn restore(&mut self, bin: &[u8]) -> Result<()>;
+
+    /// The state by bin, as it is stored.
+    fn snapshot(&mut self) -> Result<BTreeMap<u8, Vec<u8>>> {
+        self.begin();
+        self.walk(usize::MAX)?.iter().map(|(bin, entries)| Ok((*bin, entries.joined()?))).collect()
+    }
 }
 
 impl<K: Keyed> ErasedKeyed for K {
@@ -283,24 +256,31 @@ impl<K: Keyed> KeyedInstance for Instance<K> {
         self.store.len()
     }
 
-    fn snapshot(&self) -> Result<BTreeMap<u8, Vec<u8>>> {
-        let mut bins: BTreeMap<u8, BTreeMap<&[u8], &K::State>> = BTreeMap::new();
-        for Slot { hash, key, state } in self.store.slots.iter().flatten() {
-            bins.entry(bin(*hash) as u8).or_default().insert(key, state);
-        }
-        let encode = |states: &BTreeMap<&[u8], &K::State>| {
-            postcard::to_stdvec(states).map_err(|error| Fault::ours("a state cannot be written").because(error))
-        };
-        bins.iter().map(|(bin, states)| Ok((*bin, encode(states)?))).collect()
+    fn begin(&mut self) {
+        self.store.begin();
+    }
+
+    fn walk(&mut self, bytes: usize) -> Result<Vec<(u8, Entries)>> {
+        self.store.walk(bytes)
+    }
+
+    fn is_walking(&self) -> bool {
+        self.store.is_walking()
+    }
+
+    fn abandon(&mut self) {
+        self.store.abandon();
     }
 
     fn restore(&mut self, bin: &[u8]) -> Result<()> {
-        let states: BTreeMap<Vec<u8>, K::State> = postcard::from_bytes(bin)
-            .map_err(|error| Fault::world("a stored state does not fit its operator").because(error))?;
-        for (key, state) in states {
-            self.store.insert(hash(&key), &key, state);
+        let misfit = |error| Fault::world("a stored state does not fit its operator").because(error);
+        let (count, mut rest) = postcard::take_from_bytes::<usize>(bin).map_err(misfit)?;
+        for _ in 0..count {
+            let ((key, state), after) = postcard::take_from_bytes::<(&[u8], K::State)>(rest).map_err(misfit)?;
+            self.store.insert(hash(key), key, state);
+            rest = after;
         }
-        Ok(())
+        if rest.is_empty() { Ok(()) } else { Err(Fault::world("a stored state is longer than its operator's")) }
     }
 }
 
@@ -313,53 +293,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Add(u8),
-        Sweep { budget: usize, below: u64 },
-    }
-
-    fn ops() -> impl Strategy<Value = Vec<Op>> {
-        let op = prop_oneof![
-            4 => (0_u8..24).prop_map(Op::Add),
-            1 => (0_usize..40, 0_u64..6).prop_map(|(budget, below)| Op::Sweep { budget, below }),
-        ];
-        prop::collection::vec(op, 0..200)
-    }
-
-    proptest! {
-        /// Four hashes for all keys, so nearly all collide; swept slots are used again.
-        #[test]
-        fn a_store_is_a_map(ops in ops()) {
-            let hash = |key: u8| u64::from(key % 4);
-            let mut store: Store<u64> = Store::new();
-            let mut oracle: HashMap<u8, u64> = HashMap::new();
-            for op in ops {
-                match op {
-                    Op::Add(key) => {
-                        let slot = store.find(hash(key), &[key]).unwrap_or_else(|| store.insert(hash(key), &[key], 0));
-                        store.slots[slot].as_mut().expect("occupied").state += 1;
-                        *oracle.entry(key).or_default() += 1;
-                    }
-                    Op::Sweep { budget, below } => {
-                        let before = oracle.len();
-                        store.sweep(budget, |state| *state < below);
-                        // What was dropped had expired; a whole round drops all that has.
-                        oracle.retain(|key, count| *count >= below || store.find(hash(*key), &[*key]).is_some());
-                        prop_assert!(before - oracle.len() <= budget);
-                        prop_assert!(budget < store.slots.len() || oracle.values().all(|count| *count >= below));
-                    }
-                }
-                prop_assert_eq!(store.len(), oracle.len());
-            }
-            for key in 0..24 {
-                let found = store.find(hash(key), &[key]).map(|slot| store.slots[slot].as_ref().expect("occupied").state);
-                prop_assert_eq!(found, oracle.get(&key).copied());
-            }
-            prop_assert!(store.slots.len() <= 24, "free slots are used again");
-        }
-    }
 
     /// Numbers the rows of each key; a number is forgotten `KEEP_MS` after the key's newest row, when it starts anew.
     struct Number;
@@ -452,7 +385,7 @@ mod tests {
             let mut before: Vec<_> = (0..workers).map(|_| instance()).collect();
             let mut found = spread(&mut before, first);
             let mut bins = BTreeMap::new();
-            for instance in &before {
+            for instance in &mut before {
                 for (bin, bytes) in instance.snapshot().expect("states can be written") {
                     prop_assert!(bins.insert(bin, bytes).is_none(), "a bin lives on one worker");
                 }
@@ -462,7 +395,7 @@ mod tests {
                 restored[*bin as usize % after].restore(bytes).expect("states can be read");
             }
             let again: BTreeMap<u8, Vec<u8>> =
-                restored.iter().flat_map(|instance| instance.snapshot().expect("states can be written")).collect();
+                restored.iter_mut().flat_map(|instance| instance.snapshot().expect("states can be written")).collect();
             prop_assert_eq!(&again, &bins);
             found.extend(spread(&mut restored, second));
             prop_assert_eq!(found, expected);

@@ -18,7 +18,9 @@ use millstream_engine::publish::{Outcome, Progress, Published};
 use millstream_engine::run::{Actor, Simulation, Turn};
 use millstream_engine::{Fault, digest};
 
-use pieces::{Case, Durable, Memory, Ran, Run, record, request};
+use millstream_engine::checkpoint::Checkpoint;
+use pieces::store::{Failure, MemoryStore, checkpoints, usable};
+use pieces::{Case, Durable, Memory, Run, record, request};
 
 /// A run that takes so many turns hangs: these take some thousand.
 const TURNS_MAX: usize = 1_000_000;
@@ -98,12 +100,12 @@ impl Oracle {
     }
 
     /// What became durable, over all runs.
-    fn check(&self, published: Vec<Published>) {
+    fn check(&self, published: &[Published]) {
         let mut ends: BTreeMap<(u32, u32), u64> = BTreeMap::new();
         let mut replied = Vec::new();
         let mut dead = Vec::new();
         let mut newest = 0;
-        for epoch in &published {
+        for epoch in published {
             for range in &epoch.progress.binding.ranges {
                 let end = ends.entry((range.source, range.partition)).or_default();
                 assert_eq!((*end, range.hi - range.lo), (range.lo, range.count), "ranges follow each other");
@@ -136,7 +138,7 @@ impl Oracle {
         dead.dedup();
         assert_eq!(dead.len(), 3 + poisoned_requests(), "each poison is one dead letter");
         assert_eq!(dead.len(), published.iter().map(|epoch| epoch.dead_letters.len()).sum::<usize>());
-        let outputs = Ran { published }.outputs();
+        let outputs = pieces::outputs(published);
         let differs = outputs.lines().zip(self.outputs.lines()).find(|(found, expected)| found != expected);
         assert_eq!(differs, None, "the outputs differ");
         assert_eq!(outputs.len(), self.outputs.len());
@@ -220,9 +222,19 @@ fn survive(seed: u64) -> (Vec<Published>, Vec<Step>) {
     let mut random = Random(seed);
     let (mut durable, mut trace): (Vec<Published>, _) = (Vec::new(), Vec::new());
     let kills = random.below(4);
+    // Outlives all runs, and fails once in some of them.
+    let store = Arc::new(MemoryStore::default());
     for run in 0..=kills {
-        let committed = durable.iter().map(|epoch| epoch.progress.clone()).collect();
-        let (mut simulation, published) = run_of(&mut random, committed).simulate();
+        let mut kept = usable(&store);
+        let from = (!kept.is_empty() && random.below(4) > 0).then(|| kept.swap_remove(random.below(kept.len())));
+        let start = from.as_ref().map_or(0, Checkpoint::epoch) as usize;
+        let committed = durable[start..].iter().map(|epoch| epoch.progress.clone()).collect();
+        let call = random.below(60);
+        let failure = [None, None, Some(Failure::Before(call)), Some(Failure::After(call)), Some(Failure::From(call))];
+        store.fail(failure[random.below(failure.len())]);
+        let checkpoints = Some(checkpoints(&store, [1, 200, u64::MAX][random.below(3)], 3));
+        let run_of = Run { checkpoints, from, ..run_of(&mut random, committed) };
+        let (mut simulation, published) = run_of.simulate();
         let turns = if run < kills { random.below(1500) } else { TURNS_MAX };
         let mut schedule = Schedule::new(&mut random);
         if drive(&mut simulation, &mut schedule, turns, &mut trace) {
@@ -231,6 +243,10 @@ fn survive(seed: u64) -> (Vec<Published>, Vec<Step>) {
             drop(simulation);
         }
         durable.append(&mut published.lock().expect("the run is gone"));
+        store.fail(None);
+    }
+    for checkpoint in usable(&store) {
+        assert!(checkpoint.epoch() <= durable.len() as u64, "a checkpoint is never ahead");
     }
     (durable, trace)
 }
@@ -238,7 +254,7 @@ fn survive(seed: u64) -> (Vec<Published>, Vec<Step>) {
 #[test]
 fn whatever_the_schedule_and_the_kills_the_results_are_the_same() {
     let oracle = Oracle::new();
-    for_seeds(40, |seed| oracle.check(survive(seed).0));
+    for_seeds(40, |seed| oracle.check(&survive(seed).0));
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub struct Verdict {
     pub state: State,
     /// Why.
     pub reason: String,
+    /// What it was called, where it was called differently.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
 }
 
 impl State {
@@ -95,11 +98,12 @@ pub fn verdicts(old: &Fingerprints, new: &[Part], log_is_whole: Option<bool>) ->
             (true, false, true, Some(false)) => State::Lost,
             (true, false, true, None) => State::RebuiltIfHeld,
         };
-        verdicts.push(Verdict { part: part.name.clone(), state, reason });
+        let was = was.filter(|was| *was != part.name).map(str::to_owned);
+        verdicts.push(Verdict { part: part.name.clone(), state, reason, was });
     }
     let names: BTreeSet<&str> = new.iter().map(|part| part.name.as_str()).collect();
     for name in old.keys().filter(|name| !names.contains(name.as_str()) && !taken.contains(name.as_str())) {
-        verdicts.push(Verdict { part: name.clone(), state: State::Removed, reason: String::new() });
+        verdicts.push(Verdict { part: name.clone(), state: State::Removed, reason: String::new(), was: None });
     }
     verdicts
 }
@@ -120,7 +124,7 @@ pub fn table(verdicts: &[Verdict]) -> String {
     let part = width(&mut verdicts.iter().map(|verdict| verdict.part.chars().count()).chain([4]));
     let state = width(&mut verdicts.iter().map(|verdict| verdict.state.words().len()).chain([5]));
     let mut text = format!("{:<part$}{:<state$}why", "part", "state");
-    for Verdict { part: name, state: what, reason } in verdicts {
+    for Verdict { part: name, state: what, reason, .. } in verdicts {
         let line = format!("{name:<part$}{:<state$}{reason}", what.words());
         // Writing to a string cannot fail.
         let _ = write!(text, "\n{}", line.trim_end());

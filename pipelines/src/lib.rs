@@ -19,6 +19,7 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod shape;
+pub mod stored;
 
 pub use check::check;
 pub use load::{inspect, load};

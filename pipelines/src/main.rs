@@ -5,7 +5,7 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use commands::{audit, diff, models, run, topic};
+use commands::{audit, diff, models, run, state, topic};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -54,6 +54,8 @@ enum Command {
     /// SIGINT and SIGTERM stop it after its open epochs. Started again, it goes on where it was: with the same models,
     /// and no answer lost or sent twice.
     Run(run::Arguments),
+    /// Shows what a pipeline has stored: files, topics, versions, journal, and whether a run is on.
+    State(state::Arguments),
     /// Tells what becomes of the state of each part when a definition is replaced by another.
     ///
     /// Exit code 0: all is kept, or can be made again from the log. 3: some is lost, since the log no longer holds what it
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
         Command::Graph { file, format } => commands::graph(&file, format),
         Command::List { kind } => commands::list(kind.as_deref()),
         Command::Run(arguments) => run::run(&arguments),
+        Command::State(arguments) => state::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),

@@ -80,6 +80,7 @@ fn plan(value: &Value) -> Planned<PlannedSource> {
         content: Content::Known(sensors.schema.clone()),
         format: None,
         topic: None,
+        receiver: None,
         open: Box::new(move |_: &World| Ok(Arc::new(Generator(sensors.clone())) as Arc<dyn Source>)),
     })
 }

@@ -25,7 +25,7 @@ pub struct Config {
     pub partitions: u32,
 }
 
-fn one() -> u32 {
+pub(super) fn one() -> u32 {
     1
 }
 
@@ -40,22 +40,28 @@ pub static KIND: SourceKind = Kind {
 
 fn plan(value: &Value) -> Planned<PlannedSource> {
     let config: Config = configuration(value)?;
-    check_topic(&config.name, config.partitions)?;
-    let name = config.name.clone();
-    Ok(PlannedSource {
+    check("name", &config.name, config.partitions)?;
+    Ok(reading(&config.name, config.partitions))
+}
+
+/// Reads a topic.
+pub(super) fn reading(name: &str, partitions: u32) -> PlannedSource {
+    let name = name.to_owned();
+    PlannedSource {
         content: Content::Bytes,
         format: None,
-        topic: Some((config.name, config.partitions)),
+        topic: Some((name.clone(), partitions)),
+        receiver: None,
         open: Box::new(move |world: &World| {
             Ok(Arc::new(TopicSource { broker: world.broker.clone(), name: name.clone() }) as Arc<dyn Source>)
         }),
-    })
+    }
 }
 
-/// The problems of a topic's name and number of partitions.
-fn check_topic(name: &str, partitions: u32) -> Planned<()> {
+/// The problems of a topic's name, which stands at `key`, and of its number of partitions.
+pub(super) fn check(key: &str, name: &str, partitions: u32) -> Planned<()> {
     let mut problems = Problems::default();
-    problems.take(check_topic_name(name).map_err(|message| Problem::new("name", "bad-topic-name", message)));
+    problems.take(check_topic_name(name).map_err(|message| Problem::new(key, "bad-topic-name", message)));
     if partitions == 0 {
         problems.push(Problem::new("partitions", "bad-value", "a topic has at least one partition"));
     }

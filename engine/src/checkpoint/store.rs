@@ -1,9 +1,11 @@
 //! Where checkpoints are kept.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Result;
 
 /// An object that a store has.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Object {
     /// Its name.
     pub name: String,

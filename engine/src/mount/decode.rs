@@ -15,6 +15,7 @@ use crate::batch::{Batch, Lane, Meta, Origin};
 use crate::binding::Epoch;
 use crate::fault::{Fault, Result};
 use crate::graph::{EventTime, SourceNode};
+use crate::mount::order::worker_of;
 use crate::mount::{Outlet, Rows, Site};
 use crate::publish::DeadLetter;
 use crate::raw::{Payload, RawBatch};
@@ -39,7 +40,7 @@ pub(crate) fn mount<'scope>(stream: StreamVec<'scope, Epoch, RawBatch>, at: usiz
                     match rows {
                         // A partition belongs to one worker, which sees its records in order.
                         Ok(Some(rows)) => {
-                            session.give(Batch { worker: raw.partition.wrapping_add(at as u32) % workers, ..rows });
+                            session.give(Batch { worker: worker_of(raw.partition, at, workers), ..rows });
                         }
                         Ok(None) => {}
                         Err(fault) => outlet.abort(fault),

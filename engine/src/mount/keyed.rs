@@ -1,6 +1,7 @@
 //! Operators with state by key: rows go to the worker of their key's bin, and wait there until their epoch is complete.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
@@ -15,8 +16,9 @@ use timely::dataflow::operators::generic::operator::Operator;
 use crate::batch::{Batch, Lane, Meta, canonical};
 use crate::binding::Epoch;
 use crate::fault::Result;
+use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
-use crate::mount::{Outlet, Rows, Site};
+use crate::mount::{Outlet, Rows, Site, Walks};
 use crate::state::{ErasedKeyed, KeyReader, KeyedInstance, bin, hash};
 
 pub(crate) fn mount<'scope>(
@@ -24,9 +26,13 @@ pub(crate) fn mount<'scope>(
     operator: &Arc<dyn ErasedKeyed>,
     at: usize,
     site: &Site,
+    walks: &Rc<Walks>,
 ) -> Result<Rows<'scope>> {
     let node = &site.graph.nodes[at];
     let schemas: Vec<SchemaRef> = node.inputs.iter().map(|input| site.graph.schema(*input).clone()).collect();
+    let mut instance = operator.clone().mount(&schemas)?;
+    let is_own = |bin: u32| bin as usize % site.workers == site.worker;
+    site.restore(&node.name, is_own, |_, bin| instance.restore(bin))?;
     let scope = ports[0].scope();
     let mut builder = OperatorBuilder::new(node.name.clone(), scope);
     let (output, stream) = builder.new_output::<Vec<Batch>>();
@@ -37,7 +43,10 @@ pub(crate) fn mount<'scope>(
         let routed = route(stream, reader, site);
         inputs.push(builder.new_input(routed, Exchange::new(|batch: &Batch| u64::from(batch.worker))));
     }
-    let mut step = Step { instance: operator.clone().mount(&schemas)?, schemas, outlet: site.outlet(&node.name) };
+    let activator = scope.activator_for(builder.operator_info().address);
+    let mut handover = Handover::new(&node.name, site, walks, activator);
+    let mut step = Step { instance, schemas, outlet: site.outlet(&node.name) };
+    step.outlet.set_keys(step.instance.keys());
     builder.build(move |_| {
         let mut open: BTreeMap<Epoch, (_, Gathered)> = BTreeMap::new();
         move |frontiers| {
@@ -54,9 +63,12 @@ pub(crate) fn mount<'scope>(
                     break;
                 }
                 let (epoch, (capability, gathered)) = entry.remove_entry();
+                handover.begin(epoch, &mut *step.instance);
                 let mut session = output.session_with_builder(&capability);
                 step.run(epoch, &gathered, |batch| session.give(batch));
             }
+            handover.begin(handover::next(frontiers), &mut *step.instance);
+            handover.walk(&mut *step.instance);
         }
     });
     Ok(stream)

@@ -12,10 +12,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use crate::binder::{Binder, Limits, Rebinding, WorkerLine};
+use crate::binder::{Binder, Limits, Rebinding, Then, WorkerLine};
 use crate::book::Book;
+use crate::checkpoint::{Checkpoint, Checkpoints, Cutter, Writer};
 use crate::fault::{Fault, Result};
 use crate::graph::Graph;
+pub use crate::intake::Skip;
 use crate::intake::{Intake, SourceReader};
 use crate::metrics::Metrics;
 use crate::mount::Site;
@@ -59,9 +61,17 @@ pub struct Settings {
     pub book: Arc<Book>,
     /// End when this is true and all input is used up; `None` runs until it is stopped.
     pub finish: Option<Arc<AtomicBool>>,
-    /// What earlier runs committed, consecutive from epoch 0: it is replayed from the log, with nothing published, and
-    /// must reach the recorded digests.
+    /// Where checkpoints are made, if they are.
+    pub checkpoints: Option<Checkpoints>,
+    /// The state to start from; without it, every operator starts empty and every source at its start.
+    pub from: Option<Checkpoint>,
+    /// What earlier runs committed, consecutive from the checkpoint's epoch, or from 0: it is replayed from the log, with nothing
+    /// published, and must reach what was recorded.
     pub recorded: Vec<Recorded>,
+    /// Records that are never taken.
+    pub skip: Vec<Skip>,
+    /// Whether to go on after the replay.
+    pub live: bool,
 }
 
 /// Runs `graph` until it is stopped or its input is used up, and everything bound is published.
@@ -77,14 +87,25 @@ struct Parts {
     /// What the workers start with, in their order.
     starts: Vec<Start>,
     publisher: Publisher,
+    /// Writes checkpoints, if any are made.
+    writer: Option<Writer>,
 }
 
 impl Parts {
     /// Those of a run that waits and looks at a clock (`timed`), or that does neither.
     fn new(graph: Graph, settings: Settings, commit: Box<dyn Commit>, timed: bool) -> Result<Self> {
         let (graph, book, metrics) = (Arc::new(graph), settings.book, settings.metrics);
-        let intake = Arc::new(Intake::new(book.clone(), settings.limits.max_bytes.max(8 << 20)));
-        let partitions = Arc::new(announce(&graph, &intake)?);
+        let queue_bytes_max = settings.limits.max_bytes.max(8 << 20);
+        let intake = Arc::new(Intake::new(book.clone(), queue_bytes_max, settings.skip, metrics.clone()));
+        let from = settings.from.map(Arc::new);
+        let offsets = from.as_ref().map_or_else(|| Ok(BTreeMap::new()), |from| from.offsets(&graph))?;
+        let partitions = Arc::new(announce(&graph, &intake, &offsets)?);
+        let resumed = from.as_ref().map(|from| from.manifest());
+        let start = resumed.map_or(0, |manifest| manifest.epoch);
+        let frontier = resumed.map(|manifest| manifest.frontier.clone()).unwrap_or_default();
+        book.resume(start, frontier.clone());
+        let (handed, handed_in) = mpsc::channel();
+        let handed = settings.checkpoints.is_some().then_some(handed);
         let (events, events_in) = mpsc::channel();
         let (mut workers, mut starts) = (Vec::new(), Vec::new());
         for worker in 0..settings.workers {
@@ -97,6 +118,8 @@ impl Parts {
                 metrics: metrics.clone(),
                 events: events.clone(),
                 partitions: partitions.clone(),
+                handed: handed.clone(),
+                from: from.clone(),
                 worker,
                 workers: settings.workers,
             };
@@ -106,6 +129,11 @@ impl Parts {
             SourceReader::new(intake.clone(), index, node.name.clone(), node.source.clone(), timed)
         });
         let readers = readers.collect();
+        let cutter = settings
+            .checkpoints
+            .as_ref()
+            .zip(handed)
+            .map(|(checkpoints, handed)| Cutter::new(checkpoints, book.clone(), handed, start, offsets));
         let binder = Binder {
             graph: graph.clone(),
             intake,
@@ -116,28 +144,36 @@ impl Parts {
             metrics: metrics.clone(),
             workers,
             replay: settings.recorded.iter().map(|recorded| Rebinding::new(recorded.binding.clone())).collect(),
+            then: if settings.live { Then::Live } else { Then::Nothing },
+            cutter,
             finish: settings.finish,
             looked_again: false,
-            offsets: Arc::new(BTreeMap::new()),
-            idle: Vec::new(),
+            offsets: Arc::new(frontier.offsets),
+            idle: resumed.map(|manifest| manifest.idle.clone()).unwrap_or_default(),
             bound: BTreeMap::new(),
-            epoch: 0,
+            epoch: start,
             served: false,
             turn: 0,
             worker: 0,
         };
         let recorded = settings.recorded.into_iter().map(|recorded| (recorded.binding.epoch, recorded)).collect();
-        let publisher = Publisher::new(graph, book.clone(), metrics, commit, events_in, recorded);
-        Ok(Self { book, readers, binder, starts, publisher })
+        let marks = resumed.map(|manifest| manifest.revisions.clone()).unwrap_or_default();
+        let publisher =
+            Publisher::new(graph.clone(), book.clone(), metrics.clone(), commit, events_in, recorded, marks);
+        let writer = settings
+            .checkpoints
+            .map(|checkpoints| Writer::new(checkpoints, from.as_deref(), graph, book.clone(), metrics, handed_in));
+        Ok(Self { book, readers, binder, starts, publisher, writer })
     }
 }
 
-/// Announces every partition, to be read from its start; gives those of the learn lane.
-fn announce(graph: &Graph, intake: &Intake) -> Result<Vec<(u32, u32)>> {
+/// Announces every partition, to be read on from `offsets`, or from its start; gives those of the learn lane.
+fn announce(graph: &Graph, intake: &Intake, offsets: &BTreeMap<(u32, u32), u64>) -> Result<Vec<(u32, u32)>> {
     let mut learning = Vec::new();
     for (at, source) in graph.sources.iter().enumerate() {
         for partition in source.source.partitions()? {
-            intake.announce(at as u32, Position { partition, offset: 0 }, source.source.is_finite());
+            let offset = offsets.get(&(at as u32, partition)).copied().unwrap_or_default();
+            intake.announce(at as u32, Position { partition, offset }, source.source.is_finite());
             if source.asks.is_none() {
                 learning.push((at as u32, partition));
             }

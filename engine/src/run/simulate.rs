@@ -32,6 +32,8 @@ pub enum Actor {
     Worker(usize),
     /// The publisher.
     Publisher,
+    /// What writes checkpoints.
+    Writer,
 }
 
 impl fmt::Display for Actor {
@@ -41,6 +43,7 @@ impl fmt::Display for Actor {
             Actor::Binder => write!(out, "the binder"),
             Actor::Worker(worker) => write!(out, "worker {worker}"),
             Actor::Publisher => write!(out, "the publisher"),
+            Actor::Writer => write!(out, "the checkpoint writer"),
         }
     }
 }
@@ -59,13 +62,17 @@ type Part = Box<dyn FnMut() -> Turn + Send>;
 impl Simulation {
     /// Gets everything ready; nothing is read or mounted yet.
     pub fn new(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<Self> {
-        let Parts { book, readers, mut binder, starts, mut publisher } = Parts::new(graph, settings, commit, false)?;
+        let Parts { book, readers, mut binder, starts, mut publisher, writer } =
+            Parts::new(graph, settings, commit, false)?;
         let mut parts: BTreeMap<Actor, Part> = BTreeMap::new();
         for (at, mut reader) in readers.into_iter().enumerate() {
             parts.insert(Actor::Reader(at), Box::new(move || reader.turn()));
         }
         parts.insert(Actor::Binder, Box::new(move || binder.turn()));
         parts.insert(Actor::Publisher, Box::new(move || publisher.turn()));
+        if let Some(mut writer) = writer {
+            parts.insert(Actor::Writer, Box::new(move || writer.turn()));
+        }
         let mut threads = Vec::new();
         for (at, start) in starts.into_iter().enumerate() {
             let (mut token, thread) = token(start);

@@ -18,7 +18,7 @@ const PARK: Duration = Duration::from_millis(20);
 
 /// Runs until every part is done.
 pub(super) fn run(parts: Parts) -> Result<()> {
-    let Parts { book, readers, mut binder, starts, mut publisher } = parts;
+    let Parts { book, readers, mut binder, starts, mut publisher, writer } = parts;
     let workers = starts.len();
     let starts = Mutex::new(starts.into_iter().map(Some).collect::<Vec<_>>());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
@@ -35,6 +35,9 @@ pub(super) fn run(parts: Parts) -> Result<()> {
             });
         }
         scope.spawn(move || guard(book, &"the binder", || take_turns(book, LOOK, || binder.turn())));
+        if let Some(mut writer) = writer {
+            scope.spawn(move || guard(book, &"the checkpoint writer", || take_turns(book, LOOK, || writer.turn())));
+        }
         guard(book, &"the publisher", || publish(book, &mut publisher));
         for outcome in guards.join() {
             if let Err(panic) = outcome {

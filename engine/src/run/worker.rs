@@ -5,13 +5,12 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
-use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::worker::Worker;
 
 use crate::binder::Order;
 use crate::binding::Epoch;
 use crate::fault::Result;
-use crate::mount::{Inputs, Site, mount};
+use crate::mount::{Dataflow, Site, mount};
 use crate::publish::Event;
 use crate::run::Turn;
 
@@ -27,8 +26,7 @@ pub(super) struct Start {
 pub(super) struct Mounted {
     site: Site,
     orders: Receiver<Order>,
-    inputs: Inputs,
-    probe: ProbeHandle<Epoch>,
+    dataflow: Dataflow,
     /// Every operator has passed all epochs before this one, as far as the workers were told.
     passed: Epoch,
 }
@@ -37,8 +35,11 @@ impl Mounted {
     /// Mounts the graph. To be called on the worker's thread.
     pub(super) fn new(worker: &mut Worker, start: Start) -> Result<Self> {
         start.thread.get_or_init(std::thread::current);
-        let (inputs, probe) = worker.dataflow(|scope| mount(scope, &start.site))?;
-        Ok(Self { site: start.site, orders: start.orders, inputs, probe, passed: 0 })
+        let mut dataflow = worker.dataflow(|scope| mount(scope, &start.site))?;
+        let first = start.site.start();
+        dataflow.inputs.iter_mut().for_each(|input| input.advance_to(first));
+        start.site.book.add_mounted();
+        Ok(Self { site: start.site, orders: start.orders, dataflow, passed: first })
     }
 
     /// One step of all operators that have something to do; waits for that so long at most. Done once all input has
@@ -51,18 +52,19 @@ impl Mounted {
             match order {
                 Order::Epoch(epoch, records) => {
                     for (source, records) in records {
-                        self.inputs[source as usize].send(records);
+                        self.dataflow.inputs[source as usize].send(records);
                     }
-                    for input in &mut self.inputs {
+                    for input in &mut self.dataflow.inputs {
                         input.advance_to(epoch + 1);
                     }
                 }
-                Order::End => self.inputs.clear(),
+                Order::End => self.dataflow.inputs.clear(),
             }
         }
+        self.dataflow.walks.wake(&self.site.book.cuts);
         let is_running = worker.step_or_park(Some(park));
         if worker.index() == 0 {
-            let now = self.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX));
+            let now = self.dataflow.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX));
             if now > self.passed {
                 self.passed = now;
                 self.site.book.set_passed(now.min(self.site.book.minted()));

@@ -12,16 +12,19 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
 use millstream_engine::batch::{self, META};
 use millstream_engine::binder::Limits;
 use millstream_engine::book::{Book, Request};
+use millstream_engine::checkpoint::{Checkpoint, Checkpoints};
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Step};
-use millstream_engine::publish::{Commit, Outcome, Progress, Published};
+use millstream_engine::publish::{Commit, Outcome, Progress, Published, Recorded};
 use millstream_engine::raw::{Payload, RawBatch};
-use millstream_engine::run::{Settings, Simulation, run};
+use millstream_engine::run::{Settings, Simulation, Skip, run};
 use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
 use millstream_engine::state::States;
 use millstream_engine::time::StepClock;
 use millstream_engine::{Fault, Result};
+
+pub mod store;
 
 /// A run that takes so long has hung: all these take a second at most.
 const HANGS: Duration = Duration::from_mins(2);
@@ -207,8 +210,11 @@ impl Fold for Sum {
     fn snapshot(&self) -> Vec<u8> {
         [self.sum.to_le_bytes(), self.examples.to_le_bytes()].concat()
     }
-    fn restore(&mut self, _: &[u8]) -> Result<()> {
-        Err(Fault::ours("not needed here"))
+    fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
+        let (sum, examples) = snapshot.split_at_checked(8).ok_or_else(|| Fault::world("too short"))?;
+        self.sum = i64::from_le_bytes(sum.try_into().expect("8 bytes"));
+        self.examples = u64::from_le_bytes(examples.try_into().map_err(|_| Fault::world("another length"))?);
+        Ok(())
     }
 }
 
@@ -241,6 +247,12 @@ pub struct Run {
     pub workers: usize,
     pub limits: Limits,
     pub committed: Vec<Progress>,
+    pub checkpoints: Option<Checkpoints>,
+    pub from: Option<Checkpoint>,
+    pub skip: Vec<Skip>,
+    /// Whether to go on after what was committed.
+    pub live: bool,
+    pub metrics: Arc<Metrics>,
     pub book: Arc<Book>,
     /// Whether to end when all input is used up.
     pub finish: bool,
@@ -252,6 +264,8 @@ pub struct Run {
 
 pub struct Ran {
     pub published: Vec<Published>,
+    /// How the run ended.
+    pub outcome: Result<()>,
 }
 
 struct Collect {
@@ -298,6 +312,11 @@ impl Run {
             workers: 1,
             limits: Limits::default(),
             committed: vec![],
+            checkpoints: None,
+            from: None,
+            skip: vec![],
+            live: true,
+            metrics: Arc::default(),
             book: Arc::default(),
             finish: true,
             shape: Box::new(|_| ()),
@@ -309,18 +328,23 @@ impl Run {
         self.try_go().expect("the run ends well")
     }
 
-    /// Runs on a thread of its own, so that a run that hangs fails its test.
     pub fn try_go(self) -> Result<Ran> {
+        let mut ran = self.until_its_end();
+        std::mem::replace(&mut ran.outcome, Ok(())).map(|()| ran)
+    }
+
+    /// Runs on a thread of its own, so that a run that hangs fails its test. What was published before a fault is there too.
+    pub fn until_its_end(self) -> Ran {
         let (done, outcome) = std::sync::mpsc::channel();
         std::thread::spawn(move || done.send(self.run()));
         outcome.recv_timeout(HANGS).expect("the run ends")
     }
 
-    fn run(self) -> Result<Ran> {
+    fn run(self) -> Ran {
         let (graph, settings, commit, published) = self.prepare();
-        run(graph, settings, commit)?;
+        let outcome = run(graph, settings, commit);
         let published = std::mem::take(&mut *published.lock().expect("the run has ended"));
-        Ok(Ran { published })
+        Ran { published, outcome }
     }
 
     /// A simulation of this run, and what it will have published.
@@ -333,17 +357,21 @@ impl Run {
         let published = Arc::new(Mutex::new(Vec::new()));
         let mut graph = graph(self.case);
         (self.shape)(&mut graph);
+        let next = self.from.as_ref().map_or(0, Checkpoint::epoch) + self.committed.len() as u64;
         let settings = Settings {
             workers: self.workers,
             limits: self.limits,
             seed: 1,
             clock: Arc::new(StepClock::new(0, 1)),
-            metrics: Arc::new(Metrics::default()),
+            metrics: self.metrics,
             book: self.book,
             finish: self.finish.then(|| Arc::new(AtomicBool::new(true))),
-            recorded: self.committed.iter().cloned().map(Into::into).collect(),
+            checkpoints: self.checkpoints,
+            from: self.from,
+            recorded: self.committed.into_iter().map(Recorded::from).collect(),
+            skip: self.skip,
+            live: self.live,
         };
-        let next = self.committed.len() as u64;
         let commit = Collect { published: published.clone(), next, before: self.before_commit };
         (graph, settings, Box::new(commit), published)
     }
@@ -357,16 +385,21 @@ impl Ran {
 
     /// The output rows as text, in the order of publication, without epochs.
     pub fn outputs(&self) -> String {
-        let mut text = String::new();
-        for rows in self.published.iter().flat_map(|epoch| epoch.outputs.values()) {
-            for row in 0..rows.num_rows() {
-                let show = |at| arrow::util::display::array_value_to_string(rows.column(at), row).expect("printable");
-                let shown: Vec<String> = (0..rows.num_columns()).filter(|at| *at != batch::RAW).map(show).collect();
-                writeln!(text, "{}", shown.join(" ")).expect("strings take text");
-            }
-        }
-        text
+        outputs(&self.published)
     }
+}
+
+/// The output rows of these epochs as text, in the order of publication, without epochs.
+pub fn outputs(published: &[Published]) -> String {
+    let mut text = String::new();
+    for rows in published.iter().flat_map(|epoch| epoch.outputs.values()) {
+        for row in 0..rows.num_rows() {
+            let show = |at| arrow::util::display::array_value_to_string(rows.column(at), row).expect("printable");
+            let shown: Vec<String> = (0..rows.num_columns()).filter(|at| *at != batch::RAW).map(show).collect();
+            writeln!(text, "{}", shown.join(" ")).expect("strings take text");
+        }
+    }
+    text
 }
 
 fn source(name: &str, memory: Memory, lateness_ms: i64, asks: Option<Asks>) -> SourceNode {

@@ -64,9 +64,9 @@ impl Bench {
     }
 
     /// A bench whose state went through a checkpoint.
-    pub(crate) fn restored(&self, kind: &StepKind, config: &Value) -> Self {
+    pub(crate) fn restored(&mut self, kind: &StepKind, config: &Value) -> Self {
         let mut other = Self::new(kind, config);
-        if let (Some(from), Some(to)) = (&self.state, &mut other.state) {
+        if let (Some(from), Some(to)) = (&mut self.state, &mut other.state) {
             for bin in from.snapshot().unwrap().values() {
                 to.restore(bin).unwrap();
             }

@@ -153,8 +153,8 @@ mod tests {
         concat_batches(&bench.step.schema, &outputs).unwrap()
     }
 
-    fn snapshot(bench: &Bench) -> Option<BTreeMap<u8, Vec<u8>>> {
-        bench.state.as_ref().map(|state| state.snapshot().unwrap())
+    fn snapshot(bench: &mut Bench) -> Option<BTreeMap<u8, Vec<u8>>> {
+        bench.state.as_mut().map(|state| state.snapshot().unwrap())
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
             assert_eq!(learn_all(&mut many, &rows.cut(&cuts)), expected, "{} {config}, seed {seed}", kind.name);
             if kind.name != "join_as_of" {
                 // That one drops what earlier epochs have made useless.
-                assert_eq!(snapshot(&many), snapshot(&one), "{} {config}, seed {seed}", kind.name);
+                assert_eq!(snapshot(&mut many), snapshot(&mut one), "{} {config}, seed {seed}", kind.name);
             }
         }
     }
@@ -182,7 +182,7 @@ mod tests {
             let mut bench = Bench::new(kind, &config);
             learn(&mut bench, &epochs[0]);
             let mut restored = bench.restored(kind, &config);
-            assert_eq!(snapshot(&restored), snapshot(&bench));
+            assert_eq!(snapshot(&mut restored), snapshot(&mut bench));
             assert_eq!(learn(&mut restored, &epochs[1]), learn(&mut bench, &epochs[1]), "{} {config}", kind.name);
         }
     }
@@ -197,9 +197,9 @@ mod tests {
                     bench.run(Lane::Learn, 1, &right);
                 }
                 // A request sees the state of before the epoch: as the epoch's first row does.
-                let before = snapshot(&bench);
+                let before = snapshot(&mut bench);
                 let served = bench.serve(&left);
-                assert_eq!(snapshot(&bench), before, "{} {config}", kind.name);
+                assert_eq!(snapshot(&mut bench), before, "{} {config}", kind.name);
                 let learned = bench.learn(&left);
                 if kind.name != "deduplicate" {
                     assert_eq!(served.slice(0, 1), learned.slice(0, 1), "{} {config}, seed {seed}", kind.name);

@@ -10,10 +10,10 @@ use millstream_engine::{Fault, Result};
 use serde::Deserialize;
 
 use super::Place;
-use super::journal::Range;
 use super::log::Log;
 use super::report::Report;
 use crate::plan::{Delivery, Pipeline};
+use crate::run::journal::Part;
 
 /// How many answers of later epochs are looked through before an answer counts as missing.
 const LOOK_AHEAD: usize = 64;
@@ -167,7 +167,7 @@ impl Answers {
     }
 
     /// Takes the answers to the requests of a range.
-    pub(super) fn take(&mut self, range: &Range, requests: Requests, report: &mut Report) -> Result<Taken> {
+    pub(super) fn take(&mut self, range: &Part, requests: Requests, report: &mut Report) -> Result<Taken> {
         let place = (range.source.clone(), range.partition);
         let (Some(lane), Some(offsets)) = (self.lanes.get_mut(&place), requests.offsets) else {
             report.answers.unproven += range.count;
@@ -257,7 +257,7 @@ impl Lane {
     fn take(
         &mut self,
         offsets: &[u64],
-        range: &Range,
+        range: &Part,
         delivery: Delivery,
         report: &mut Report,
     ) -> Result<BTreeMap<u64, Answer>> {

@@ -11,9 +11,9 @@ use millstream_engine::raw::RawBatch;
 use millstream_engine::source::{Position, Reader, Source};
 
 use super::Place;
-use super::journal::{Range, Skip};
 use super::log::Patient;
 use crate::plan::Pipeline;
+use crate::run::journal::{Part, Skip};
 
 /// All sources, those of requests included.
 pub(super) struct Inputs {
@@ -83,7 +83,7 @@ impl Inputs {
     }
 
     /// Reads a range, and whatever lies between it and `expected`.
-    pub(super) fn read(&mut self, range: &Range, expected: Option<u64>, with_offsets: bool) -> Result<Read> {
+    pub(super) fn read(&mut self, range: &Part, expected: Option<u64>, with_offsets: bool) -> Result<Read> {
         let nothing = |found| Ok(Read { found, unbound: None, offsets: None });
         let Some(input) = self.sources.get(&range.source) else { return nothing(Found::Gone) };
         let place = (range.source.clone(), range.partition);

@@ -8,7 +8,7 @@
 
 mod answers;
 mod inputs;
-mod journal;
+pub(crate) mod journal;
 mod log;
 mod report;
 
@@ -23,9 +23,9 @@ use millstream_engine::digest::AnswersDigest;
 
 use crate::plan::Pipeline;
 use crate::run::assemble::Topics;
+use crate::run::journal::{Committed, Part, Record, Rollback};
 use answers::{Answers, Requests};
 use inputs::Inputs;
-use journal::{Progress, Range, Record, Rollback};
 pub use report::{Check, Report, Wrong};
 
 /// A partition of a source, by the source's name.
@@ -155,7 +155,7 @@ impl Audit {
         }
     }
 
-    fn progress(&mut self, offset: u64, progress: &Progress) -> Result<()> {
+    fn progress(&mut self, offset: u64, progress: &Committed) -> Result<()> {
         let epoch = progress.binding.epoch;
         let place = format!("{}/0 offset {offset}", self.topic);
         self.report.progress.checked += 1;
@@ -180,7 +180,7 @@ impl Audit {
         self.next = Some(epoch + 1);
         let mut digest = AnswersDigest::default();
         let (mut bound, mut complete) = (0, true);
-        let mut asked: Vec<&Range> = Vec::new();
+        let mut asked: Vec<&Part> = Vec::new();
         for range in &progress.binding.ranges {
             if self.answers.is_asked(&range.source) {
                 asked.push(range);
@@ -189,7 +189,7 @@ impl Audit {
             }
         }
         let number = |source: &str| self.sources.iter().rposition(|other| other == source).unwrap_or(usize::MAX) as u32;
-        let mut asked: Vec<(u32, &Range)> = asked.into_iter().map(|range| (number(&range.source), range)).collect();
+        let mut asked: Vec<(u32, &Part)> = asked.into_iter().map(|range| (number(&range.source), range)).collect();
         asked.sort_by_key(|(source, range)| (*source, range.partition));
         self.answers.begin();
         for (source, range) in asked {
@@ -201,20 +201,19 @@ impl Audit {
                 digest.update(Origin { source, partition: range.partition, offset, index: 0 }, &value);
             }
         }
-        if let Some(recorded) = &progress.answers {
-            self.report.digests.checked += 1;
-            let found = digest.finish();
-            if recorded.count != bound {
-                let message = format!("epoch {epoch} records {} answers and binds {bound} requests", recorded.count);
-                self.report.digests.wrong(place, message);
-            } else if complete && (found.count, &found.digest) != (recorded.count, &recorded.digest) {
-                let wheres = self.answers.span();
-                let message =
-                    format!("the answers of epoch {epoch} are not those that it gave: one of {wheres} was altered");
-                self.report.digests.wrong(place, message);
-            } else if !complete {
-                self.report.digests.unproven += 1;
-            }
+        let recorded = &progress.answers;
+        self.report.digests.checked += 1;
+        let found = digest.finish();
+        if recorded.count != bound {
+            let message = format!("epoch {epoch} records {} answers and binds {bound} requests", recorded.count);
+            self.report.digests.wrong(place, message);
+        } else if complete && (found.count, &found.digest) != (recorded.count, &recorded.digest) {
+            let wheres = self.answers.span();
+            let message =
+                format!("the answers of epoch {epoch} are not those that it gave: one of {wheres} was altered");
+            self.report.digests.wrong(place, message);
+        } else if !complete {
+            self.report.digests.unproven += 1;
         }
         if self.survey.marks.contains(&epoch) {
             self.marks.insert(epoch, self.positions.clone());
@@ -223,7 +222,7 @@ impl Audit {
     }
 
     /// Checks a range and gives what is known of its requests, if it holds any.
-    fn bound(&mut self, epoch: Epoch, range: &Range) -> Result<Requests> {
+    fn bound(&mut self, epoch: Epoch, range: &Part) -> Result<Requests> {
         let at: Place = (range.source.clone(), range.partition);
         let place =
             format!("{}/{} offsets {} to {}", self.inputs.topic(&range.source), range.partition, range.lo, range.hi);
@@ -274,7 +273,7 @@ impl Audit {
         Ok(Requests { offsets, follows: is_found })
     }
 
-    /// What was learned after `to` is undone: its records are bound again, but for those that are skipped from now on.
+    /// What was learned after an epoch is undone: its records are bound again, but for those that are skipped from now on.
     fn roll_back(&mut self, rollback: Rollback) {
         let to = self.marks.get(&rollback.to).cloned().unwrap_or_default();
         for (place, position) in &mut self.positions {

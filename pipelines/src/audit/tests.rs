@@ -131,7 +131,9 @@ impl Site {
         let mut site = Self {
             pipeline,
             broker,
-            journal: vec![json!({"kind": "start", "token": "a", "sources": ["rows", "asked"]})],
+            journal: vec![
+                json!({"kind": "start", "run": "a", "number": 1, "definition": "", "fingerprints": {}, "sources": ["rows", "asked"]}),
+            ],
             answers: Vec::new(),
         };
         let mut at = std::collections::BTreeMap::new();
@@ -422,10 +424,8 @@ fn a_rollback_binds_again() {
         let skip =
             json!({"source": "rows", "partition": skipped["partition"], "lo": skipped["lo"], "hi": skipped["hi"]});
         site.journal.push(json!({"kind": "rollback", "to": to, "version": "v", "skip": [skip]}));
-        let mut epoch = progress.len() as u64;
-        for range in ranges {
+        for (epoch, range) in (progress.len() as u64..).zip(ranges) {
             site.commit(epoch, vec![(range, Vec::new())]);
-            epoch += 1;
         }
         let report = site.audit();
         assert!(report.sound && report.ranges.wrong == 0, "seed {seed}:\n{}", report.text());

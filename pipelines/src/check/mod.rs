@@ -219,6 +219,16 @@ impl Checker<'_> {
         for section in ["sources", "streams", "models", "feeds", "requests", "sinks"] {
             for entry in section_of(root, section) {
                 self.check_name(&entry.key, entry.key_span);
+                if section == "requests"
+                    && let Some(first) = root.get("sources").and_then(|sources| sources.entry(&entry.key))
+                {
+                    let message = format!("the name `{}` is taken", entry.key);
+                    let help = format!(
+                        "the journal tells sources and requests apart by their names; it is also in line {}",
+                        first.key_span.line
+                    );
+                    self.find(Finding::error(entry.key_span, "name-taken", message).help(help));
+                }
                 if !matches!(section, "sources" | "streams" | "models") {
                     continue;
                 }

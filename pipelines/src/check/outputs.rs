@@ -56,6 +56,11 @@ impl Checker<'_> {
         }
         let reader = reader(root, topic, sources);
         let planned = self.planned_source(node);
+        if planned.as_ref().is_some_and(|planned| planned.receiver.is_some()) {
+            let span = node.entry("from").map_or(entry.key_span, Entry::mark);
+            let finding = Finding::error(span, "received-by-feed", "a feed cannot receive: its place would be lost");
+            self.find(finding.help("make it a source, which fills a topic by itself"));
+        }
         let known = planned
             .as_ref()
             .is_some_and(|planned| matches!(planned.content, millstream_connectors::sources::Content::Known(_)));

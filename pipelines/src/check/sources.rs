@@ -14,6 +14,8 @@ use crate::definition::{Entry, Node, Span};
 use crate::fingerprint;
 use crate::plan;
 use crate::report::Finding;
+use crate::run::assemble::Topics;
+use crate::run::receive::own_topic;
 use crate::shape::{self, ColumnType};
 
 /// A source that may have failed, and its columns as far as they are known.
@@ -37,12 +39,16 @@ impl Columns {
 
 impl Checker<'_> {
     pub(super) fn sources(&mut self, root: &Node) -> Vec<Tried> {
-        section_of(root, "sources").iter().map(|entry| self.source(entry)).collect()
+        let pipeline = root.get("name").and_then(Node::text).unwrap_or_default();
+        section_of(root, "sources").iter().map(|entry| self.source(pipeline, entry)).collect()
     }
 
-    fn source(&mut self, entry: &Entry) -> Tried {
+    fn source(&mut self, pipeline: &str, entry: &Entry) -> Tried {
         let node = &entry.value;
-        let planned = self.planned_source(node);
+        let planned = self.planned_source(node).map(|planned| planned.in_topic(&own_topic(pipeline, &entry.key)));
+        if let Some(planned) = &planned {
+            self.received(pipeline, entry, planned);
+        }
         let declared = self.declared(node);
         let columns = self.columns(entry, planned.as_ref(), declared);
         let format = self.format(entry, planned.as_ref(), node.entry("format"), &columns);
@@ -70,6 +76,18 @@ impl Checker<'_> {
                 }
             });
         (source, columns)
+    }
+
+    /// What is received must not get among what the pipeline keeps for itself.
+    fn received(&mut self, pipeline: &str, entry: &Entry, planned: &PlannedSource) {
+        let Topics { progress, dead, feeds } = Topics::of(pipeline);
+        if let (Some(_), Some((topic, _))) = (&planned.receiver, &planned.topic)
+            && [progress, dead, feeds].contains(topic)
+        {
+            let message = format!("the topic `{topic}` is the pipeline's own");
+            let finding = Finding::error(entry.key_span, "own-topic", message);
+            self.find(finding.help("give the source another name, or name its `topic`"));
+        }
     }
 
     pub(super) fn planned_source(&mut self, node: &Node) -> Option<PlannedSource> {

@@ -61,8 +61,10 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let verdicts = verdicts(&old.fingerprints(), &new.parts(), log_is_whole);
     match arguments.format {
         Form::Text => {
-            let notes: String = notes.iter().map(|note| format!("\n{note}\n")).collect();
-            print(&(table(&verdicts) + &notes));
+            print(&table(&verdicts));
+            for note in notes {
+                print(&format!("\n{note}\n"));
+            }
         }
         Form::Json => {
             print(&format!("{:#}\n", json!({"parts": verdicts, "notes": notes, "log_is_whole": log_is_whole})));

@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod diff;
 pub(crate) mod models;
 pub(crate) mod run;
+pub(crate) mod state;
 pub(crate) mod topic;
 
 use std::io::{IsTerminal, Write};

@@ -14,7 +14,8 @@ use super::{failed, load, print};
 pub(crate) struct Arguments {
     /// The definition.
     file: PathBuf,
-    /// End when all feeds are used up and everything in the topics is learned and answered.
+    /// End when all feeds are used up and everything in the topics is learned and answered. Sources that receive (`http`,
+    /// `mqtt`) do not: what their topics hold is worked through.
     #[arg(long)]
     until_idle: bool,
     /// Feed in step with the records' own time, so many of their seconds in a second; without it, at full speed.

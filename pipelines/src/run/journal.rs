@@ -10,14 +10,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millstream_connectors::broker::Message;
+use millstream_connectors::broker::{Broker, Message};
 use millstream_engine::binding::{Binding, Epoch, Range};
 use millstream_engine::publish::{Progress, Recorded, RevisionMark, Tally};
 use millstream_engine::{Fault, Result, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::run::tenure::{Entry, Tenure};
+use crate::run::change::Change;
+use crate::run::tenure::{self, Entry, Tenure};
 
 /// A record, besides who started and when.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -263,6 +264,13 @@ impl History {
         Ok(history)
     }
 
+    /// Reads what a journal holds at present, without taking it over: a run may be going on.
+    pub fn look(broker: &dyn Broker, topic: &str, from: u64, requests: &BTreeSet<String>) -> Result<Self> {
+        let mut history = Self { from, requests: requests.clone(), ..Self::default() };
+        tenure::look(broker, topic, from, |entry| history.push(topic, &entry))?;
+        Ok(history)
+    }
+
     fn push(&mut self, topic: &str, entry: &Entry) -> Result<()> {
         match Record::parse(topic, entry)? {
             Record::Start(definition) => self.starts.push((entry.offset, definition)),
@@ -312,14 +320,24 @@ impl History {
         epoch.checked_sub(first).and_then(|at| self.epochs.get(at as usize))
     }
 
-    /// The epochs from `epoch` on as the engine knows them, before which `idle` held back nobody.
-    pub fn recorded(&self, epoch: Epoch, idle: &[(String, u32)], definition: &Definition) -> Result<Vec<Recorded>> {
-        let mut idle = indexed(idle, definition)?;
+    /// The epochs from `epoch` on as the engine knows them, before which `idle` held back nobody. `since` says what has
+    /// changed since a start, an index into [`History::starts`], or since before reading began: what is no longer the
+    /// same is neither taken nor compared.
+    pub fn recorded(
+        &self,
+        epoch: Epoch,
+        idle: &[(String, u32)],
+        definition: &Definition,
+        since: impl Fn(Option<usize>) -> Change,
+    ) -> Result<Vec<Recorded>> {
+        let mut idle = indexed(idle, definition);
         let mut recorded = Vec::new();
+        let mut changed: BTreeMap<Option<usize>, Change> = BTreeMap::new();
         for past in self.epochs.iter().filter(|past| past.epoch() >= epoch) {
+            let change = changed.entry(past.start).or_insert_with(|| since(past.start));
             let bound = &past.committed.binding;
             if let Some(named) = &bound.idle {
-                idle = indexed(named, definition)?;
+                idle = indexed(named, definition);
             }
             let range = |part: &Part| {
                 Ok(Range {
@@ -331,24 +349,31 @@ impl History {
                     digest: part.digest.clone(),
                 })
             };
+            let ranges = bound.ranges.iter().filter(|part| change.keeps_source(&part.source));
+            let is_compared = |model: &String| change.has_same_sources && change.keeps(model);
+            let revisions = past.committed.revisions.iter().filter(|(model, _)| is_compared(model));
             recorded.push(Recorded {
                 binding: Binding {
                     epoch: bound.epoch,
-                    ranges: bound.ranges.iter().map(range).collect::<Result<_>>()?,
+                    ranges: ranges.map(range).collect::<Result<_>>()?,
                     now_ms: bound.now_ms,
                     seed: bound.seed,
                     idle: idle.clone(),
                 },
-                revisions: past.committed.revisions.clone(),
-                answers: (!past.undone).then(|| past.committed.answers.clone()),
+                revisions: revisions.map(|(model, mark)| (model.clone(), mark.clone())).collect(),
+                answers: (!past.undone && change.is_none).then(|| past.committed.answers.clone()),
             });
         }
         Ok(recorded)
     }
 }
 
-fn indexed(idle: &[(String, u32)], definition: &Definition) -> Result<Vec<(u32, u32)>> {
-    idle.iter().map(|(name, partition)| Ok((definition.index(name)?, *partition))).collect()
+/// By index; a source that is gone holds back nobody.
+fn indexed(idle: &[(String, u32)], definition: &Definition) -> Vec<(u32, u32)> {
+    let index = |(name, partition): &(String, u32)| Some((definition.index(name).ok()?, *partition));
+    let mut idle: Vec<_> = idle.iter().filter_map(index).collect();
+    idle.sort_unstable();
+    idle
 }
 
 impl Past {

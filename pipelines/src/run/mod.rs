@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! lock state ─► open broker ─► fence ─► read journal ─► choose where to start ─► replay ─► live
-//!                  feeds ─► topics ────────────────────────────────────────────────┘
+//!      feeds, receivers ─► topics ─────────────────────────────────────────────────────┘
 //! ```
 
 pub mod assemble;
+pub mod change;
 mod commit;
 pub mod feed;
 pub mod journal;
 mod promote;
+pub mod receive;
 pub mod recover;
 mod reply;
 mod server;
@@ -20,8 +22,8 @@ pub mod tenure;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use millstream_connectors::broker::Broker;
 use millstream_connectors::broker::config::BrokerConfig;
@@ -55,7 +57,7 @@ pub struct Options {
     pub state: PathBuf,
     /// The broker to use instead of the definition's.
     pub broker: Option<Arc<dyn Broker>>,
-    /// End when all input is used up.
+    /// End when all input is used up. Receivers do not start then: theirs never is.
     pub until_idle: bool,
     /// How many seconds of the feeds' own time pass in a second; without it they go at full speed.
     pub speed: Option<f64>,
@@ -67,6 +69,8 @@ pub struct Options {
     pub max_records: Option<usize>,
     /// Where to serve metrics, instead of the definition's address.
     pub metrics: Option<SocketAddr>,
+    /// Told the name and the address of each source that listens, once it does.
+    pub listening: Option<mpsc::Sender<(String, SocketAddr)>>,
     /// Show no progress.
     pub quiet: bool,
     /// Where `now` comes from.
@@ -87,6 +91,7 @@ impl Options {
             delivery: Delivery::default(),
             max_records: None,
             metrics: None,
+            listening: None,
             quiet: false,
             clock: Arc::new(SystemClock),
             book: Arc::new(Book::default()),
@@ -102,12 +107,13 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
         None => pipeline.broker.open(state.path())?,
     };
     let watch = Stopwatch::start();
-    let Prepared { graph, settings, commit, feeds, fed } = prepare(pipeline, options, broker)?;
+    let Prepared { graph, settings, commit, feeds, fed } = prepare(pipeline, options, broker.clone())?;
     let metrics = settings.metrics.clone();
     let (_server, bound) = server::start(options.metrics.or(pipeline.metrics), metrics.clone(), options.book.clone())?;
     if let Some(bound) = bound.filter(|_| !options.quiet) {
         eprintln!("metrics at http://{bound}/metrics");
     }
+    let _receivers = receive::start(pipeline, &broker, options)?;
     let observer = Observer {
         metrics,
         book: options.book.clone(),
@@ -234,7 +240,11 @@ fn settings(
         metrics,
         book: options.book.clone(),
         finish,
+        checkpoints: None,
+        from: None,
         recorded,
+        skip: Vec::new(),
+        live: true,
     }
 }
 

@@ -16,6 +16,8 @@ use millstream_engine::{Fault, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::fingerprint::Part;
+use crate::run::change::Change;
 use crate::run::journal::{Definition, History, Skip};
 
 /// What a checkpoint's manifest keeps of its run.
@@ -47,6 +49,8 @@ pub struct Candidate {
 pub struct Decision<C> {
     /// From which checkpoint; `None` from the beginning.
     pub checkpoint: Option<C>,
+    /// What of it fits the definition.
+    pub change: Change,
     /// What to replay after it.
     pub replay: Vec<Recorded>,
     /// What is never to be taken.
@@ -63,57 +67,126 @@ pub struct Choice<'a, C> {
     pub topic: &'a str,
     /// The definition of the run that starts.
     pub definition: &'a Definition,
+    /// Its parts.
+    pub parts: &'a [Part],
+    /// Whether state that can be neither kept nor rebuilt may be lost.
+    pub accept_loss: bool,
     /// All checkpoints, newest first.
     pub candidates: &'a [Candidate],
     /// Reads the journal from an offset, or from the first that is kept.
     pub read: &'a mut dyn FnMut(Option<u64>) -> Result<History>,
     /// Opens a candidate, and checks all of it.
     pub open: &'a mut dyn FnMut(usize) -> Result<C>,
+    /// Whether the log holds everything that was bound.
+    pub is_log_whole: &'a mut dyn FnMut() -> Result<bool>,
 }
 
 impl<C> Choice<'_, C> {
     /// Chooses where to start, or says why there is no way to go on.
-    pub fn choose(self) -> Result<Decision<C>> {
-        let Self { topic, definition, candidates, read, open } = self;
-        let notes = || candidates.iter().filter_map(|candidate| candidate.note.as_ref().ok());
-        let usable = notes().filter(|note| note.definition.definition == definition.definition);
-        let from = usable.map(|note| note.journal_from).min();
-        let history = read(from)?;
-        check_definition(&history, definition)?;
+    pub fn choose(mut self) -> Result<Decision<C>> {
+        let candidates = self.candidates;
+        let usable = candidates.iter().filter_map(|candidate| candidate.note.as_ref().ok());
+        let from = usable.filter(|note| self.since(&note.definition).keeps_all()).map(|note| note.journal_from).min();
+        let history = (self.read)(from)?;
+        let (history, mut passed_over) = match self.newest(history, &Change::keeps_all)? {
+            Ok(decision) => return Ok(decision),
+            Err(none) => none,
+        };
+        let history = if from.is_some() { (self.read)(None)? } else { history };
+        let change = history.definition().map(|old| self.since(old)).unwrap_or_default();
+        if !history.epochs.is_empty() && !change.keeps_all() {
+            // Whatever is not kept is made again from all that there was.
+            let is_whole = history.epochs[0].epoch() == 0 && (self.is_log_whole)()?;
+            if !is_whole {
+                if !self.accept_loss && !change.changed.is_empty() {
+                    return Err(loss(&change));
+                }
+                return match self.newest(history, &|_| true)? {
+                    Ok(decision) => Ok(decision),
+                    Err((history, more)) => {
+                        passed_over = more;
+                        check_beginning(self.topic, &history, candidates, &passed_over)?;
+                        Err(loss(&change))
+                    }
+                };
+            }
+        }
+        check_beginning(self.topic, &history, candidates, &passed_over)?;
+        let skips = history.skips.clone();
+        self.decide(None, change, (0, &[]), None, skips, history, passed_over)
+    }
+
+    /// What has changed since an older definition.
+    fn since(&self, old: &Definition) -> Change {
+        Change::between(old, self.definition, self.parts)
+    }
+
+    /// The newest checkpoint that the journal vouches for, of those whose change is `fit`; else why there is none.
+    fn newest(
+        &mut self,
+        history: History,
+        fit: &dyn Fn(&Change) -> bool,
+    ) -> Result<std::result::Result<Decision<C>, (History, Vec<String>)>> {
         let mut passed_over = Vec::new();
-        for (at, candidate) in candidates.iter().enumerate() {
-            let found = fits(candidate, &history, definition).and_then(|note| Ok((note, open(at)?)));
+        for (at, candidate) in self.candidates.iter().enumerate() {
+            let found = fits(candidate, &history).and_then(|note| {
+                let change = self.since(&note.definition);
+                if !fit(&change) {
+                    return Err(Fault::world("it was made with another definition"));
+                }
+                Ok((note, change, (self.open)(at)?))
+            });
             match found {
-                Ok((note, checkpoint)) => {
-                    return Ok(Decision {
-                        checkpoint: Some(checkpoint),
-                        replay: history.recorded(candidate.epoch, &note.idle, definition)?,
-                        skips: note.skips.union(&history.skips).cloned().collect(),
-                        history,
-                        passed_over,
-                    });
+                Ok((note, change, checkpoint)) => {
+                    let skips = note.skips.union(&history.skips).cloned().collect();
+                    let start = (candidate.epoch, note.idle.as_slice());
+                    let base = Some(&note.definition);
+                    return self
+                        .decide(Some(checkpoint), change, start, base, skips, history, passed_over)
+                        .map(Ok);
                 }
                 // The broker or the disk may be back soon; an older checkpoint would only take longer.
                 Err(fault) if fault.retry => return Err(fault),
                 Err(fault) => passed_over.push(format!("checkpoint {}: {fault}", candidate.epoch)),
             }
         }
-        let history = if from.is_some() { read(None)? } else { history };
-        check_definition(&history, definition)?;
-        check_beginning(topic, &history, candidates, &passed_over)?;
-        let replay = history.recorded(0, &[], definition)?;
-        let skips = history.skips.clone();
-        Ok(Decision { checkpoint: None, replay, skips, history, passed_over })
+        Ok(Err((history, passed_over)))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of a decision")]
+    fn decide(
+        &self,
+        checkpoint: Option<C>,
+        change: Change,
+        (epoch, idle): (Epoch, &[(String, u32)]),
+        base: Option<&Definition>,
+        skips: BTreeSet<Skip>,
+        history: History,
+        passed_over: Vec<String>,
+    ) -> Result<Decision<C>> {
+        let since = |start: Option<usize>| {
+            let old = start.map(|start| &history.starts[start].1).or(base);
+            old.map_or_else(|| Change { is_none: true, has_same_sources: true, ..Change::default() }, |old| self.since(old))
+        };
+        let replay = history.recorded(epoch, idle, self.definition, since)?;
+        Ok(Decision { checkpoint, change, replay, skips, history, passed_over })
     }
 }
 
+fn loss(change: &Change) -> Fault {
+    let lost: Vec<String> = change.changed.iter().map(|(part, why)| format!("{part} ({why})")).collect();
+    Fault::definition(format!(
+        "the definition has changed, and the log no longer holds what it takes to rebuild {}; `millstream diff OLD NEW` \
+         shows all of it. Restore the definition, start anew with another --state (and other topics, if they are on Kafka), \
+         or give up what is lost with --accept-loss",
+        lost.join(", ")
+    ))
+}
+
 /// A candidate's note, if the journal holds exactly the record that it follows.
-fn fits<'a>(candidate: &'a Candidate, history: &History, definition: &Definition) -> Result<&'a Note> {
+fn fits<'a>(candidate: &'a Candidate, history: &History) -> Result<&'a Note> {
     let unfit = |why: String| Err(Fault::world(why));
     let note = candidate.note.as_ref().map_err(|fault| Fault::world(&fault.message))?;
-    if note.definition.definition != definition.definition {
-        return unfit("it was made with another definition".to_owned());
-    }
     let Some(before) = candidate.epoch.checked_sub(1) else {
         return unfit("it holds the state before the first epoch".to_owned());
     };
@@ -135,17 +208,6 @@ fn fits<'a>(candidate: &'a Candidate, history: &History, definition: &Definition
         return unfit(format!("a rollback has undone epoch {before}"));
     }
     Ok(note)
-}
-
-/// What earlier epochs taught can be rebuilt only with what they were learned with.
-fn check_definition(history: &History, definition: &Definition) -> Result<()> {
-    match history.definition() {
-        Some(found) if found.definition != definition.definition => Err(Fault::definition(
-            "the definition has changed since its last run, and what its models learned cannot be rebuilt with the new \
-             one; restore it, or start anew with another --state (and other topics, if they are on Kafka)",
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// Without a checkpoint, the journal must hold everything.

@@ -247,19 +247,7 @@ impl Tenure {
 
     /// Halts if there is a newer start of somebody else, as far as can be told without a start of one's own.
     fn look(&self) -> Result<()> {
-        let mut reader = self.broker.open(&self.topic, &[Position { partition: 0, offset: self.seen }])?;
-        let mut next = self.seen;
-        for look in 0..LOOKS_MAX {
-            if let Some(fetched) = reader.read(READ_BYTES, patience(look))? {
-                for entry in entries(&fetched)? {
-                    next = entry.offset + 1;
-                    self.check(&entry)?;
-                }
-            } else if reader.ends()?.iter().all(|end| end.offset <= next) {
-                break;
-            }
-        }
-        Ok(())
+        look(&*self.broker, &self.topic, self.seen, |entry| self.check(&entry))
     }
 
     fn check(&self, entry: &Entry) -> Result<()> {
@@ -293,6 +281,27 @@ impl Tenure {
         }
         Err(Fault::retry(format!("{} cannot be read to its end: the broker gives nothing more", self.topic)))
     }
+}
+
+/// Calls `each` with the records from `from` on that are there at present, as far as can be told without writing: whoever
+/// writes may be about to add more.
+pub fn look(broker: &dyn Broker, topic: &str, from: u64, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    let mut reader = broker.open(topic, &[Position { partition: 0, offset: from }])?;
+    let (mut next, mut empty) = (from, 0);
+    while empty < LOOKS_MAX {
+        if let Some(fetched) = reader.read(READ_BYTES, patience(empty))? {
+            empty = 0;
+            for entry in entries(&fetched)? {
+                next = entry.offset + 1;
+                each(entry)?;
+            }
+        } else if reader.ends()?.iter().all(|end| end.offset <= next) {
+            break;
+        } else {
+            empty += 1;
+        }
+    }
+    Ok(())
 }
 
 /// How long a read waits after so many that gave nothing.

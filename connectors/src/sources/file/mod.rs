@@ -125,6 +125,7 @@ fn plan(value: &Value) -> Planned<PlannedSource> {
         content,
         format,
         topic: None,
+        receiver: None,
         open: Box::new(move |world: &World| Ok(Arc::new(Files::find(&config, world)?) as Arc<dyn Source>)),
     })
 }
