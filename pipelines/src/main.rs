@@ -5,7 +5,7 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use commands::{audit, diff, models, run, state, topic};
+use commands::{audit, diff, models, replay, rollback, run, state, topic};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -66,6 +66,16 @@ enum Command {
     /// Each request answered once, each record bound once and still the same, each epoch's answers those that it gave.
     /// Exit code 0: sound. 1: something is wrong; each place is named.
     Audit(audit::Arguments),
+    /// Rebuilds a revision from the log, and compares its digest with the one that was recorded.
+    ///
+    /// Writes nothing to topics or state; a run may be going on. Exit code 0: every digest on the way was reached. 1: one
+    /// differs; its epoch and model are named.
+    Replay(replay::Arguments),
+    /// Goes back to a promoted version, with its state and offsets, and goes on from there.
+    ///
+    /// What was learned after it is undone, and learned again from the log; records that are to be skipped are left out.
+    /// What was answered stays answered.
+    Rollback(rollback::Arguments),
     /// Looks at a pipeline's topics, or adds to them.
     Topic(topic::Arguments),
     /// Shows the promoted versions of a pipeline's models.
@@ -103,6 +113,8 @@ fn main() -> ExitCode {
         Command::State(arguments) => state::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Rollback(arguments) => rollback::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
     }

@@ -4,6 +4,8 @@
 pub(crate) mod audit;
 pub(crate) mod diff;
 pub(crate) mod models;
+pub(crate) mod replay;
+pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod state;
 pub(crate) mod topic;

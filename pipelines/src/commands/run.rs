@@ -1,10 +1,11 @@
 //! `millstream run`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::run::{Options, run as run_pipeline, state};
 
 use super::{failed, load, print};
@@ -24,6 +25,10 @@ pub(crate) struct Arguments {
     /// Where the run keeps its state: topics, models. By default `.millstream/NAME`.
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
+    /// After a change of the definition, go on although some state can be neither kept nor rebuilt from the log
+    /// (`millstream diff` shows which).
+    #[arg(long)]
+    accept_loss: bool,
     /// Worker threads, instead of the definition's `workers`.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
@@ -53,20 +58,33 @@ fn speed(text: &str) -> Result<f64, String> {
     }
 }
 
+impl Arguments {
+    /// The definition.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// How to run a pipeline as they say.
+    pub(crate) fn options(&self, pipeline: &Pipeline) -> Options {
+        let state = self.state.clone().unwrap_or_else(|| state::default_path(&pipeline.name));
+        Options {
+            until_idle: self.until_idle,
+            speed: self.speed,
+            workers: self.workers.map(usize::from),
+            metrics: self.metrics,
+            quiet: self.quiet,
+            accept_loss: self.accept_loss,
+            ..Options::new(state)
+        }
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let pipeline = match load(&arguments.file) {
         Ok(pipeline) => pipeline,
         Err(code) => return code,
     };
-    let state = arguments.state.clone().unwrap_or_else(|| state::default_path(&pipeline.name));
-    let options = Options {
-        until_idle: arguments.until_idle,
-        speed: arguments.speed,
-        workers: arguments.workers.map(usize::from),
-        metrics: arguments.metrics,
-        quiet: arguments.quiet,
-        ..Options::new(state)
-    };
+    let options = arguments.options(&pipeline);
     match run_pipeline(&pipeline, &options) {
         Ok(summary) => {
             match arguments.summary {

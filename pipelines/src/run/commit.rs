@@ -22,6 +22,7 @@ use millstream_engine::metrics::Metrics;
 use millstream_engine::publish::{Commit, DeadLetter, Outcome, Published};
 use millstream_engine::{Result, digest, failpoint};
 
+use crate::plan::Delivery;
 use crate::run::assemble::Topics;
 use crate::run::journal::{Record, Writer};
 use crate::run::promote::Promoter;
@@ -37,16 +38,6 @@ pub struct Answers {
     pub topic: String,
     /// How many partitions it has.
     pub partitions: u32,
-}
-
-/// What a crash may do to answers, dead letters and sinks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Delivery {
-    /// Nothing: they and the progress become visible together, in one transaction.
-    #[default]
-    ExactlyOnce,
-    /// Some may come twice: they go out at once, and the progress after them.
-    AtLeastOnce,
 }
 
 /// The pipeline's commit.

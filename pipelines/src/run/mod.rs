@@ -15,7 +15,10 @@ pub mod receive;
 pub mod recover;
 mod reply;
 mod server;
+pub mod replay;
+pub mod rollback;
 mod show;
+pub mod start;
 pub mod state;
 pub mod tenure;
 
@@ -29,27 +32,41 @@ use millstream_connectors::broker::Broker;
 use millstream_connectors::broker::config::BrokerConfig;
 use millstream_engine::binder::Limits;
 use millstream_engine::book::Book;
+use millstream_engine::checkpoint::{Checkpoint, Checkpoints, Store};
 use millstream_engine::graph::Graph;
 use millstream_engine::metrics::Metrics;
-use millstream_engine::publish::{Commit, Recorded};
+use millstream_engine::publish::Commit;
 use millstream_engine::run::Settings;
 use millstream_engine::time::{Clock, Stopwatch, SystemClock};
 use millstream_engine::{Fault, Result};
 use millstream_operators::registry::Registry;
 
-use crate::plan::Pipeline;
+use crate::plan::{Delivery, Pipeline};
 use assemble::Topics;
-pub use commit::Delivery;
+use change::Change;
 use commit::{Answers, BrokerCommit, Reached};
 use feed::Feeds;
 use journal::{Definition, History, Writer};
 use promote::{Candidate, Promoter};
-use recover::{Choice, Decision, Ledger};
+use recover::{Decision, Ledger};
 pub use reply::time;
 use show::{ModelShown, Observer};
 pub use show::{ModelSummary, Summary};
+use start::Start;
 use state::{StateDir, models_path};
 use tenure::Tenure;
+
+/// Where checkpoints are kept.
+#[derive(Clone, Default)]
+pub enum Checkpointing {
+    /// Where the definition says.
+    #[default]
+    Defined,
+    /// Here.
+    At(Arc<dyn Store>),
+    /// Nowhere: every start replays everything.
+    Off,
+}
 
 /// How to run a pipeline.
 pub struct Options {
@@ -63,8 +80,12 @@ pub struct Options {
     pub speed: Option<f64>,
     /// Worker threads, instead of the definition's.
     pub workers: Option<usize>,
-    /// What a crash may do to what leaves.
-    pub delivery: Delivery,
+    /// What a crash may do to what leaves, instead of what the definition says.
+    pub delivery: Option<Delivery>,
+    /// Where checkpoints are kept.
+    pub checkpoints: Checkpointing,
+    /// Whether state that can be neither kept nor rebuilt after a change of the definition may be lost.
+    pub accept_loss: bool,
     /// Records in an epoch at most, instead of the definition's.
     pub max_records: Option<usize>,
     /// Where to serve metrics, instead of the definition's address.
@@ -88,7 +109,9 @@ impl Options {
             until_idle: false,
             speed: None,
             workers: None,
-            delivery: Delivery::default(),
+            delivery: None,
+            checkpoints: Checkpointing::default(),
+            accept_loss: false,
             max_records: None,
             metrics: None,
             listening: None,
@@ -147,48 +170,66 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let topics = Topics::of(&pipeline.name);
     let world = assemble::world(pipeline, broker.clone());
     let graph = assemble::graph(pipeline, &world)?;
-    let sources: Vec<String> = graph.sources.iter().map(|source| source.name.clone()).collect();
-    let definition =
-        Definition { definition: pipeline.digest.clone(), sources: sources.clone(), fingerprints: BTreeMap::new() };
+    let definition = Definition::of(pipeline, &graph);
     let now_ms = options.clock.now_ms();
     // Fences an older run first: what is read after this is final.
     let tenure = Tenure::take(broker.clone(), &topics.progress, definition.says()?, now_ms)?;
-    let decision = decide(&tenure, &definition, &sources[pipeline.sources.len()..])?;
+    let store = start::store(pipeline, options)?;
+    let first = tenure.first()?;
+    let requests = pipeline.requests.iter().map(|request| request.name.clone()).collect();
+    let start = Start {
+        topic: tenure.topic(),
+        definition: &definition,
+        accept_loss: options.accept_loss,
+        until: None,
+        store: store.as_ref(),
+        read: &mut |from| History::read(&tenure, from.unwrap_or(first).max(first), &requests),
+    };
+    let decision = start.decide(pipeline, &*broker)?;
+    tell(&decision);
     let feeds = Feeds::open(pipeline, &world, broker, options.book.clone(), now_ms)?;
     let registry = Registry::open(&models_path(&options.state))?;
     let metrics = Arc::new(Metrics::default());
+    let ledger = Arc::new(Ledger::new(definition.clone(), &decision));
     let commit = BrokerCommit {
         tenure,
-        delivery: options.delivery,
-        sources,
+        delivery: options.delivery.unwrap_or(pipeline.delivery),
+        sources: definition.sources.clone(),
         answers: answers(pipeline),
         sinks: commit::open_sinks(pipeline)?,
-        promoter: promoter(pipeline, registry, decision.replay.last(), now_ms, metrics.clone())?,
+        promoter: promoter(pipeline, registry, &decision, now_ms, metrics.clone())?,
         topics,
         journal: Writer::new(definition.clone()),
-        ledger: Arc::new(Ledger::new(definition, &decision)),
+        ledger: ledger.clone(),
         metrics: metrics.clone(),
         reached: Reached::default(),
     };
     let fed = Arc::new(AtomicBool::new(false));
-    let finish = options.until_idle.then(|| fed.clone());
-    let settings = settings(pipeline, options, metrics, decision.replay, finish);
+    let settings = Settings {
+        finish: options.until_idle.then(|| fed.clone()),
+        checkpoints: store.map(|store| Checkpoints {
+            store,
+            every_seconds: pipeline.checkpoints.every_seconds,
+            every_bytes: pipeline.checkpoints.every_bytes,
+            keep: pipeline.checkpoints.keep,
+            note: ledger.notes(),
+        }),
+        ..settings(pipeline, options, metrics, decision, &definition)
+    };
     Ok(Prepared { graph, settings, commit: Box::new(commit), feeds, fed })
 }
 
-/// Reads the journal and chooses where to start.
-fn decide(tenure: &Tenure, definition: &Definition, requests: &[String]) -> Result<Decision<()>> {
-    let requests = requests.iter().cloned().collect();
-    let first = tenure.first()?;
-    let mut read = |from: Option<u64>| History::read(tenure, from.unwrap_or(first).max(first), &requests);
-    let choice = Choice {
-        topic: tenure.topic(),
-        definition,
-        candidates: &[],
-        read: &mut read,
-        open: &mut |at| Err(Fault::ours(format!("there is no checkpoint {at}"))),
-    };
-    choice.choose()
+/// Says what is out of the ordinary about a start.
+fn tell(decision: &Decision<Checkpoint>) {
+    for why in &decision.passed_over {
+        eprintln!("passed over: {why}");
+    }
+    let Change { changed, new, .. } = &decision.change;
+    let names: Vec<&str> = changed.keys().chain(new).map(String::as_str).collect();
+    if !names.is_empty() {
+        let what = if decision.checkpoint.is_some() { "starts anew from here on" } else { "is rebuilt from the log" };
+        eprintln!("the definition has changed: {} {what}", names.join(", "));
+    }
 }
 
 /// Runs the engine, the feeds and the display side by side.
@@ -217,12 +258,13 @@ fn drive(
     })
 }
 
+/// A run from where was decided, without checkpoints of its own, that goes on until it is stopped.
 fn settings(
     pipeline: &Pipeline,
     options: &Options,
     metrics: Arc<Metrics>,
-    recorded: Vec<Recorded>,
-    finish: Option<Arc<AtomicBool>>,
+    decision: Decision<Checkpoint>,
+    definition: &Definition,
 ) -> Settings {
     let epochs = &pipeline.epochs;
     let limits = Limits {
@@ -239,11 +281,11 @@ fn settings(
         clock: options.clock.clone(),
         metrics,
         book: options.book.clone(),
-        finish,
+        finish: None,
         checkpoints: None,
-        from: None,
-        recorded,
-        skip: Vec::new(),
+        from: decision.checkpoint,
+        recorded: decision.replay,
+        skip: definition.skips(&decision.skips),
         live: true,
     }
 }
@@ -261,15 +303,18 @@ fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
 fn promoter(
     pipeline: &Pipeline,
     registry: Registry,
-    last: Option<&Recorded>,
+    decision: &Decision<Checkpoint>,
     now_ms: i64,
     metrics: Arc<Metrics>,
 ) -> Result<Promoter> {
     let versions = versions(&registry)?;
+    // What was rebuilt with another definition may be promoted at once.
+    let start = || decision.checkpoint.as_ref().map(|checkpoint| &checkpoint.manifest().revisions);
+    let reached = decision.replay.last().map(|recorded| &recorded.revisions).or_else(start);
     let mut candidates = BTreeMap::new();
     for model in &pipeline.models {
         let Some(rule) = model.promote else { continue };
-        let reached = last.and_then(|recorded| recorded.revisions.get(&model.name));
+        let reached = reached.and_then(|revisions| revisions.get(&model.name));
         let candidate = Candidate {
             model: model.name.clone(),
             rule,

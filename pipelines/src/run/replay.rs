@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use millstream_engine::binding::Epoch;
 use millstream_engine::book::Request;
+use millstream_engine::checkpoint::Checkpoint;
 use millstream_engine::metrics::Metrics;
 use millstream_engine::publish::{Commit, Outcome, Published};
+use millstream_engine::run::Settings;
 use millstream_engine::time::Stopwatch;
 use millstream_engine::{Fault, Result};
 use serde::Serialize;
@@ -17,8 +19,8 @@ use crate::plan::Pipeline;
 use crate::run::assemble::{self, Topics};
 use crate::run::commit::Answers;
 use crate::run::journal::{Definition, History};
-use crate::run::recover::Decision;
-use crate::run::{Options, Source, decide, open_broker, reply, settings, stores, tenure};
+use crate::run::start::{self, Start};
+use crate::run::{Options, open_broker, reply, settings, tenure};
 
 /// What to rebuild.
 #[derive(Clone, Debug, Default)]
@@ -88,27 +90,30 @@ pub fn replay(pipeline: &Pipeline, options: &Options, wanted: &Wanted) -> Result
     let requests = pipeline.requests.iter().map(|request| request.name.clone()).collect();
     let history = History::look(&*broker, &topic, first, &requests)?;
     let (epoch, model) = find(&history, wanted)?;
-    let store = stores(pipeline, options)?.filter(|_| !wanted.from_start);
-    let mut read = |from: Option<u64>| History::look(&*broker, &topic, from.unwrap_or(first).max(first), &requests);
-    let source = Source { topic: &topic, definition: &definition, accept_loss: false, until: Some(epoch) };
-    let Decision { checkpoint, mut replay, skips, change, .. } =
-        decide(pipeline, &*broker, &source, store.as_ref(), &mut read)?;
-    if !change.is_none && !change.keeps(&model) {
+    let store = start::store(pipeline, options)?.filter(|_| !wanted.from_start);
+    let start = Start {
+        topic: &topic,
+        definition: &definition,
+        accept_loss: false,
+        until: Some(epoch),
+        store: store.as_ref(),
+        read: &mut |from| History::look(&*broker, &topic, from.unwrap_or(first).max(first), &requests),
+    };
+    let mut decision = start.decide(pipeline, &*broker)?;
+    if !decision.change.keeps(&model) {
         return Err(Fault::definition(format!(
             "the definition has changed since {model} learned revision {}: it can be rebuilt only with what it was made with",
             wanted.revision.unwrap_or_default()
         )));
     }
-    replay.retain(|recorded| recorded.binding.epoch <= epoch);
+    decision.replay.retain(|recorded| recorded.binding.epoch <= epoch);
     let digest = history.past(epoch).map(|past| past.committed.revisions[&model].digest.clone()).unwrap_or_default();
     let revision = history.past(epoch).map_or(0, |past| past.committed.revisions[&model].revision);
     let fold = pipeline.models.iter().find(|known| known.name == model).map(|known| known.node);
     let fold = fold.ok_or_else(|| Fault::definition(format!("there is no model {model} in the definition")))?;
     let metrics = Arc::new(Metrics::default());
-    let (epochs, start) = (replay.len() as u64, checkpoint.as_ref().map(millstream_engine::checkpoint::Checkpoint::epoch));
-    let mut settings = settings(pipeline, options, metrics.clone(), replay, &skips, &definition)?;
-    settings.from = checkpoint;
-    settings.live = false;
+    let (epochs, start) = (decision.replay.len() as u64, decision.checkpoint.as_ref().map(Checkpoint::epoch));
+    let settings = Settings { live: false, ..settings(pipeline, options, metrics.clone(), decision, &definition) };
     let book = settings.book.clone();
     millstream_engine::run::run(graph, settings, Box::new(Nothing(super::answers(pipeline))))?;
     let reached = book.newest_revision(fold);

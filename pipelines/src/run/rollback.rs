@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use millstream_connectors::broker::{Append, Broker};
-use millstream_engine::time::Clock;
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result, checkpoint};
 use millstream_operators::registry::Registry;
 
 use crate::plan::Pipeline;
@@ -12,7 +11,7 @@ use crate::run::assemble::{self, Topics};
 use crate::run::journal::{Definition, History, Record, Rollback, Skip};
 use crate::run::state::{StateDir, models_path};
 use crate::run::tenure::{Appended, Tenure};
-use crate::run::{Options, open_broker};
+use crate::run::{Options, open_broker, start};
 
 /// Records of a topic that are not to be learned again: `TOPIC/PARTITION:FROM-TO`, `TO` not included.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +87,7 @@ pub fn rollback(pipeline: &Pipeline, options: &Options, version: &str, poison: &
         )));
     }
     let skip = skips(pipeline, &history, metadata.epoch, poison)?;
+    check_start(pipeline, options, &history, metadata.epoch)?;
     let last = history.epochs.last().map_or(metadata.epoch, crate::run::journal::Past::epoch);
     let rollback = Rollback { to: metadata.epoch, version: name.clone(), skip };
     let message = Record::Rollback(rollback).message(options.clock.now_ms())?;
@@ -100,6 +100,24 @@ pub fn rollback(pipeline: &Pipeline, options: &Options, version: &str, poison: &
         }
     }
     Ok(RolledBack { version: name, revision: metadata.revision, to: metadata.epoch, undone: last - metadata.epoch })
+}
+
+/// The next run must find a way to that epoch.
+fn check_start(pipeline: &Pipeline, options: &Options, history: &History, to: u64) -> Result<()> {
+    if history.epochs.first().is_some_and(|first| first.epoch() == 0) {
+        return Ok(());
+    }
+    let listed = start::store(pipeline, options)?.map_or_else(|| Ok(Vec::new()), |store| checkpoint::list(&*store))?;
+    let leads_there = |listed: &checkpoint::Listed| {
+        let before = listed.epoch.checked_sub(1).and_then(|before| history.past(before));
+        listed.epoch <= to + 1 && listed.manifest.is_ok() && before.is_some_and(|past| !past.undone)
+    };
+    if listed.iter().any(leads_there) {
+        return Ok(());
+    }
+    Err(Fault::world(format!(
+        "there is no way back to epoch {to}: the journal no longer begins at epoch 0, and no checkpoint is that old"
+    )))
 }
 
 /// The poison by source. What the version itself had learned cannot be skipped.

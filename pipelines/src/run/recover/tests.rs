@@ -12,9 +12,13 @@ use crate::run::tenure::{Appended, Tenure, range};
 
 const TOPIC: &str = "shop.progress";
 
-fn definition(fingerprint: &str) -> Definition {
+/// The parts of `first`; in `second`, model `m` is another; in `third`, only what keeps no state.
+fn definition(name: &str) -> Definition {
     let sources = ["orders", "questions"].map(str::to_owned).to_vec();
-    Definition { definition: fingerprint.to_owned(), sources, fingerprints: [("x".to_owned(), "1".to_owned())].into() }
+    let model = if name == "second" { "4" } else { "3" };
+    let parts = [("source/orders", "1"), ("request/questions", "2"), ("m", model), ("n", "5")];
+    let fingerprints = parts.map(|(name, fingerprint)| (name.to_owned(), fingerprint.to_owned())).into();
+    Definition { definition: name.to_owned(), sources, fingerprints }
 }
 
 /// An epoch that takes ten orders, and answers one question; a partition is idle in every third.
@@ -42,6 +46,8 @@ struct World {
     broker: Simulated,
     candidates: Vec<Candidate>,
     definition: Definition,
+    accept_loss: bool,
+    log_is_whole: bool,
 }
 
 /// What happens.
@@ -65,7 +71,13 @@ impl World {
     fn after(happened: &[Do]) -> Self {
         let broker = Simulated::new();
         broker.create(TOPIC, 1).expect("a new topic");
-        let mut world = Self { broker, candidates: vec![], definition: definition("first") };
+        let mut world = Self {
+            broker,
+            candidates: vec![],
+            definition: definition("first"),
+            accept_loss: false,
+            log_is_whole: true,
+        };
         let mut next = 0;
         for what in happened {
             match what {
@@ -151,8 +163,23 @@ impl World {
             let epoch = self.candidates[at].epoch;
             if damaged.contains(&epoch) { Err(Fault::world("an object is damaged")) } else { Ok(epoch) }
         };
-        let (definition, candidates) = (&self.definition, &self.candidates);
-        Choice { topic: TOPIC, definition, candidates, read: &mut read, open: &mut open }.choose()
+        let part = |(name, fingerprint): (&String, &String)| Part {
+            name: name.clone(),
+            fingerprint: fingerprint.clone(),
+            reads: vec![],
+            stateful: true,
+        };
+        let choice = Choice {
+            topic: TOPIC,
+            definition: &self.definition,
+            parts: &self.definition.fingerprints.iter().map(part).collect::<Vec<_>>(),
+            accept_loss: self.accept_loss,
+            candidates: &self.candidates,
+            read: &mut read,
+            open: &mut open,
+            is_log_whole: &mut || Ok(self.log_is_whole),
+        };
+        choice.choose()
     }
 }
 
@@ -248,8 +275,9 @@ fn anew(happened: Vec<Do>) -> World {
 #[test]
 fn there_is_no_way_to_go_on() {
     use Do::{Anew, Commit, Empty, Redefine, Rollback, Trim};
-    let changed = "the definition has changed since its last run, and what its models learned cannot be rebuilt with the \
-        new one; restore it, or start anew with another --state (and other topics, if they are on Kafka)";
+    let changed = "the definition has changed, and the log no longer holds what it takes to rebuild m (its own configuration \
+        has changed); `millstream diff OLD NEW` shows all of it. Restore the definition, start anew with another --state \
+        (and other topics, if they are on Kafka), or give up what is lost with --accept-loss";
     let mend = "Restore a checkpoint, or start anew with another --state (and other topics, if they are on Kafka); and let \
         the topic keep all its records (retention.ms=-1, cleanup.policy=delete)";
     let trimmed = |first: Epoch, why: &str| {
@@ -266,8 +294,7 @@ fn there_is_no_way_to_go_on() {
         )
     };
     let cases: Vec<(&str, Vec<Do>, String)> = vec![
-        ("changed", vec![Commit(4, "a", &[]), Redefine("second")], changed.to_owned()),
-        ("changed, with checkpoints", vec![Commit(4, "a", &[3]), Redefine("second")], changed.to_owned()),
+        ("changed, and trimmed", vec![Commit(4, "a", &[3]), Trim(2), Redefine("second")], changed.to_owned()),
         ("trimmed, without checkpoints", vec![Commit(5, "a", &[]), Trim(5)], trimmed(5, "there is none")),
         (
             "created anew",
@@ -397,4 +424,41 @@ fn a_note_that_comes_too_late_is_refused() {
     assert!(ledger.note(2).expect_err("it is forgotten").message.starts_with("checkpoint 2 comes too late"));
     assert_eq!(ledger.note(4).expect("it is known").progress, "3");
     assert!(ledger.note(5).is_err(), "it is not committed");
+}
+
+#[test]
+fn what_a_changed_definition_does_not_keep_is_rebuilt_or_given_up() {
+    use Do::{Commit, Redefine, Trim};
+    // Nothing that has state has changed: the checkpoint serves.
+    let world = World::after(&[Commit(5, "a", &[3]), Redefine("third")]);
+    let decision = world.choose().expect("a start");
+    assert_eq!((decision.checkpoint, decision.change.keeps_all(), decision.change.is_none), (Some(3), true, false));
+    let expected = |epoch: Epoch, models: bool| Recorded {
+        answers: None,
+        revisions: if models { progress(epoch, "a").revisions } else { [].into() },
+        ..progress(epoch, "a").into()
+    };
+    assert_eq!(decision.replay, (3..=5).map(|epoch| expected(epoch, true)).collect::<Vec<_>>(), "answers may differ");
+
+    // A model has changed: all is replayed, and it is not compared.
+    let world = World::after(&[Commit(5, "a", &[3]), Redefine("second")]);
+    let decision = world.choose().expect("a start");
+    assert_eq!((decision.checkpoint, decision.change.keeps("m"), decision.change.keeps("n")), (None, false, true));
+    assert_eq!(decision.replay, (0..=5).map(|epoch| expected(epoch, false)).collect::<Vec<_>>());
+    // What the new definition learns is compared again, also from a checkpoint of its own.
+    let world = World::after(&[Commit(5, "a", &[3]), Redefine("second"), Commit(8, "b", &[7])]);
+    let decision = world.choose().expect("a start");
+    assert_eq!(decision.checkpoint, Some(7));
+    assert_eq!(decision.replay, [7, 8].map(|epoch| progress(epoch, "b").into()));
+
+    // The log is not whole: only if the loss is accepted.
+    for happened in [vec![Commit(5, "a", &[3]), Redefine("second")], vec![Commit(5, "a", &[3]), Trim(2), Redefine("second")]] {
+        let mut world = World::after(&happened);
+        world.log_is_whole = false;
+        assert!(chosen(world.choose()).is_err_and(|fault| fault.contains("--accept-loss")));
+        world.accept_loss = true;
+        let decision = world.choose().expect("a start");
+        assert_eq!((decision.checkpoint, decision.change.keeps("m")), (Some(3), false));
+        assert_eq!(decision.replay, (3..=5).map(|epoch| expected(epoch, false)).collect::<Vec<_>>());
+    }
 }
