@@ -13,12 +13,12 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use millstream_engine::batch::META;
 use millstream_engine::binder::Limits;
+use millstream_engine::checkpoint::Checkpoint;
 use millstream_engine::graph::Graph;
 use millstream_engine::publish::{Outcome, Progress, Published};
 use millstream_engine::run::{Actor, Simulation, Turn};
 use millstream_engine::{Fault, digest};
 
-use millstream_engine::checkpoint::Checkpoint;
 use pieces::store::{Failure, MemoryStore, checkpoints, usable};
 use pieces::{Case, Durable, Memory, Run, record, request};
 

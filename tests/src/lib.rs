@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arrow::array::Array;
-use millstream_connectors::broker::{Append, Broker, Fetched, Message};
+use millstream_connectors::broker::{Append, Broker, Fetched, Message, TopicReader};
 use millstream_engine::Result;
 use millstream_engine::raw::Payload;
 use millstream_engine::source::Position;
@@ -234,8 +234,12 @@ pub fn records(broker: &dyn Broker, topic: &str) -> Vec<Record> {
     for (partition, (first, end)) in (0..).zip(&found.partitions) {
         let mut next = *first;
         let mut reader = broker.open(topic, &[Position { partition, offset: next }]).expect("the topic opens");
-        while next < *end {
-            // On Kafka, what is left may be markers of transactions, which no record has.
+        let is_more = |reader: &mut dyn TopicReader, next| {
+            let ends = reader.ends().expect("the end is known");
+            ends.iter().any(|end| end.offset > next)
+        };
+        while next < *end && is_more(&mut *reader, next) {
+            // What is left may be markers of transactions, which no record has; on Kafka only a read tells.
             let Some(fetched) = reader.read(1 << 20, Duration::from_secs(2)).expect("it can be read") else { break };
             next = fetched.records.offsets.last().map_or(next, |last| last + 1);
             all.extend(rows(&fetched));

@@ -82,6 +82,10 @@ impl Store for MemoryStore {
         self.call(format!("put {name}"), |objects| drop(objects.insert(name.to_owned(), content.to_vec())))
     }
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        if name.starts_with("parts/") {
+            // A run that cannot read its own state does not start; that is not what is tried here.
+            return Ok(self.state().objects.get(name).cloned());
+        }
         self.call(format!("get {name}"), |objects| objects.get(name).cloned())
     }
     fn list(&self, prefix: &str) -> Result<Vec<Object>> {

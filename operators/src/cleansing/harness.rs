@@ -97,8 +97,8 @@ pub(crate) fn problems(kind: &StepKind, config: &Value) -> String {
 /// The names of the output's columns without the engine's.
 pub(crate) fn own_columns(kind: &StepKind, config: &Value) -> String {
     let mut bench = Bench::new(kind, config);
-    let names: Vec<_> = bench.step.schema.fields()[META..].iter().map(|field| field.name().clone()).collect();
     let output = bench.restored(kind, config).learn(&random_rows(&mut Random::new(1), 3));
+    let names: Vec<_> = bench.step.schema.fields()[META..].iter().map(|field| field.name().as_str()).collect();
     assert_eq!(output.num_columns(), META + names.len());
     names.join(" ")
 }

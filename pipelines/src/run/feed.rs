@@ -136,7 +136,7 @@ impl Feeds {
             self.batch = Some(std::mem::take(&mut self.pending).batch(self.tenure.topic()));
         }
         if let Some(batch) = &self.batch {
-            failpoint::around("feed.append", || append(&mut self.tenure, batch))?;
+            append(&mut self.tenure, batch)?;
             self.batch = None;
             return Ok(Turn::Fed);
         }
@@ -171,7 +171,7 @@ fn append(tenure: &mut Tenure, batch: &Batch) -> Result<()> {
                 return Ok(());
             }
         }
-        if let Appended::Done = tenure.append(&batch.0)? {
+        if let Appended::Done = failpoint::around("feed.append", || tenure.append(&batch.0))? {
             return Ok(());
         }
     }

@@ -81,9 +81,9 @@ impl Producer for Appender {
         if newest(&transaction, &self.id).map_err(|error| store.fault(&doing, error))? != Some(self.epoch) {
             return Err(faults::fenced(&self.id));
         }
-        failpoint::around("transaction.send", || {
-            appends.iter().try_for_each(|append| self.write(&transaction, append))
-        })?;
+        for append in appends {
+            failpoint::around("transaction.send", || self.write(&transaction, append))?;
+        }
         failpoint::around("transaction.commit", || transaction.commit()).map_err(|error| {
             // Only a lock leaves a commit undone for certain; a failed fsync may have reached the disk or not.
             let passes = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
