@@ -8,8 +8,8 @@ use millstream_connectors::broker::{Broker, Message};
 use millstream_engine::Blame;
 use millstream_engine::book::Book;
 use millstream_engine::source::Position;
-use millstream_pipelines::run::assemble::{self, Topics};
 use millstream_pipelines::run::Options;
+use millstream_pipelines::run::assemble::{self, Topics};
 use millstream_tests::small;
 use millstream_tests::{Record, Site, append, message, records};
 

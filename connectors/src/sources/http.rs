@@ -128,7 +128,11 @@ fn plan(value: &Value) -> Planned<PlannedSource> {
     }
     if config.token.as_ref().is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()))
     {
-        problems.push(Problem::new("token", "bad-token", "a token is made of visible ASCII characters, without blanks"));
+        problems.push(Problem::new(
+            "token",
+            "bad-token",
+            "a token is made of visible ASCII characters, without blanks",
+        ));
     }
     problems.take_all(check_kept(config.topic.as_deref(), config.partitions));
     problems.take(within("max_body_bytes", config.max_body_bytes as f64, 1.0, BODY_BYTES_MAX as f64));
@@ -299,7 +303,8 @@ impl Post {
             let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "the token is missing or wrong");
             return Err(refusal.with((WWW_AUTHENTICATE.as_str(), "Bearer")));
         }
-        let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let content_type =
+            request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match content_type.as_str() {
             "application/x-ndjson" | "application/jsonl" => Ok(true),

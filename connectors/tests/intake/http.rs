@@ -149,7 +149,8 @@ fn answers_what_was_kept_and_why_something_was_not() {
 fn a_body_of_unknown_length_is_measured() {
     let place = Place::new();
     let receiver = place.start("http", &json!({"listen": "127.0.0.1:0", "path": "/readings", "max_body_bytes": 4}));
-    let chunked = "POST /readings HTTP/1.1\r\nHost: test\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunked =
+        "POST /readings HTTP/1.1\r\nHost: test\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut client = Client::new(receiver.address);
     client.send(&format!("{chunked}4\r\n1234\r\n0\r\n\r\n"));
     assert_eq!(client.shown(), "202 1");
@@ -318,7 +319,10 @@ fn many_clients_at_once_lose_nothing() {
             scope.spawn(move || {
                 let mut connection = Client::new(address);
                 for post in 0..20 {
-                    connection.post("Content-Type: application/x-ndjson\r\n", &format!("{client}.{post}.a\n{client}.{post}.b\n"));
+                    connection.post(
+                        "Content-Type: application/x-ndjson\r\n",
+                        &format!("{client}.{post}.a\n{client}.{post}.b\n"),
+                    );
                     assert_eq!(connection.shown(), "202 2");
                 }
             });

@@ -13,10 +13,10 @@ pub mod journal;
 mod promote;
 pub mod receive;
 pub mod recover;
-mod reply;
-mod server;
 pub mod replay;
+mod reply;
 pub mod rollback;
+mod server;
 mod show;
 pub mod start;
 pub mod state;
@@ -223,6 +223,9 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
 fn tell(decision: &Decision<Checkpoint>) {
     for why in &decision.passed_over {
         eprintln!("passed over: {why}");
+    }
+    if !decision.passed_over.is_empty() && decision.checkpoint.is_none() {
+        eprintln!("no checkpoint can be used: everything is rebuilt from the log");
     }
     let Change { changed, new, .. } = &decision.change;
     let names: Vec<&str> = changed.keys().chain(new).map(String::as_str).collect();

@@ -141,9 +141,7 @@ impl<C> Choice<'_, C> {
                     let skips = note.skips.union(&history.skips).cloned().collect();
                     let start = (candidate.epoch, note.idle.as_slice());
                     let base = Some(&note.definition);
-                    return self
-                        .decide(Some(checkpoint), change, start, base, skips, history, passed_over)
-                        .map(Ok);
+                    return self.decide(Some(checkpoint), change, start, base, skips, history, passed_over).map(Ok);
                 }
                 // The broker or the disk may be back soon; an older checkpoint would only take longer.
                 Err(fault) if fault.retry => return Err(fault),
@@ -166,7 +164,10 @@ impl<C> Choice<'_, C> {
     ) -> Result<Decision<C>> {
         let since = |start: Option<usize>| {
             let old = start.map(|start| &history.starts[start].1).or(base);
-            old.map_or_else(|| Change { is_none: true, has_same_sources: true, ..Change::default() }, |old| self.since(old))
+            old.map_or_else(
+                || Change { is_none: true, has_same_sources: true, ..Change::default() },
+                |old| self.since(old),
+            )
         };
         let replay = history.recorded(epoch, idle, self.definition, since)?;
         Ok(Decision { checkpoint, change, replay, skips, history, passed_over })

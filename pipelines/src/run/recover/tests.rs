@@ -452,7 +452,9 @@ fn what_a_changed_definition_does_not_keep_is_rebuilt_or_given_up() {
     assert_eq!(decision.replay, [7, 8].map(|epoch| progress(epoch, "b").into()));
 
     // The log is not whole: only if the loss is accepted.
-    for happened in [vec![Commit(5, "a", &[3]), Redefine("second")], vec![Commit(5, "a", &[3]), Trim(2), Redefine("second")]] {
+    for happened in
+        [vec![Commit(5, "a", &[3]), Redefine("second")], vec![Commit(5, "a", &[3]), Trim(2), Redefine("second")]]
+    {
         let mut world = World::after(&happened);
         world.log_is_whole = false;
         assert!(chosen(world.choose()).is_err_and(|fault| fault.contains("--accept-loss")));
