@@ -1,7 +1,7 @@
 //! A disk under the checkpoints that fails in any call: the run goes on and answers, nothing bad is ever used, and checkpoints
 //! come again once it is well.
 //!
-//! `MILLSTREAM_DISK=all` lets each call fail in every way, not each in one.
+//! `MILLSTREAM_DISK=all` lets each call fail in every way, not one in some in one.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +15,9 @@ use millstream_tests::{Site, one_answer_each};
 const SEED: u64 = 5;
 /// Seconds of input in each run.
 const SECONDS: u64 = 12;
+
+/// Without `all`, so many calls are from one that fails to the next.
+const STEP: u64 = 5;
 
 const WAYS: [Injected; 4] = [
     Injected::Fail(Failure::Full),
@@ -99,9 +102,9 @@ fn a_failing_disk_costs_checkpoints_and_nothing_else() {
             break;
         }
         way += 1;
-        at += u64::from(!all || way.is_multiple_of(WAYS.len()));
+        at += if all { u64::from(way.is_multiple_of(WAYS.len())) } else { STEP };
     }
-    assert!(went_on > 60 && halted > 0, "{at} calls, {went_on} runs went on, {halted} did not start");
+    assert!(went_on > 25 && halted > 0, "{at} calls, {went_on} runs went on, {halted} did not start");
 
     // The disk is well: a checkpoint comes, and the next start uses it.
     stream.append();
@@ -112,7 +115,7 @@ fn a_failing_disk_costs_checkpoints_and_nothing_else() {
     let again = stream.site.run_with(&stream.options(Checkpointing::At(store)));
     assert_eq!((again.epochs, again.epochs_replayed, digests(&again)), (0, 0, digests(&last)));
     one_answer_each(&stream.site.records("questions"), &stream.site.answers());
-    println!("{at} calls failed; {went_on} runs went on, {kept} of them with a checkpoint, {halted} did not start");
+    println!("of {at} calls, {went_on} runs went on, {kept} of them with a checkpoint, {halted} did not start");
 
     // And what was learned is what the log says.
     let anew = stream.site.run_with(&stream.options(Checkpointing::Off));

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_connectors::broker::simulated::{Injected, Operation, Simulated};
 use millstream_engine::time::StepClock;
-use millstream_pipelines::run::{Delivery, Options, Summary, assemble};
+use millstream_pipelines::plan::Delivery;
+use millstream_pipelines::run::{Options, Summary, assemble};
 use millstream_tests::{NOW_MS, Record, Site, append, message, one_answer_each, progress, records};
 use serde_json::Value;
 
@@ -224,7 +225,7 @@ fn at_least_once_loses_nothing() {
     side_by_side(cases.collect(), |(what, nth)| {
         let (site, broker) = filled();
         inject_at(&broker, nth, what);
-        let options = || Options { delivery: Delivery::AtLeastOnce, ..options(&site, &broker) };
+        let options = || Options { delivery: Some(Delivery::AtLeastOnce), ..options(&site, &broker) };
         let (summary, _) = run_until_it_ends(&site, options);
         broker.heal();
         let mut answers: Vec<Record> = records(&broker, "answers");

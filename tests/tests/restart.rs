@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_connectors::broker::Message;
 use millstream_connectors::broker::embedded::Embedded;
-use millstream_connectors::broker::{Broker, Message};
 use millstream_engine::Blame;
 use millstream_engine::book::Book;
 use millstream_engine::source::Position;
-use millstream_pipelines::run::Options;
-use millstream_pipelines::run::assemble::{self, Topics};
+use millstream_pipelines::run::assemble;
+use millstream_pipelines::run::{Checkpointing, Options};
 use millstream_tests::small;
 use millstream_tests::{Record, Site, append, message, records};
 
@@ -63,21 +63,28 @@ sinks:
   lines: {from: lines, to: {topic: {name: copies}}}
 ";
 
+/// Replays everything.
+fn from_the_log(site: &Site) -> Options {
+    Options { checkpoints: Checkpointing::Off, ..site.options() }
+}
+
 #[test]
-fn a_changed_definition_is_refused() {
+fn a_changed_definition_is_rebuilt_from_the_log_or_refused() {
     let mut site = learned_site();
     let definition = small::definition("embedded", "");
-    site.redefine(&definition.replace("buckets: 16", "buckets: 32"));
-    let fault = site.try_run(&site.options()).expect_err("another definition");
-    assert_eq!(fault.blame, Blame::Definition);
-    assert_eq!(
-        fault.message,
-        "the definition has changed since its last run, and what its models learned cannot be rebuilt with the new one; \
-         restore it, or start anew with another --state (and other topics, if they are on Kafka)"
-    );
+    let epochs = site.progress().len() as u64;
     // Comments and blanks are no change.
     site.redefine(&definition.replace("models:", "# What learns.\n\nmodels:"));
-    assert_eq!(site.run().epochs, 0);
+    assert_eq!(site.run().epochs_replayed, 0);
+    site.redefine(&definition.replace("buckets: 16", "buckets: 32"));
+    assert_eq!(site.run().epochs_replayed, epochs, "all is made again");
+    let broker = Embedded::open(&site.state()).expect("it exists");
+    broker.discard("readings", &[Position { partition: 1, offset: 2 }]).expect("there are more");
+    site.redefine(&definition.replace("buckets: 16", "buckets: 64"));
+    let fault = site.try_run(&site.options()).map(drop).expect_err("another definition");
+    assert_eq!(fault.blame, Blame::Definition);
+    let expected = "the definition has changed, and the log no longer holds what it takes to rebuild ";
+    assert!(fault.message.starts_with(expected), "{fault}");
 }
 
 #[test]
@@ -107,7 +114,7 @@ fn a_second_run_at_once_is_refused() {
 }
 
 /// Runs with a log that `change` has made of the readings; gives why that is refused.
-fn refusal(change: impl FnOnce(Vec<Message>) -> Vec<Message>) -> String {
+fn refusal(options: impl FnOnce(&Site) -> Options, change: impl FnOnce(Vec<Message>) -> Vec<Message>) -> String {
     let site = learned_site();
     let original = site.broker();
     let folder = tempfile::tempdir().expect("a folder for the test");
@@ -126,7 +133,7 @@ fn refusal(change: impl FnOnce(Vec<Message>) -> Vec<Message>) -> String {
         append(&broker, topic, &copy(topic));
     }
     append(&broker, "readings", &change(copy("readings")));
-    let options = Options { broker: Some(Arc::new(broker)), ..site.options() };
+    let options = Options { broker: Some(Arc::new(broker)), ..options(&site) };
     site.try_run(&options).map(drop).expect_err("another log").message
 }
 
@@ -137,16 +144,26 @@ fn an_altered_log_halts_and_names_the_offsets() {
         let (what, place) = text.split_once(" was made of: readings/").unwrap_or_default();
         what.starts_with("the log no longer holds what epoch ") && place.contains(" offsets 0 to ")
     };
-    let altered = refusal(|mut messages| {
+    let altered = refusal(from_the_log, |mut messages| {
         let value = messages[3].value.as_mut().expect("no tombstone");
         *value.last_mut().expect("not empty") = b' ';
         messages
     });
     assert!(differs(&altered), "{altered}");
-    let shorter = refusal(|messages| messages[..messages.len() / 3].to_vec());
+    let shorter = refusal(from_the_log, |messages| messages[..messages.len() / 3].to_vec());
     assert!(differs(&shorter), "{shorter}");
-    let anew = refusal(|_| Vec::new());
+    let anew = refusal(from_the_log, |_| Vec::new());
     assert!(differs(&anew), "{anew}");
+}
+
+/// What a checkpoint holds is not read again; but what comes next must.
+#[test]
+fn a_log_that_ends_before_the_checkpoint_halts() {
+    for kept in [0, 10] {
+        let shorter = refusal(Site::options, |messages| messages[..kept].to_vec());
+        assert!(shorter.starts_with("source readings: cannot read topic `readings` partition "), "{shorter}");
+        assert!(shorter.contains(": the log ends at offset "), "{shorter}");
+    }
 }
 
 #[test]
@@ -169,7 +186,7 @@ fn partitions_that_were_filled_one_after_the_other_replay() {
         site.append("lines", &(0..14).map(lines).collect::<Vec<_>>());
         digest.clone_from(&site.run().models["odd"].digest);
     }
-    let replayed = site.run();
+    let replayed = site.run_with(&from_the_log(&site));
     assert_eq!((replayed.epochs, replayed.records), (0, 28));
     assert_eq!(replayed.models["odd"].digest, digest);
 }
@@ -179,7 +196,7 @@ fn retention_that_has_passed_halts_and_names_the_offset() {
     let site = learned_site();
     let broker = Embedded::open(&site.state()).expect("it exists");
     broker.discard("readings", &[Position { partition: 1, offset: 2 }]).expect("there are more");
-    let fault = site.try_run(&site.options()).map(drop).expect_err("what was learned is gone");
+    let fault = site.try_run(&from_the_log(&site)).map(drop).expect_err("what was learned is gone");
     let expected = "cannot read topic `readings` partition 1 from offset 0: the first offset that is kept is 2";
     assert!(fault.message.contains(expected), "{}", fault.message);
 }
