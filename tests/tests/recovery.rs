@@ -1,6 +1,7 @@
 //! Whatever a broker does to any call of a run, no answer is missing or doubled, and the models are the same.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -324,7 +325,8 @@ fn contents(broker: &Simulated) -> BTreeMap<&'static str, Vec<Record>> {
 fn feeds_append_each_row_once() {
     let mut csv = "at,amount,returned\n".to_owned();
     for number in 0..9_000_u64 {
-        csv.push_str(&format!("{},{},{}\n", at(number), number % 11 + 1, number.is_multiple_of(3)));
+        // Writing to a string cannot fail.
+        let _ = writeln!(csv, "{},{},{}", at(number), number % 11 + 1, number.is_multiple_of(3));
     }
     let fed = || site(&(DEFINITION.to_owned() + FEEDS), &[("orders.csv", csv.as_bytes())]);
     let run = |what: Option<(u64, Operation, Injected)>| {

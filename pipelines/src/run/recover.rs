@@ -81,6 +81,9 @@ pub struct Choice<'a, C> {
     pub is_log_whole: &'a mut dyn FnMut() -> Result<bool>,
 }
 
+/// The journal, given back, and why no checkpoint can be used.
+type NoneFits = (History, Vec<String>);
+
 impl<C> Choice<'_, C> {
     /// Chooses where to start, or says why there is no way to go on.
     pub fn choose(mut self) -> Result<Decision<C>> {
@@ -126,7 +129,7 @@ impl<C> Choice<'_, C> {
         &mut self,
         history: History,
         fit: &dyn Fn(&Change) -> bool,
-    ) -> Result<std::result::Result<Decision<C>, (History, Vec<String>)>> {
+    ) -> Result<std::result::Result<Decision<C>, NoneFits>> {
         let mut passed_over = Vec::new();
         for (at, candidate) in self.candidates.iter().enumerate() {
             let found = fits(candidate, &history).and_then(|note| {
