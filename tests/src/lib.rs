@@ -1,5 +1,6 @@
 //! What the tests share: a pipeline on disk with its topics and runs, and one small pipeline with its input.
 
+pub mod crash;
 pub mod simulation;
 pub mod small;
 
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arrow::array::Array;
@@ -14,13 +16,19 @@ use millstream_connectors::broker::{Append, Broker, Fetched, Message, TopicReade
 use millstream_engine::Result;
 use millstream_engine::raw::Payload;
 use millstream_engine::source::Position;
-use millstream_engine::time::StepClock;
+use millstream_engine::time::{Clock, StepClock, SystemClock};
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::load;
 use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::run::assemble::{self, Topics};
 use millstream_pipelines::run::{Options, Summary, open_broker, run};
 use serde_json::Value;
+
+/// Goes before names that no other run has used: a server may live on.
+pub fn unique() -> String {
+    static NAMES: AtomicU32 = AtomicU32::new(0);
+    format!("t{}-{}-{}-", std::process::id(), SystemClock.now_ms(), NAMES.fetch_add(1, Ordering::Relaxed))
+}
 
 /// When the tests' clocks start: 2026-01-01, in milliseconds since 1970.
 pub const NOW_MS: i64 = 1_767_225_600_000;

@@ -244,6 +244,9 @@ fn tell(decision: &Decision<Checkpoint>) {
     for why in &decision.passed_over {
         eprintln!("passed over: {why}");
     }
+    if !decision.passed_over.is_empty() && decision.checkpoint.is_none() {
+        eprintln!("no checkpoint can be used: everything is rebuilt from the log");
+    }
     let Change { changed, new, .. } = &decision.change;
     let names: Vec<&str> = changed.keys().chain(new).map(String::as_str).collect();
     if !names.is_empty() {
