@@ -97,7 +97,8 @@ impl<C> Choice<'_, C> {
         };
         let history = if from.is_some() { (self.read)(None)? } else { history };
         // Of what retention has removed, the newest checkpoint may still know.
-        let noted = || candidates.iter().find_map(|candidate| candidate.note.as_ref().ok()).map(|note| &note.definition);
+        let noted =
+            || candidates.iter().find_map(|candidate| candidate.note.as_ref().ok()).map(|note| &note.definition);
         let change = history.definition().or_else(noted).map(|old| self.since(old)).unwrap_or_default();
         if !history.epochs.is_empty() && !change.keeps_all() {
             // Whatever is not kept is made again from all that there was.

@@ -251,11 +251,7 @@ fn the_newest_checkpoint_that_the_journal_vouches_for_is_chosen() {
         (
             "a checkpoint of another definition, whose topic was made anew",
             vec![Commit(9, "a", &[3]), Anew, Redefine("second"), Commit(4, "b", &[])],
-            (
-                None,
-                (0..=4).collect(),
-                passed(&["checkpoint 3: it follows another epoch 2 than the journal holds"]),
-            ),
+            (None, (0..=4).collect(), passed(&["checkpoint 3: it follows another epoch 2 than the journal holds"])),
         ),
     ];
     for (name, happened, expected) in cases {
