@@ -18,7 +18,7 @@ use std::time::Duration;
 use millstream_connectors::broker::{Broker, Message, TopicReader};
 use millstream_connectors::store;
 use millstream_engine::source::Position;
-use millstream_engine::time::SystemClock;
+use millstream_engine::time::{Clock, SystemClock};
 use millstream_engine::{checkpoint, failpoint};
 use millstream_operators::registry::Registry;
 use millstream_pipelines::run::assemble::Topics;
@@ -210,12 +210,15 @@ fn end(broker: &dyn Broker, topic: &str) -> u64 {
     broker.topic(topic).expect("topics can be listed").expect("it was created").partitions[0].1
 }
 
+/// A record's partition, key and value.
+type Content = (u32, Option<String>, Vec<u8>);
+
 /// What a pipeline gives, however often it was interrupted.
 #[derive(Debug, PartialEq)]
 struct Given {
     digests: BTreeMap<String, (u64, String)>,
     /// By topic: what the feeds made, in order.
-    fed: Vec<Vec<(u32, Option<String>, Vec<u8>)>>,
+    fed: Vec<Vec<Content>>,
     rows: Vec<Vec<u8>>,
     dead_letters: Vec<DeadLetter>,
 }
@@ -268,8 +271,10 @@ impl Field {
         let site = site(&self.broker, &(self.prefix)(), self.feeds, self.seed);
         if !self.feeds {
             for (name, records) in FED.iter().zip(&self.expected.fed) {
-                let copy = |(partition, key, value): &(u32, Option<String>, Vec<u8>)| Message {
+                // Of now, so that no server's retention takes them for old.
+                let copy = |(partition, key, value): &Content| Message {
                     partition: Some(*partition),
+                    timestamp_ms: SystemClock.now_ms(),
                     ..message(key.as_deref(), value.as_slice())
                 };
                 site.append(&topic(&site, name), &records.iter().map(copy).collect::<Vec<_>>());
@@ -334,17 +339,17 @@ impl Field {
             let site = self.site();
             let mut journal = Journal::open(&site);
             // Where a run that is stopped has locked its state, the next needs another.
-            let states = ["state", "elsewhere"].map(|name| site.folder().join(name));
+            let places = ["state", "elsewhere"].map(|name| site.folder().join(name));
             let mut at = 0;
-            let mut first = Running::start(&site, &states[at], 2, None);
+            let mut first = Running::start(&site, &places[at], 2, None);
             let mut alive = first.wait_for(&mut journal, 3 + self.random.below(12));
             while alive && woken < zombies {
-                println!("seed {}: a zombie in {}", self.seed, states[at].display());
+                println!("seed {}: a zombie in {}", self.seed, places[at].display());
                 if !stop(&mut first, &site) {
                     break;
                 }
                 at = 1 - at;
-                let mut heir = Running::start(&site, &states[at], [1, 2, 4][self.random.below(3) as usize], None);
+                let mut heir = Running::start(&site, &places[at], [1, 2, 4][self.random.below(3) as usize], None);
                 // It starts, and commits something.
                 alive = heir.wait_for(&mut journal, 3 + self.random.below(12));
                 first.signal(Signal::CONT);
@@ -505,8 +510,8 @@ fn check_files(state: &Path, tidy: bool) {
         assert!((1..=KEEP).contains(&count), "{count} checkpoints");
         for folder in ["parts", "manifests"] {
             let entries = fs::read_dir(state.join("checkpoints").join(folder)).expect("it can be listed");
-            let names = entries.map(|entry| entry.expect("it can be listed").file_name());
-            let temporary: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+            let files = entries.map(|entry| entry.expect("it can be listed").file_name());
+            let temporary: Vec<_> = files.filter(|name| name.to_string_lossy().starts_with('.')).collect();
             assert!(temporary.is_empty(), "left over: {temporary:?}");
         }
     }
