@@ -286,6 +286,10 @@ impl Post {
         self.intake.hand_over(values.into_iter().map(message).collect(), room, tell);
         match timeout(self.settings.patience, outcome).await {
             Ok(Ok(Outcome::Durable)) => Ok(records),
+            Ok(Ok(Outcome::Refused)) => {
+                let message = "the broker does not take these records; they may be too large for it";
+                Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, message))
+            }
             _ => Err(Refusal::later("the records are not known to be kept; post them again")),
         }
     }

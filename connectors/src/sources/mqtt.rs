@@ -57,7 +57,7 @@ pub struct Config {
     #[schemars(range(min = 1, max = 65_535))]
     pub keep_alive_seconds: u16,
     /// The largest record, in bytes; larger ones are acknowledged, dropped and told. The default is just below what a
-    /// Kafka server takes.
+    /// Kafka server takes: a record that the broker refuses ends the run.
     #[serde(default = "record_bytes")]
     #[schemars(range(min = 1, max = 16_777_216))]
     pub max_record_bytes: usize,
