@@ -80,9 +80,9 @@ fn any_revision_can_be_rebuilt() {
         let wanted = Wanted { revision: Some(*revision), model: Some("hot".to_owned()), ..Wanted::default() };
         let from_start = Wanted { from_start: true, ..wanted.clone() };
         for (wanted, workers) in [(wanted, 1 + at % 4), (from_start, 1 + (at + 1) % 4)] {
-            let rebuilt = rebuild(&wanted, workers);
-            assert_eq!((&rebuilt.digest, rebuilt.revision), (digest, *revision));
-            assert!(!wanted.from_start || (rebuilt.checkpoint.is_none() && rebuilt.epochs == rebuilt.epoch + 1));
+            let reached = rebuild(&wanted, workers);
+            assert_eq!((&reached.digest, reached.revision), (digest, *revision));
+            assert!(!wanted.from_start || (reached.checkpoint.is_none() && reached.epochs == reached.epoch + 1));
         }
     }
     // The newest comes from a checkpoint, and can be saved.

@@ -143,7 +143,7 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     if let Some(bound) = bound.filter(|_| !options.quiet) {
         eprintln!("metrics at http://{bound}/metrics");
     }
-    let _receivers = receive::start(pipeline, &broker, options, Arc::new(feeds.watch()))?;
+    let _receivers = receive::start(pipeline, &broker, options, &(Arc::new(feeds.watch()) as _))?;
     let observer = Observer {
         metrics,
         book: options.book.clone(),
