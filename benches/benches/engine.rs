@@ -1,6 +1,7 @@
-//! What the engine itself costs: per epoch, per row and step, and per row of a keyed step with few and many keys.
+//! What the engine itself costs: per epoch, per row and step, and per row of a keyed step with few and many keys;
+//! and what a checkpoint of 1 GiB of state costs those who do not want to wait for it.
 //!
-//!     cargo bench -p millstream-benches --bench engine [-- epochs | chains | keys]
+//!     cargo bench -p millstream-benches --bench engine [-- epochs | chains | keys | state]
 //!
 //! Records are 16 bytes in memory (a key and a number), their decoder does next to nothing, and commits do nothing: so
 //! what is left is minting epochs, digests, dataflow, and the steps. Minting runs beside the workers on a thread of its
@@ -16,18 +17,21 @@ use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 
 use millstream_benches::table::{Table, thousands};
 use millstream_benches::{cpu_seconds, seconds};
+use millstream_connectors::store::Folder;
 use millstream_engine::batch;
 use millstream_engine::binder::Limits;
 use millstream_engine::book::{Book, Request};
 use millstream_engine::catalogue::StepInput;
+use millstream_engine::checkpoint::{self, Checkpoints, Store};
 use millstream_engine::graph::{EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
-use millstream_engine::operator::Step;
+use millstream_engine::operator::{Keyed, Power, Rejects, Step};
 use millstream_engine::publish::{Commit, Outcome, Published};
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::run::{Settings, run};
 use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
-use millstream_engine::time::SystemClock;
+use millstream_engine::state::States;
+use millstream_engine::time::{Stopwatch, SystemClock};
 use millstream_engine::{Fault, Result};
 use millstream_operators::cleansing;
 use serde_json::{Value, json};
@@ -39,7 +43,7 @@ const ROWS: usize = 5_000_000;
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let parts: [(&str, fn()); 3] = [("epochs", epochs), ("chains", chains), ("keys", keys)];
+    let parts: [(&str, fn()); 4] = [("epochs", epochs), ("chains", chains), ("keys", keys), ("state", state)];
     for (name, part) in parts {
         if chosen.is_empty() || chosen.iter().any(|chosen| chosen == name) {
             part();
@@ -81,6 +85,123 @@ fn keys() {
         table.row([format!("{} keys", thousands(keys as f64))].into_iter().chain(cells));
     }
     table.print("A keyed step");
+}
+
+/// Keys of the large state, and bytes of each.
+const LARGE_KEYS: usize = 4 << 20;
+const LARGE_BYTES: usize = 240;
+
+/// Fills 1 GiB of state, and goes on while it is checkpointed; then starts from that checkpoint.
+fn state() {
+    let memory = Memory::new(2 * LARGE_KEYS, LARGE_KEYS);
+    let headings = ["1 GiB of state, epochs of 16,384", "epochs", "median gap ms", "p99", "longest", "seconds"];
+    let mut table = Table::new(&headings);
+    let mut row = |name: &str, gaps: &mut [f64], seconds: f64| {
+        gaps.sort_by(f64::total_cmp);
+        let at = |part: f64| gaps.get(((gaps.len() as f64 - 1.0) * part) as usize).copied().unwrap_or_default();
+        let shown = [at(0.5), at(0.99), at(1.0)].map(|gap| format!("{:.1}", gap * 1000.0));
+        let cells = [name.to_owned(), gaps.len().to_string()].into_iter().chain(shown);
+        table.row(cells.chain([format!("{seconds:.1}")]));
+    };
+    let half = (LARGE_KEYS / 16_384) as u64;
+    let (commits, _) = large(&memory, None);
+    row("without a checkpoint", &mut gaps(&commits, half, u64::MAX), 0.0);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let store: Arc<dyn Store> = Arc::new(Folder::open(folder.path()).expect("it is new"));
+    let (commits, metrics) = large(&memory, Some(store.clone()));
+    let seconds = metrics.checkpoint_seconds.get();
+    let listed = checkpoint::list(&*store).expect("it can be listed");
+    let first = listed.last().expect("one was made");
+    // As many epochs as went by while it was written.
+    let began = commits[first.epoch as usize - 1];
+    let ended = commits.iter().take_while(|at| **at < began + seconds).count() as u64;
+    row("while it is written", &mut gaps(&commits, first.epoch, ended), seconds);
+    table.print("A large state");
+
+    let manifest = first.manifest.as_ref().expect("it is whole").clone();
+    let bytes = manifest.bytes() as f64 / f64::from(1 << 30);
+    let watch = Stopwatch::start();
+    let from = checkpoint::open(&store, manifest).expect("it is whole");
+    let checked = watch.seconds();
+    let settings = Settings { from: Some(from), live: false, ..settings(2, 16_384, Arc::default()) };
+    run(large_graph(memory), settings, Box::new(Nothing)).expect("the run ends well");
+    println!(
+        "{bytes:.2} GiB checked in {checked:.1} s, and restored by 2 workers in {:.1} s",
+        watch.seconds() - checked
+    );
+}
+
+/// The seconds at which each epoch was committed.
+fn large(memory: &Memory, store: Option<Arc<dyn Store>>) -> (Vec<f64>, Arc<Metrics>) {
+    let (commits, metrics) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Metrics::default()));
+    let checkpoints = store.map(|store| Checkpoints {
+        store,
+        every_seconds: f64::MAX,
+        every_bytes: 16 * LARGE_KEYS as u64,
+        keep: 3,
+        note: Box::new(|_| Ok(Value::Null)),
+    });
+    let settings = Settings { checkpoints, ..settings(1, 16_384, metrics.clone()) };
+    run(large_graph(memory.clone()), settings, Box::new(Times(Stopwatch::start(), commits.clone())))
+        .expect("it ends well");
+    (commits.lock().expect("the run has ended").clone(), metrics)
+}
+
+/// The seconds between the commits of these epochs.
+fn gaps(commits: &[f64], from: u64, to: u64) -> Vec<f64> {
+    let part = &commits[from as usize..(to as usize).min(commits.len())];
+    part.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+fn large_graph(memory: Memory) -> Graph {
+    let mut graph = graph(memory, &[]);
+    let step = Step { schema: graph.schema(Input::Source(0)).clone(), others: vec![], power: Power::keyed(Large) };
+    graph.nodes.push(Node { name: "large".to_owned(), inputs: vec![Input::Source(0)], step });
+    graph
+}
+
+/// Keeps some bytes for each key, and changes them with each row.
+struct Large;
+
+impl Keyed for Large {
+    type State = Vec<u8>;
+    fn key(&self, _: usize) -> &[usize] {
+        &[batch::META]
+    }
+    fn apply(
+        &self,
+        _: usize,
+        rows: &RecordBatch,
+        states: &mut States<'_, Vec<u8>>,
+        _: &mut Rejects,
+    ) -> Result<Option<RecordBatch>> {
+        for row in 0..rows.num_rows() {
+            states.update(row, |state| {
+                state.resize(LARGE_BYTES, 0);
+                state[row % LARGE_BYTES] = state[row % LARGE_BYTES].wrapping_add(1);
+            });
+        }
+        Ok(Some(rows.clone()))
+    }
+    fn expired(&self, _: &Vec<u8>, _: i64) -> bool {
+        false
+    }
+}
+
+/// Notes when each epoch is committed.
+struct Times(Stopwatch, Arc<Mutex<Vec<f64>>>);
+
+impl Commit for Times {
+    fn encode(&self, _: &Request, _: &Outcome, _: i64) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
+
+    fn commit(&mut self, epochs: &[Published]) -> Result<()> {
+        let now = self.0.seconds();
+        self.1.lock().expect("one thread commits").extend(epochs.iter().map(|_| now));
+        Ok(())
+    }
 }
 
 fn micros(seconds: f64) -> String {
