@@ -1,6 +1,6 @@
 //! A checkpoint that is damaged anywhere, by a bit or by its end, is never used: the one before it is, and without any, the log.
 //!
-//! `MILLSTREAM_FLIPS=10000` flips so many single bits; without it, fewer.
+//! `MILLSTREAM_FLIPS` says how many single bits are flipped.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -115,7 +115,7 @@ fn every_damage_is_seen() {
         }
         assert!(is_seen_with(name, [content.as_slice(), b"\n"].concat()), "{name} with something after it");
     }
-    let (flips, bytes) = (number("MILLSTREAM_FLIPS", 1500), whole.values().map(Vec::len).sum::<usize>() as u64);
+    let (flips, bytes) = (number("MILLSTREAM_FLIPS", 10_000), whole.values().map(Vec::len).sum::<usize>() as u64);
     let mut random = Random::new(SEED);
     for _ in 0..flips {
         let (mut at, bit) = (random.below(bytes) as usize, random.below(8));
