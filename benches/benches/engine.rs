@@ -141,6 +141,7 @@ fn large(memory: &Memory, store: Option<Arc<dyn Store>>) -> (Vec<f64>, Arc<Metri
         every_bytes: 16 * LARGE_KEYS as u64,
         keep: 3,
         note: Box::new(|_| Ok(Value::Null)),
+        ahead: false,
     });
     let settings = Settings { checkpoints, ..settings(1, 16_384, metrics.clone()) };
     run(large_graph(memory.clone()), settings, Box::new(Times(Stopwatch::start(), commits.clone())))

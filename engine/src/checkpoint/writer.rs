@@ -8,7 +8,6 @@ use super::manifest::{self, PARTS};
 use super::{Checkpoint, Checkpoints, Handed, Manifest, Note, Object, Piece, Store, Word};
 use crate::binding::Epoch;
 use crate::book::Book;
-use crate::failpoint;
 use crate::fault::{Fault, Result};
 use crate::graph::Graph;
 use crate::metrics::Metrics;
@@ -205,7 +204,7 @@ impl Writer {
         let pack = attempt.packs.get(&at).expect("it was found there");
         let name = format!("{PARTS}{}", crate::digest::of(&pack.content));
         if !self.known.contains(&name) && !attempt.written.contains(&name) {
-            failpoint::around("checkpoint.part", || self.store.put(&name, &pack.content))?;
+            self.store.put(&name, &pack.content)?;
             attempt.written.insert(name.clone());
         }
         let pack = attempt.packs.remove(&at).expect("it was found there");
@@ -223,7 +222,7 @@ impl Writer {
         let manifest = &mut attempt.manifest;
         manifest.note = (self.note)(manifest.epoch)?;
         let content = manifest.encode()?;
-        failpoint::around("checkpoint.manifest", || self.store.put(&manifest.name(), &content))?;
+        self.store.put(&manifest.name(), &content)?;
         self.own.insert(manifest.epoch);
         self.known.append(&mut attempt.written);
         self.metrics.set_checkpoint(manifest.epoch, manifest.bytes(), attempt.watch.seconds());
@@ -232,12 +231,11 @@ impl Writer {
     }
 
     fn clean(&mut self, cleaning: Cleaning) -> Result<Option<Cleaning>> {
-        let delete = |name: &str| failpoint::around("checkpoint.delete", || self.store.delete(name));
         match cleaning {
             Cleaning::Look => self.look().map(Some),
             Cleaning::Manifests { mut names, listed } => {
                 if let Some(name) = names.pop_front() {
-                    delete(&name)?;
+                    self.store.delete(&name)?;
                     return Ok(Some(Cleaning::Manifests { names, listed }));
                 }
                 let objects: BTreeSet<String> = self.store.list(PARTS)?.into_iter().map(|object| object.name).collect();
@@ -246,7 +244,7 @@ impl Writer {
             }
             Cleaning::Objects(mut names) => {
                 let Some(name) = names.pop_front() else { return Ok(None) };
-                delete(&name)?;
+                self.store.delete(&name)?;
                 Ok(Some(Cleaning::Objects(names)))
             }
         }

@@ -194,7 +194,10 @@ impl Broker for Kafka {
         }
         let doing = || format!("create topic `{name}`");
         // -1: as many replicas as the server makes by default.
-        let mut topic = NewTopic::new(name, partitions as i32, TopicReplication::Fixed(-1));
+        // What a model has learned is rebuilt from the log, so the log stays until somebody decides otherwise. A server's own
+        // limit would count from the records' times, which may be long past.
+        let topic = NewTopic::new(name, partitions as i32, TopicReplication::Fixed(-1));
+        let mut topic = topic.set("retention.ms", "-1");
         // Servers take 1 MB unless told otherwise; who raises the client's limit means the topics as well.
         if let Some(bytes) = self.options.get("message.max.bytes") {
             topic = topic.set("max.message.bytes", bytes);
