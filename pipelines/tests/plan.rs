@@ -268,6 +268,28 @@ fn a_fingerprint_changes_with_whatever_its_part_is_made_of_and_with_nothing_else
     }
 }
 
+/// How records are received is no part of what they are; which topic keeps them is, also where it is not named.
+#[test]
+fn a_fingerprint_knows_the_topic_that_keeps_what_is_received() {
+    let fingerprint = |source: &str, from: &str| {
+        let text = format!(
+            "{{millstream: 1, name: p, sources: {{{source}: {{from: {from}, format: raw, columns: {{value: text}}}}}}}}"
+        );
+        plan(&text).fingerprints().into_values().collect::<Vec<_>>()
+    };
+    let received = fingerprint("posts", r#"{http: {listen: "127.0.0.1:8080"}}"#);
+    for same in [
+        r#"{http: {listen: "127.0.0.1:8081", path: /posts, token: "${env:TOKEN}"}}"#,
+        r#"{http: {listen: "127.0.0.1:8080", topic: p.posts}}"#,
+        r#"{mqtt: {server: "localhost:1883", topics: [posts]}}"#,
+    ] {
+        assert_eq!(fingerprint("posts", same), received, "{same}");
+    }
+    assert_eq!(fingerprint("renamed", r#"{http: {listen: "127.0.0.1:1", topic: p.posts}}"#), received);
+    assert_ne!(fingerprint("renamed", r#"{http: {listen: "127.0.0.1:8080"}}"#), received, "another topic");
+    assert_ne!(fingerprint("posts", r#"{http: {listen: "127.0.0.1:8080", partitions: 2}}"#), received);
+}
+
 /// What things are called is no part of what they are.
 #[test]
 fn fingerprints_do_not_know_names() {

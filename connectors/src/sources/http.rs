@@ -128,7 +128,11 @@ fn plan(value: &Value) -> Planned<PlannedSource> {
     }
     if config.token.as_ref().is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()))
     {
-        problems.push(Problem::new("token", "bad-token", "a token is made of visible ASCII characters, without blanks"));
+        problems.push(Problem::new(
+            "token",
+            "bad-token",
+            "a token is made of visible ASCII characters, without blanks",
+        ));
     }
     problems.take_all(check_kept(config.topic.as_deref(), config.partitions));
     problems.take(within("max_body_bytes", config.max_body_bytes as f64, 1.0, BODY_BYTES_MAX as f64));
@@ -282,6 +286,10 @@ impl Post {
         self.intake.hand_over(values.into_iter().map(message).collect(), room, tell);
         match timeout(self.settings.patience, outcome).await {
             Ok(Ok(Outcome::Durable)) => Ok(records),
+            Ok(Ok(Outcome::Refused)) => {
+                let message = "the broker does not take these records; they may be too large for it";
+                Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, message))
+            }
             _ => Err(Refusal::later("the records are not known to be kept; post them again")),
         }
     }
@@ -299,7 +307,8 @@ impl Post {
             let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "the token is missing or wrong");
             return Err(refusal.with((WWW_AUTHENTICATE.as_str(), "Bearer")));
         }
-        let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let content_type =
+            request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match content_type.as_str() {
             "application/x-ndjson" | "application/jsonl" => Ok(true),

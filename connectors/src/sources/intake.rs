@@ -46,6 +46,9 @@ pub struct Inlet {
     pub broker: Arc<dyn Broker>,
     /// Stamps the records with when they came.
     pub clock: Arc<dyn Clock>,
+    /// Fails if a newer run has taken over. Asked after an append whose outcome is open, before the new producer that then
+    /// has to be made would fence that run's.
+    pub is_ours: Arc<dyn Fn() -> Result<()> + Send + Sync>,
     /// Told why it cannot go on.
     pub fail: Arc<dyn Fn(Fault) + Send + Sync>,
 }
@@ -57,7 +60,7 @@ pub struct Receiver {
     runtime: Option<Runtime>,
     task: Option<JoinHandle<()>>,
     stop: watch::Sender<bool>,
-    /// Ends after the tasks, which hand over to it.
+    /// Ends after the tasks, which hand over to it, have done what they could.
     _writing: Writing,
 }
 
@@ -114,6 +117,8 @@ pub(super) fn runtime() -> Result<Runtime> {
 pub(super) enum Outcome {
     /// They are in the topic.
     Durable,
+    /// They are not, and would be refused again.
+    Refused,
     /// They may be in the topic or not: the sender has to repeat them.
     Unknown,
 }
@@ -123,7 +128,7 @@ pub(super) enum Outcome {
 pub(super) enum Repeats {
     /// The sender, who is told at once.
     Sender,
-    /// The intake, until it works or the receiver ends: what was taken first stays first.
+    /// The intake, until it works or the receiver ends: what was taken first stays first. What is refused ends the run.
     Intake,
 }
 
@@ -141,7 +146,8 @@ impl Room {
 /// Where receivers hand over; clones share everything.
 #[derive(Clone)]
 pub(super) struct Intake {
-    queue: mpsc::Sender<Batch>,
+    /// `None` is the end.
+    queue: mpsc::Sender<Option<Batch>>,
     room: Arc<Semaphore>,
 }
 
@@ -157,6 +163,7 @@ impl Intake {
     /// Starts a producer, which fences those of an older run, and the thread that appends.
     pub(super) fn start(inlet: &Inlet, repeats: Repeats) -> Result<(Self, Writing)> {
         let (queue, waiting) = mpsc::channel();
+        let end = queue.clone();
         let closing = Arc::new(AtomicBool::new(false));
         let producer = inlet.broker.producer(&inlet.id)?;
         let writer = Writer {
@@ -165,14 +172,14 @@ impl Intake {
             producer: Some(producer),
             closing: closing.clone(),
             troubled: false,
-            fenced: false,
+            ended: false,
         };
         let thread = thread::Builder::new()
             .name(format!("intake {}", inlet.id))
             .spawn(move || writer.run(&waiting))
             .map_err(|error| Fault::world("the intake's thread cannot be started").because(error))?;
         let room = Arc::new(Semaphore::new(ROOM_BYTES));
-        Ok((Self { queue, room }, Writing { thread: Some(thread), closing }))
+        Ok((Self { queue, room }, Writing { thread: Some(thread), closing, end }))
     }
 
     /// Room for so many bytes, if there is any now.
@@ -189,7 +196,7 @@ impl Intake {
     /// not wait.
     pub(super) fn hand_over(&self, messages: Vec<Message>, room: Room, done: impl FnOnce(Outcome) + Send + 'static) {
         let batch = Batch { messages, done: Box::new(done), room };
-        if let Err(mpsc::SendError(batch)) = self.queue.send(batch) {
+        if let Err(mpsc::SendError(Some(batch))) = self.queue.send(Some(batch)) {
             (batch.done)(Outcome::Unknown);
         }
     }
@@ -199,16 +206,18 @@ fn permits(bytes: usize) -> u32 {
     bytes.min(ROOM_BYTES) as u32
 }
 
-/// The thread that appends. It ends when there is no [`Intake`] any more and all that was handed over has an outcome;
-/// dropping this waits for it.
+/// The thread that appends. Dropping this waits until all that was handed over before has an outcome, and ends it.
 pub(super) struct Writing {
     thread: Option<thread::JoinHandle<()>>,
     closing: Arc<AtomicBool>,
+    end: mpsc::Sender<Option<Batch>>,
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
+        // Where nobody hears it, the thread has ended already.
+        drop(self.end.send(None));
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             // Its panic has been printed, and nothing it held was confirmed.
@@ -225,45 +234,70 @@ struct Writer {
     closing: Arc<AtomicBool>,
     /// Whether the last append failed.
     troubled: bool,
-    fenced: bool,
+    /// Whether there is no more to be done: nothing is appended any more.
+    ended: bool,
 }
 
 impl Writer {
-    fn run(mut self, waiting: &mpsc::Receiver<Batch>) {
-        while let Ok(first) = waiting.recv() {
+    fn run(mut self, waiting: &mpsc::Receiver<Option<Batch>>) {
+        let mut ends = false;
+        while !ends && let Ok(Some(first)) = waiting.recv() {
             let mut bytes = first.bytes();
             let mut group = vec![first];
-            // After a failure one at a time, so that one that is refused does not take others with it.
-            while !self.troubled
-                && bytes < APPEND_BYTES
+            while bytes < APPEND_BYTES
+                && !ends
                 && let Ok(next) = waiting.try_recv()
             {
-                bytes += next.bytes();
-                group.push(next);
+                ends = next.is_none();
+                bytes += next.as_ref().map_or(0, Batch::bytes);
+                group.extend(next);
             }
-            let messages = group.iter_mut().flat_map(|batch| std::mem::take(&mut batch.messages)).collect();
-            let outcome = self.write(&[Append { topic: self.inlet.topic.clone(), messages }]);
-            for Batch { done, room, .. } in group {
-                // Who is told finds the room free.
-                drop(room);
-                done(outcome);
-            }
+            self.write_all(group);
         }
     }
 
-    fn write(&mut self, appends: &[Append]) -> Outcome {
+    /// Appends what waits together at once; where that is refused one by one, so that one does not take others with it.
+    fn write_all(&mut self, mut group: Vec<Batch>) {
+        let lengths: Vec<usize> = group.iter().map(|batch| batch.messages.len()).collect();
+        let messages = group.iter_mut().flat_map(|batch| std::mem::take(&mut batch.messages)).collect();
+        let mut append = [Append { topic: self.inlet.topic.clone(), messages }];
+        let outcome = self.write(&append, group.len() == 1);
+        let alone = outcome == Outcome::Refused && group.len() > 1;
+        let mut messages = std::mem::take(&mut append[0].messages).into_iter();
+        for (Batch { done, room, .. }, length) in group.into_iter().zip(lengths) {
+            let mut outcome = outcome;
+            if alone {
+                append[0].messages = messages.by_ref().take(length).collect();
+                outcome = self.write(&append, true);
+            }
+            // Who is told finds the room free.
+            drop(room);
+            done(outcome);
+        }
+    }
+
+    fn write(&mut self, appends: &[Append], alone: bool) -> Outcome {
         let mut pause = PAUSE[0];
-        while !self.fenced {
-            let Err(fault) = self.append(appends) else {
+        while !self.ended {
+            let Err((failure, fault)) = self.append(appends) else {
                 if std::mem::take(&mut self.troubled) {
                     eprintln!("{}: records can be kept again", self.inlet.id);
                 }
                 return Outcome::Durable;
             };
-            if Failure::of(&fault) == Failure::Fenced {
-                self.fenced = true;
-                (self.inlet.fail)(fault);
-                break;
+            match failure {
+                Failure::Refused if !alone => return Outcome::Refused,
+                Failure::Refused if self.repeats == Repeats::Sender => {
+                    eprintln!("{}: records cannot be kept: {fault}", self.inlet.id);
+                    return Outcome::Refused;
+                }
+                Failure::Refused | Failure::Fenced => {
+                    self.ended = true;
+                    let message = format!("{} cannot keep its records: {fault}", self.inlet.id);
+                    (self.inlet.fail)(Fault { message, ..fault });
+                    break;
+                }
+                Failure::Again | Failure::Open => {}
             }
             if !std::mem::replace(&mut self.troubled, true) {
                 eprintln!("{}: records cannot be kept: {fault}; trying again", self.inlet.id);
@@ -277,16 +311,27 @@ impl Writer {
         Outcome::Unknown
     }
 
-    fn append(&mut self, appends: &[Append]) -> Result<()> {
+    fn append(&mut self, appends: &[Append]) -> Result<(), (Failure, Fault)> {
         let mut producer = match self.producer.take() {
             Some(producer) => producer,
-            None => self.inlet.broker.producer(&self.inlet.id)?,
+            None => self.renew()?,
         };
         let outcome = failpoint::around("intake.append", || producer.append(appends));
-        if outcome.as_ref().err().is_none_or(|fault| fault.retry) {
+        let outcome = outcome.map_err(|fault| (Failure::of(&fault), fault));
+        if !matches!(outcome, Err((Failure::Open | Failure::Fenced, _))) {
             self.producer = Some(producer);
         }
         outcome
+    }
+
+    /// A producer in place of one whose append has an open outcome.
+    fn renew(&self) -> Result<Box<dyn Producer>, (Failure, Fault)> {
+        (self.inlet.is_ours)().map_err(|fault| {
+            let failure = if fault.retry { Failure::Again } else { Failure::Fenced };
+            (failure, fault)
+        })?;
+        // Whatever keeps a producer from starting may pass.
+        self.inlet.broker.producer(&self.inlet.id).map_err(|fault| (Failure::Again, fault))
     }
 }
 
@@ -301,16 +346,30 @@ mod tests {
     use millstream_engine::time::StepClock;
 
     use super::*;
+    use crate::broker::embedded::Embedded;
     use crate::broker::simulated::{Injected, Operation, Simulated};
 
-    fn message(text: String) -> Message {
-        Message { value: Some(text.into_bytes()), ..Message::default() }
+    fn start(broker: Arc<dyn Broker>) -> (Intake, Writing) {
+        broker.create("t", 1).expect("it is new");
+        let inlet = Inlet {
+            id: "p.s".to_owned(),
+            topic: "t".to_owned(),
+            broker,
+            clock: Arc::new(StepClock::new(0, 0)),
+            is_ours: Arc::new(|| Ok(())),
+            fail: Arc::new(|fault| panic!("{fault}")),
+        };
+        Intake::start(&inlet, Repeats::Sender).expect("the broker is there")
+    }
+
+    fn hand_over(intake: &Intake, text: String, done: impl FnOnce(Outcome) + Send + 'static) {
+        let message = Message { value: Some(text.into_bytes()), ..Message::default() };
+        intake.hand_over(vec![message], intake.try_room(1).expect("there is room"), done);
     }
 
     #[test]
     fn what_waits_together_is_appended_together() {
         let broker = Simulated::new();
-        broker.create("t", 1).expect("it is new");
         let (reach, reached) = mpsc::channel();
         let (go, gone) = mpsc::channel::<()>();
         broker.inject(move |call| {
@@ -320,19 +379,12 @@ mod tests {
             }
             Injected::Nothing
         });
-        let inlet = Inlet {
-            id: "p.s".to_owned(),
-            topic: "t".to_owned(),
-            broker: Arc::new(broker.clone()),
-            clock: Arc::new(StepClock::new(0, 0)),
-            fail: Arc::new(|fault| panic!("{fault}")),
-        };
-        let (intake, writing) = Intake::start(&inlet, Repeats::Sender).expect("the broker is there");
+        let (intake, writing) = start(Arc::new(broker));
         let (tell, told) = mpsc::channel();
         let hand_over = |number: usize| {
             let tell = tell.clone();
             let done = move |outcome| tell.send((number, outcome)).expect("the test waits");
-            intake.hand_over(vec![message(number.to_string())], intake.try_room(1).expect("there is room"), done);
+            hand_over(&intake, number.to_string(), done);
         };
         hand_over(0);
         reached.recv().expect("the first is being committed");
@@ -347,5 +399,27 @@ mod tests {
         assert_eq!(intake.room.available_permits(), ROOM_BYTES);
         drop((intake, writing));
         assert_eq!(reached.try_iter().count(), 0, "two appends were enough");
+    }
+
+    #[test]
+    fn one_that_is_refused_does_not_take_others_with_it() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let broker = Embedded::open(folder.path()).expect("the folder is new").with_max_record_bytes(3);
+        let broker = Arc::new(broker);
+        let (intake, _writing) = start(broker.clone());
+        // The first one's outcome is waited for, so the others come together.
+        let (go, gone) = mpsc::channel::<()>();
+        hand_over(&intake, "1".to_owned(), move |_| gone.recv().expect("the test lets go"));
+        let (tell, told) = mpsc::channel();
+        for text in ["a", "large", "b", "larger", "c"] {
+            let tell = tell.clone();
+            hand_over(&intake, text.to_owned(), move |outcome| tell.send((text, outcome)).expect("the test waits"));
+        }
+        go.send(()).expect("it waits");
+        let outcomes: Vec<_> = told.iter().take(5).collect();
+        let refused = |text: &str| if text.len() > 3 { Outcome::Refused } else { Outcome::Durable };
+        assert!(outcomes.iter().all(|(text, outcome)| *outcome == refused(text)), "{outcomes:?}");
+        let topic = broker.topic("t").expect("it can be asked").expect("it is there");
+        assert_eq!(topic.partitions, [(0, 4)]);
     }
 }

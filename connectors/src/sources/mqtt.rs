@@ -57,7 +57,7 @@ pub struct Config {
     #[schemars(range(min = 1, max = 65_535))]
     pub keep_alive_seconds: u16,
     /// The largest record, in bytes; larger ones are acknowledged, dropped and told. The default is just below what a
-    /// Kafka server takes.
+    /// Kafka server takes: a record that the broker refuses ends the run.
     #[serde(default = "record_bytes")]
     #[schemars(range(min = 1, max = 16_777_216))]
     pub max_record_bytes: usize,
@@ -98,8 +98,11 @@ fn plan(value: &Value) -> Planned<PlannedSource> {
     }
     for (at, filter) in config.topics.iter().enumerate() {
         if !rumqttc::valid_filter(filter) || filter.contains('\0') || filter.len() > usize::from(u16::MAX) {
-            let problem = Problem::new(&format!("topics.{at}"), "bad-filter", format!("`{filter}` is no filter of topics"));
-            problems.push(problem.help("`+` stands for a whole level, `#` for all levels at the end: `sensors/+/temperature`"));
+            let problem =
+                Problem::new(&format!("topics.{at}"), "bad-filter", format!("`{filter}` is no filter of topics"));
+            problems.push(
+                problem.help("`+` stands for a whole level, `#` for all levels at the end: `sensors/+/temperature`"),
+            );
         }
     }
     for (key, text) in [("client_id", &config.client_id), ("user", &config.user), ("password", &config.password)] {
@@ -333,7 +336,8 @@ impl Subscriber {
     fn check_subscription(&mut self, answer: &SubAck) -> Result<()> {
         for (filter, code) in self.filters.iter().zip(&answer.return_codes) {
             if *code == SubscribeReasonCode::Failure {
-                let what = format!("{}: the MQTT server {} refuses the subscription to `{filter}`", self.id, self.server);
+                let what =
+                    format!("{}: the MQTT server {} refuses the subscription to `{filter}`", self.id, self.server);
                 return Err(Fault::world(format!("{what}; it has to allow it")));
             }
             if *code == SubscribeReasonCode::Success(QoS::AtMostOnce) {

@@ -2,13 +2,15 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::thread;
 
 use millstream_connectors::broker::simulated::Injected;
 use millstream_connectors::broker::{Broker, Failure};
+use millstream_engine::Fault;
 use serde_json::{Value, json};
 
-use super::{Place, problems};
+use super::{Place, narrow, problems};
 
 const MIB: usize = 1 << 20;
 
@@ -149,7 +151,8 @@ fn answers_what_was_kept_and_why_something_was_not() {
 fn a_body_of_unknown_length_is_measured() {
     let place = Place::new();
     let receiver = place.start("http", &json!({"listen": "127.0.0.1:0", "path": "/readings", "max_body_bytes": 4}));
-    let chunked = "POST /readings HTTP/1.1\r\nHost: test\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunked =
+        "POST /readings HTTP/1.1\r\nHost: test\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut client = Client::new(receiver.address);
     client.send(&format!("{chunked}4\r\n1234\r\n0\r\n\r\n"));
     assert_eq!(client.shown(), "202 1");
@@ -229,6 +232,40 @@ fn a_newer_run_takes_over() {
     client.post("", "2");
     assert_eq!(client.shown(), "202 1");
     assert_eq!(place.kept().len(), 1);
+}
+
+/// The new producer that an open outcome asks for would fence the run that goes on.
+#[test]
+fn a_run_that_was_replaced_while_it_slept_takes_nothing_back() {
+    let mut place = Place::new();
+    place.is_ours = Arc::new(|| Err(Fault::world("another run has taken over")));
+    let held = place.hold_commits();
+    let receiver = place.start("http", &config());
+    let mut client = Client::new(receiver.address);
+    for first in [true, false] {
+        client.post("", "1");
+        if first {
+            held.reached();
+            held.decide(Injected::Hang);
+        }
+        assert_eq!(client.shown(), "503 the records are not known to be kept; post them again");
+    }
+    let fault = place.faults.recv().expect("it halts");
+    assert_eq!(fault.message, "shop.readings cannot keep its records: another run has taken over");
+    assert!(place.kept().is_empty());
+}
+
+#[test]
+fn what_the_broker_refuses_is_refused_for_good() {
+    let place = Place::new();
+    let (broker, _folder) = narrow(10);
+    let receiver = place.start_on(broker, "http", &config()).expect("it starts");
+    let mut client = Client::new(receiver.address);
+    client.post("", "12345678901");
+    assert_eq!(client.shown(), "422 the broker does not take these records; they may be too large for it");
+    client.post("", "1234567890");
+    assert_eq!(client.shown(), "202 1");
+    assert!(place.faults.try_recv().is_err(), "the run goes on");
 }
 
 #[test]
@@ -318,7 +355,10 @@ fn many_clients_at_once_lose_nothing() {
             scope.spawn(move || {
                 let mut connection = Client::new(address);
                 for post in 0..20 {
-                    connection.post("Content-Type: application/x-ndjson\r\n", &format!("{client}.{post}.a\n{client}.{post}.b\n"));
+                    connection.post(
+                        "Content-Type: application/x-ndjson\r\n",
+                        &format!("{client}.{post}.a\n{client}.{post}.b\n"),
+                    );
                     assert_eq!(connection.shown(), "202 2");
                 }
             });

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arrow::array::Array;
 use millstream_connectors::broker::Broker;
+use millstream_connectors::broker::embedded::Embedded;
 use millstream_connectors::broker::simulated::{Call, Injected, Operation, Simulated};
 use millstream_connectors::sources::intake::{Inlet, Receiver};
 use millstream_connectors::sources::{KINDS, PlannedSource};
@@ -26,6 +27,7 @@ struct Place {
     broker: Arc<Simulated>,
     faults: mpsc::Receiver<Fault>,
     fail: mpsc::Sender<Fault>,
+    is_ours: Arc<dyn Fn() -> Result<()> + Send + Sync>,
 }
 
 impl Place {
@@ -33,18 +35,23 @@ impl Place {
         let broker = Simulated::new();
         broker.create(TOPIC, 1).expect("it is new");
         let (fail, faults) = mpsc::channel();
-        Self { broker: Arc::new(broker), faults, fail }
+        Self { broker: Arc::new(broker), faults, fail, is_ours: Arc::new(|| Ok(())) }
     }
 
     fn try_start(&self, kind: &str, config: &Value) -> Result<Receiver> {
+        self.start_on(self.broker.clone(), kind, config)
+    }
+
+    fn start_on(&self, broker: Arc<dyn Broker>, kind: &str, config: &Value) -> Result<Receiver> {
         let planned = planned(kind, config);
         assert_eq!(planned.topic, Some((TOPIC.to_owned(), 1)));
         let fail = Mutex::new(self.fail.clone());
         let inlet = Inlet {
             id: TOPIC.to_owned(),
             topic: TOPIC.to_owned(),
-            broker: self.broker.clone(),
+            broker,
             clock: Arc::new(StepClock::new(NOW_MS, 0)),
+            is_ours: self.is_ours.clone(),
             fail: Arc::new(move |fault| fail.lock().expect("no panic").send(fault).expect("the test waits")),
         };
         (planned.receiver.expect("it receives").start)(inlet)
@@ -85,6 +92,14 @@ impl Place {
         });
         Held { reached, decide }
     }
+}
+
+/// A broker that takes no record of more than so many bytes.
+fn narrow(max_record_bytes: usize) -> (Arc<Embedded>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let broker = Embedded::open(folder.path()).expect("the folder is new").with_max_record_bytes(max_record_bytes);
+    broker.create(TOPIC, 1).expect("it is new");
+    (Arc::new(broker), folder)
 }
 
 /// Commits that wait for the test.

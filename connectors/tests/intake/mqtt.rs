@@ -14,7 +14,7 @@ use millstream_engine::source::Position;
 use rumqttc::{Event, MqttOptions, Packet, QoS};
 use serde_json::{Value, json};
 
-use super::{Place, TOPIC, problems};
+use super::{Place, TOPIC, narrow, problems};
 
 const CONNECT: u8 = 0x10;
 const PUBACK: u8 = 0x40;
@@ -97,7 +97,7 @@ impl Connection {
         self.send(&[0x90, 4, body[0], body[1], codes[0], codes[1]]);
     }
 
-    /// Sends a record with QoS 1.
+    /// Sends a record that asks to be acknowledged.
     fn publish(&mut self, packet: u16, topic: &str, payload: &[u8]) {
         self.publish_with(Some(packet), topic, payload);
     }
@@ -318,6 +318,22 @@ fn what_is_not_wanted_is_acknowledged_and_dropped() {
 }
 
 #[test]
+fn a_record_that_the_broker_refuses_halts() {
+    let (place, server) = (Place::new(), Server::new());
+    let (broker, _folder) = narrow(20);
+    let receiver = place.start_on(broker, "mqtt", &server.config()).expect("it starts");
+    let mut connection = server.subscribed();
+    connection.publish(1, "all/a", &[b'x'; 15]);
+    assert_eq!(connection.acknowledged(), 1);
+    connection.publish(2, "all/a", &[b'x'; 16]);
+    let fault = place.faults.recv().expect("it halts");
+    let expected = "message 0 for topic `shop.readings` has 21 bytes, more than the 20 allowed";
+    assert_eq!(fault.message, format!("{TOPIC} cannot keep its records: {expected}"));
+    drop(receiver);
+    connection.expect(DISCONNECT);
+}
+
+#[test]
 fn it_says_goodbye_once_all_is_acknowledged() {
     let (place, server) = (Place::new(), Server::new());
     let held = place.hold_commits();
@@ -371,7 +387,7 @@ impl Mosquitto {
         Some(Self { process: program?, port })
     }
 
-    /// Publishes with QoS 1, and waits until the server has all.
+    /// Publishes, and waits until the server has all.
     fn publish(&self, client: &str, payloads: &[String]) {
         let mut options = MqttOptions::new(client, "127.0.0.1", self.port);
         options.set_keep_alive(Duration::from_secs(5));

@@ -62,6 +62,13 @@ impl Checker<'_> {
         let shape: Option<shape::Source> = self.read(Some(node));
         let source =
             planned.zip(format.ok()).zip(shape).filter(|_| columns.doubt.is_none()).map(|((source, format), shape)| {
+                // Whether a partition is idle is decided as records come, and recorded.
+                let mut configuration = fingerprint::of_keys("source", node, &["idle_seconds"]);
+                if let (Some(_), Some((topic, partitions))) = (&source.receiver, &source.topic) {
+                    // How records come there is no matter; which topic it is, is, also where its name is the source's.
+                    configuration = fingerprint::of_keys("received", node, &["idle_seconds", "from"])
+                        + &fingerprint::of_topic(topic, *partitions);
+                }
                 plan::Source {
                     name: entry.key.clone(),
                     source,
@@ -71,8 +78,7 @@ impl Checker<'_> {
                     event_time,
                     lateness_ms: shape.event_time.map_or(0, |event_time| milliseconds(event_time.lateness_seconds)),
                     idle_ms: milliseconds(shape.idle_seconds),
-                    // Whether a partition is idle is decided as records come, and recorded.
-                    configuration: fingerprint::of_keys("source", node, &["idle_seconds"]),
+                    configuration,
                 }
             });
         (source, columns)

@@ -101,6 +101,11 @@ impl Feeds {
         Ok(Self { open, tenure, pending: Pending::default(), batch: None, first_ms: None, book })
     }
 
+    /// Tells, at any time, whether another run has taken over: fails if so.
+    pub fn watch(&self) -> impl Fn() -> Result<()> + Send + Sync + 'static {
+        self.tenure.watch()
+    }
+
     /// Produces until all feeds are used up, or the run stops. `speed` is how many seconds of the records' time pass in a
     /// second; without it, nothing waits.
     pub fn run(mut self, speed: Option<f64>) -> Result<()> {

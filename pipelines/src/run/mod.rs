@@ -13,10 +13,10 @@ pub mod journal;
 mod promote;
 pub mod receive;
 pub mod recover;
-mod reply;
-mod server;
 pub mod replay;
+mod reply;
 pub mod rollback;
+mod server;
 mod show;
 pub mod start;
 pub mod state;
@@ -136,7 +136,7 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     if let Some(bound) = bound.filter(|_| !options.quiet) {
         eprintln!("metrics at http://{bound}/metrics");
     }
-    let _receivers = receive::start(pipeline, &broker, options)?;
+    let _receivers = receive::start(pipeline, &broker, options, Arc::new(feeds.watch()))?;
     let observer = Observer {
         metrics,
         book: options.book.clone(),

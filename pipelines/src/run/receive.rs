@@ -11,8 +11,14 @@ use crate::plan::Pipeline;
 use crate::run::Options;
 
 /// Starts the receivers of all sources that have one; they end when they are dropped. A run until idle has none: nobody
-/// could say when their senders are done, so it works through what their topics hold.
-pub fn start(pipeline: &Pipeline, broker: &Arc<dyn Broker>, options: &Options) -> Result<Vec<Receiver>> {
+/// could say when their senders are done, so it works through what their topics hold. `is_ours` fails if another run has
+/// taken over.
+pub fn start(
+    pipeline: &Pipeline,
+    broker: &Arc<dyn Broker>,
+    options: &Options,
+    is_ours: Arc<dyn Fn() -> Result<()> + Send + Sync>,
+) -> Result<Vec<Receiver>> {
     let mut receivers = Vec::new();
     for source in &pipeline.sources {
         let (Some(receiver), Some((topic, _))) = (&source.source.receiver, &source.source.topic) else { continue };
@@ -28,6 +34,7 @@ pub fn start(pipeline: &Pipeline, broker: &Arc<dyn Broker>, options: &Options) -
             topic: topic.clone(),
             broker: broker.clone(),
             clock: options.clock.clone(),
+            is_ours: is_ours.clone(),
             fail: Arc::new(move |fault| book.abort(fault)),
         })?;
         if let Some(address) = started.address {

@@ -250,17 +250,19 @@ impl Tenure {
         look(&*self.broker, &self.topic, self.seen, |entry| self.check(&entry))
     }
 
+    /// The same for others who append on behalf of this run.
+    pub fn watch(&self) -> impl Fn() -> Result<()> + Send + Sync + 'static {
+        let (broker, topic, run) = (self.broker.clone(), self.topic.clone(), self.run.clone());
+        let from = self.incarnation;
+        move || look(&*broker, &topic, from, |entry| check(&entry, &run, &topic))
+    }
+
     fn check(&self, entry: &Entry) -> Result<()> {
-        match Token::of(entry) {
-            Some(token) if token.run != self.run => {
-                Err(self.taken_over(&format!("it has started at offset {}", entry.offset)))
-            }
-            _ => Ok(()),
-        }
+        check(entry, &self.run, &self.topic)
     }
 
     fn taken_over(&self, why: &str) -> Fault {
-        Fault::world(format!("another run has taken over {}; this one ends here ({why})", self.topic))
+        taken_over(&self.topic, why)
     }
 
     /// Reads on until `each` says that it was the last.
@@ -281,6 +283,20 @@ impl Tenure {
         }
         Err(Fault::retry(format!("{} cannot be read to its end: the broker gives nothing more", self.topic)))
     }
+}
+
+/// Fails if `entry` is the start of another run.
+fn check(entry: &Entry, run: &str, topic: &str) -> Result<()> {
+    match Token::of(entry) {
+        Some(token) if token.run != run => {
+            Err(taken_over(topic, &format!("it has started at offset {}", entry.offset)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn taken_over(topic: &str, why: &str) -> Fault {
+    Fault::world(format!("another run has taken over {topic}; this one ends here ({why})"))
 }
 
 /// Calls `each` with the records from `from` on that are there at present, as far as can be told without writing: whoever
@@ -472,6 +488,20 @@ mod tests {
         });
         assert!(outcome.expect("it gives up").message.contains("timed out"));
         assert_eq!(tenure.starts, u64::from(LOST_MAX) + 1);
+    }
+
+    #[test]
+    fn whoever_watches_sees_another_run_and_only_that() {
+        let broker = broker();
+        let mut tenure = take(&broker).expect("no faults");
+        let watch = tenure.watch();
+        assert!(matches!(tenure.append(&append("a")), Ok(Appended::Done)));
+        tenure.renew().expect("no faults");
+        watch().expect("its own starts are none of another run");
+        take(&broker).expect("no faults");
+        let fault = watch().expect_err("there is another");
+        assert!(fault.message.starts_with("another run has taken over t; this one ends here"), "{fault}");
+        assert!(!fault.retry);
     }
 
     #[test]
