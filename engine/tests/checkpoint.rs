@@ -137,7 +137,11 @@ fn a_killed_run_goes_on_from_any_checkpoint() {
         };
         let killed = killed.until_its_end().published;
         let recorded = progress(&killed);
-        for checkpoint in usable(&store) {
+        let mut kept = usable(&store);
+        while kept.len() > 6 {
+            kept.swap_remove(random.below(kept.len() as u64) as usize);
+        }
+        for checkpoint in kept {
             let at = checkpoint.epoch() as usize;
             let what = format!("seed {seed}, from epoch {at} of {}", killed.len());
             assert!(at <= killed.len(), "{what}: a checkpoint is never ahead");

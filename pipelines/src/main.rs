@@ -54,7 +54,7 @@ enum Command {
     /// SIGINT and SIGTERM stop it after its open epochs. Started again, it goes on where it was: with the same models,
     /// and no answer lost or sent twice.
     Run(run::Arguments),
-    /// Shows what a pipeline has stored: files, topics, versions, journal, and whether a run is on.
+    /// Shows what a pipeline has stored: checkpoints, files, topics, versions, journal, and whether a run is on.
     State(state::Arguments),
     /// Tells what becomes of the state of each part when a definition is replaced by another.
     ///

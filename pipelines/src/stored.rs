@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
+use std::sync::Arc;
 
 use millstream_connectors::broker::{Broker, Topic};
 use millstream_engine::binding::Epoch;
+use millstream_engine::checkpoint::{self, Listed, Store};
 use millstream_engine::{Fault, Result};
 use millstream_operators::registry::Registry;
 use serde::Serialize;
@@ -15,7 +17,7 @@ use crate::audit::journal;
 use crate::plan::Pipeline;
 use crate::run::assemble::Topics;
 use crate::run::journal::Record;
-use crate::run::state;
+use crate::run::{start, state};
 
 /// What a pipeline has stored.
 #[derive(Debug, Serialize)]
@@ -24,6 +26,8 @@ pub struct Stored {
     pub pipeline: String,
     /// Whether a run is on.
     pub locked: bool,
+    /// Its checkpoints, newest first.
+    pub checkpoints: Vec<Kept>,
     /// Bytes of each file or folder in the state directory.
     pub files: BTreeMap<String, u64>,
     /// Its topics, its own included.
@@ -32,6 +36,28 @@ pub struct Stored {
     pub journal: Journal,
     /// How many versions each model has.
     pub versions: BTreeMap<String, Versions>,
+}
+
+/// A checkpoint.
+#[derive(Debug, Serialize)]
+pub struct Kept {
+    /// The first epoch that is not in it.
+    pub epoch: Epoch,
+    /// Why it cannot be used; `None` if every object of it is what was written.
+    pub damage: Option<String>,
+    /// Bytes of its pieces.
+    pub bytes: u64,
+    /// Its sections: a node's state, or the rows of a source that wait for the watermark.
+    pub sections: BTreeMap<String, Section>,
+}
+
+/// A section of a checkpoint.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Section {
+    /// How many pieces it has: bins, or partitions.
+    pub pieces: usize,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// What the journal says.
@@ -83,6 +109,7 @@ pub fn stored(pipeline: &Pipeline, state: &Path, broker: &dyn Broker) -> Result<
     Ok(Stored {
         pipeline: pipeline.name.clone(),
         locked: is_locked(state)?,
+        checkpoints: checkpoints(&start::open_store(pipeline, state)?)?,
         files: files(state)?,
         topics,
         journal,
@@ -99,6 +126,20 @@ fn is_locked(state: &Path) -> Result<bool> {
             Err(Fault::world(format!("cannot look at the lock of {}", state.display())).because(error))
         }
     }
+}
+
+fn checkpoints(store: &Arc<dyn Store>) -> Result<Vec<Kept>> {
+    let kept = |listed: Listed| {
+        let (mut bytes, mut sections) = (0, BTreeMap::new());
+        let opened = listed.manifest.and_then(|manifest| {
+            bytes = manifest.sections.values().map(checkpoint::Section::bytes).sum();
+            let section = |of: &checkpoint::Section| Section { pieces: of.pieces.len(), bytes: of.bytes() };
+            sections = manifest.sections.iter().map(|(name, of)| (name.clone(), section(of))).collect();
+            checkpoint::open(store, manifest)
+        });
+        Kept { epoch: listed.epoch, damage: opened.err().map(|fault| fault.to_string()), bytes, sections }
+    };
+    Ok(checkpoint::list(&**store)?.into_iter().map(kept).collect())
 }
 
 fn versions(state: &Path) -> Result<BTreeMap<String, Versions>> {
@@ -151,7 +192,16 @@ impl Stored {
         let lock = if self.locked { "a run is on" } else { "no run is on" };
         let mut text = format!("{}: {lock}\n\n", self.pipeline);
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:<40}{:>16}", "in the state directory", "bytes");
+        let _ = writeln!(text, "{:<40}{:>10}{:>16}", "checkpoint", "pieces", "bytes");
+        for Kept { epoch, damage, bytes, sections } in &self.checkpoints {
+            let pieces: usize = sections.values().map(|section| section.pieces).sum();
+            let damage = damage.as_ref().map_or_else(|| "sound".to_owned(), |why| format!("DAMAGED: {why}"));
+            let _ = writeln!(text, "{:<40}{pieces:>10}{bytes:>16}  {damage}", format!("before epoch {epoch}"));
+            for (name, Section { pieces, bytes }) in sections {
+                let _ = writeln!(text, "  {name:<38}{pieces:>10}{bytes:>16}");
+            }
+        }
+        let _ = writeln!(text, "\n{:<40}{:>16}", "in the state directory", "bytes");
         for (name, bytes) in &self.files {
             let _ = writeln!(text, "{name:<40}{bytes:>16}");
         }

@@ -1,25 +1,34 @@
 //! What the tests share: a pipeline on disk with its topics and runs, and one small pipeline with its input.
 
+pub mod crash;
+pub mod simulation;
 pub mod small;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arrow::array::Array;
-use millstream_connectors::broker::{Append, Broker, Fetched, Message};
+use millstream_connectors::broker::{Append, Broker, Fetched, Message, TopicReader};
 use millstream_engine::Result;
 use millstream_engine::raw::Payload;
 use millstream_engine::source::Position;
-use millstream_engine::time::StepClock;
+use millstream_engine::time::{Clock, StepClock, SystemClock};
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::load;
 use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::run::assemble::{self, Topics};
 use millstream_pipelines::run::{Options, Summary, open_broker, run};
 use serde_json::Value;
+
+/// Goes before names that no other run has used: a server may live on.
+pub fn unique() -> String {
+    static NAMES: AtomicU32 = AtomicU32::new(0);
+    format!("t{}-{}-{}-", std::process::id(), SystemClock.now_ms(), NAMES.fetch_add(1, Ordering::Relaxed))
+}
 
 /// When the tests' clocks start: 2026-01-01, in milliseconds since 1970.
 pub const NOW_MS: i64 = 1_767_225_600_000;
@@ -226,8 +235,12 @@ pub fn records(broker: &dyn Broker, topic: &str) -> Vec<Record> {
     for (partition, (first, end)) in (0..).zip(&found.partitions) {
         let mut next = *first;
         let mut reader = broker.open(topic, &[Position { partition, offset: next }]).expect("the topic opens");
-        while next < *end {
-            // On Kafka, what is left may be markers of transactions, which no record has.
+        let is_more = |reader: &mut dyn TopicReader, next| {
+            let ends = reader.ends().expect("the end is known");
+            ends.iter().any(|end| end.offset > next)
+        };
+        while next < *end && is_more(&mut *reader, next) {
+            // What is left may be markers of transactions, which no record has; on Kafka only a read tells.
             let Some(fetched) = reader.read(1 << 20, Duration::from_secs(2)).expect("it can be read") else { break };
             next = fetched.records.offsets.last().map_or(next, |last| last + 1);
             all.extend(rows(&fetched));

@@ -76,22 +76,27 @@ sinks:
   rows: {from: known, to: {topic: {name: TOPICS-rows}}}
 "#;
 
-/// What fills the topics from [`files`] while the pipeline runs.
-pub const FEEDS: &str = r#"
+/// The definition with what fills its topics from [`files`] while the pipeline runs.
+pub fn fed(broker: &str, topics: &str) -> String {
+    definition(broker, topics) + &FEEDS.replace("TOPICS-", topics)
+}
+
+const FEEDS: &str = r#"
 feeds:
-  weather: {from: {file: {path: weather.csv}}, format: csv, time: at, topic: weather, partitions: 2, key: at}
-  readings: {from: {file: {path: "readings-*.csv"}}, format: csv, time: at, topic: readings, partitions: 2, key: sensor}
+  weather: {from: {file: {path: weather.csv}}, format: csv, time: at, topic: TOPICS-weather, partitions: 2, key: at}
+  readings: {from: {file: {path: "readings-*.csv"}}, format: csv, time: at, topic: TOPICS-readings, partitions: 2, key: sensor}
   questions:
     from: {file: {path: questions.csv}}
     format: csv
     columns: {at: timestamp, sensor: text, room: text, temperature: float, count: int}
     time: at
-    topic: questions
+    topic: TOPICS-questions
     partitions: 2
     key: sensor
 "#;
 
-/// Files for [`FEEDS`]: about two readings a second, and a question every four. All can be read.
+/// Files for [`fed`]: about two readings a second, and a question every four. All can be read, but now and then the weather
+/// is that of no room.
 pub fn files(seed: u64, seconds: u64) -> Vec<(&'static str, Vec<u8>)> {
     let mut random = Random::new(seed);
     let mut weather = "at,room,wind,sky\n".to_owned();
@@ -102,7 +107,8 @@ pub fn files(seed: u64, seconds: u64) -> Vec<(&'static str, Vec<u8>)> {
         let (at, room) = (time(second, random.below(900)), random.pick(&["attic", "hall", "cellar"]));
         let (sensor, degrees) = (random.below(7), random.below(40));
         // Writing to a string cannot fail.
-        let _ = writeln!(weather, "{at},{room},{},grey", random.below(50));
+        let outside = if second % 16 == 5 { "" } else { room };
+        let _ = writeln!(weather, "{at},{outside},{},grey", random.below(50));
         let half = &mut readings[usize::from(second >= seconds / 2)];
         for (later, humidity) in [(0, ""), (50, "55")] {
             let _ = writeln!(half, "{},s{sensor},{room},{degrees},{humidity},{second},{}", at + later, degrees > 22);

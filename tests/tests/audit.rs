@@ -40,6 +40,14 @@ fn what_runs_leave_is_sound() {
     assert_eq!(log_is_whole(&site.pipeline, &*site.broker()).expect("it can be looked at"), Some(true));
     let found = stored(&site.pipeline, &site.state(), &*site.broker()).expect("it can be looked at");
     assert_eq!((found.journal.starts, found.journal.last_epoch), (2, Some(report.progress.checked - 1)));
+    // Each run ends with a checkpoint of all that it has committed.
+    let newest = found.checkpoints.first().expect("there is one");
+    assert!(newest.damage.is_none() && newest.bytes > 0, "{newest:?}");
+    assert_eq!((newest.epoch, newest.sections["hot"].pieces), (report.progress.checked, 1));
+    let part = std::fs::read_dir(site.state().join("checkpoints/parts")).expect("it can be listed").next();
+    std::fs::write(part.expect("there is one").expect("it can be listed").path(), "torn").expect("it can be written");
+    let found = stored(&site.pipeline, &site.state(), &*site.broker()).expect("it can be looked at");
+    assert!(found.checkpoints.iter().any(|kept| kept.damage.is_some()), "{}", found.text());
     assert!(!found.locked && found.versions["hot"].count > 0 && found.journal.damaged == 0);
 }
 

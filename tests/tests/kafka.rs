@@ -2,22 +2,13 @@
 //!
 //! `.ci/with-kafka cargo test -p millstream-tests --test kafka` runs it against a server.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use millstream_pipelines::run::{Options, Summary};
 use millstream_tests::small;
-use millstream_tests::{DeadLetter, Site, one_answer_each};
+use millstream_tests::{DeadLetter, Site, one_answer_each, unique};
 use serde_json::Value;
 
 const SEED: u64 = 3;
 const SECONDS: u64 = 90;
-
-/// Names that no other run has used: a server may live on.
-fn prefix() -> String {
-    static RUNS: AtomicU32 = AtomicU32::new(0);
-    let now = millstream_engine::time::Clock::now_ms(&millstream_engine::time::SystemClock);
-    format!("t{}-{now}-{}-", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed))
-}
 
 /// What came out, without what names topics.
 #[derive(Debug, PartialEq)]
@@ -69,6 +60,6 @@ fn kafka_gives_what_the_embedded_broker_gives() {
     };
     let expected = given("embedded", "");
     assert_eq!(expected.answers.len(), 20);
-    let found = given(&format!("{{kafka: {{bootstrap.servers: \"{servers}\"}}}}"), &prefix());
+    let found = given(&format!("{{kafka: {{bootstrap.servers: \"{servers}\"}}}}"), &unique());
     assert_eq!(found, expected);
 }

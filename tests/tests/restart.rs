@@ -1,129 +1,19 @@
-//! Whatever ends a run, the next one goes on with the same models, and no answer is lost or given twice.
+//! What a run finds that starts again, and when it refuses to go on.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_connectors::broker::Message;
 use millstream_connectors::broker::embedded::Embedded;
-use millstream_connectors::broker::{Broker, Message};
 use millstream_engine::Blame;
 use millstream_engine::book::Book;
 use millstream_engine::source::Position;
-use millstream_pipelines::run::assemble::{self, Topics};
-use millstream_pipelines::run::{Options, Summary};
-use millstream_tests::small::{self, Random};
-use millstream_tests::{Record, Site, append, message, one_answer_each, progress, records};
+use millstream_pipelines::run::assemble;
+use millstream_pipelines::run::{Checkpointing, Options};
+use millstream_tests::small;
+use millstream_tests::{Record, Site, append, message, records};
 
-/// Names the folder of the site that a child process is to run.
-const CHILD: &str = "MILLSTREAM_TEST_CHILD";
 const SEED: u64 = 20_260_101;
-const KILLS: usize = 10;
-const SECONDS: u64 = 150;
-
-fn fed_site() -> Site {
-    let definition = small::definition("embedded", "") + small::FEEDS;
-    let files = small::files(SEED, SECONDS);
-    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, content)| (*name, content.as_slice())).collect();
-    Site::new(&definition, &files)
-}
-
-/// Small epochs, so that there are many moments to be killed at.
-fn small_epochs(site: &Site) -> Options {
-    Options { max_records: Some(5), ..site.options() }
-}
-
-/// Not a test of its own: what the child processes of the others run.
-#[test]
-fn child() {
-    if let Some(folder) = std::env::var_os(CHILD) {
-        let site = Site::at(PathBuf::from(folder));
-        site.run_with(&small_epochs(&site));
-    }
-}
-
-fn start_child(site: &Site) -> Child {
-    let program = std::env::current_exe().expect("tests know their program");
-    let mut command = Command::new(program);
-    command.args(["child", "--exact"]).env(CHILD, site.folder());
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts again")
-}
-
-/// How many epochs are committed.
-fn committed(broker: &dyn Broker) -> u64 {
-    progress(broker, "small").len() as u64
-}
-
-/// Waits until `epochs` are committed, or the child has ended by itself. Whether it has.
-fn wait_for(child: &mut Child, broker: &dyn Broker, epochs: u64) -> bool {
-    let journal = Topics::of("small").progress;
-    let end = broker.topic(&journal).expect("topics can be listed").expect("it was created").partitions[0].1;
-    let mut reader = broker.open(&journal, &[Position { partition: 0, offset: end }]).expect("the topic opens");
-    while committed(broker) < epochs {
-        if let Some(status) = child.try_wait().expect("it is our child") {
-            assert!(status.success(), "the child failed: {status}");
-            return true;
-        }
-        // Returns with the next commit, or soon.
-        reader.read(1, Duration::from_millis(5)).expect("the topic can be read");
-    }
-    false
-}
-
-fn digests(summary: &Summary) -> BTreeMap<&str, (u64, &str)> {
-    summary.models.iter().map(|(name, model)| (name.as_str(), (model.revision, model.digest.as_str()))).collect()
-}
-
-/// Records without their places, which depend on what else was going on.
-fn contents(records: Vec<Record>) -> Vec<(Option<String>, Vec<u8>)> {
-    let mut contents: Vec<_> = records.into_iter().map(|record| (record.key, record.value)).collect();
-    contents.sort();
-    contents
-}
-
-#[test]
-fn killed_at_any_moment_it_goes_on_as_if_nothing_had_happened() {
-    let whole = fed_site();
-    let expected = whole.run();
-    let site = fed_site();
-    let broker = site.broker();
-    let mut random = Random::new(SEED);
-    let mut kills = Vec::new();
-    while kills.len() < KILLS {
-        let more = random.below(14);
-        let mut child = start_child(&site);
-        let ended = wait_for(&mut child, &*broker, committed(&*broker) + more);
-        assert!(!ended, "the input is too short for {KILLS} kills: seed {SEED}, after {kills:?}");
-        child.kill().expect("it is our child");
-        child.wait().expect("it is our child");
-        kills.push(committed(&*broker));
-    }
-    println!("seed {SEED}: killed after {kills:?} epochs");
-    assert!(kills.windows(2).all(|pair| pair[0] <= pair[1]) && kills[KILLS - 1] > 10, "{kills:?}");
-
-    let last = site.run_with(&small_epochs(&site));
-    assert_eq!(last.epochs_replayed, kills[KILLS - 1]);
-    assert_eq!(digests(&last), digests(&expected), "seed {SEED}, killed after {kills:?}");
-    for topic in ["weather", "readings", "questions"] {
-        assert_eq!(site.records(topic), whole.records(topic), "the feeds went on exactly: {topic}");
-    }
-    assert_eq!(last.records, expected.records);
-    let answers = one_answer_each(&site.records("questions"), &site.answers());
-    let refused: Vec<_> = answers.iter().filter(|answer| answer.get("error").is_some()).collect();
-    assert!(refused.is_empty(), "all can be answered: {refused:?}");
-    assert_eq!(contents(site.records("rows")), contents(whole.records("rows")), "the sink has each row once");
-    let epochs: Vec<u64> =
-        site.progress().iter().map(|progress| progress["binding"]["epoch"].as_u64().expect("a number")).collect();
-    assert!(epochs.iter().copied().eq(0..epochs.len() as u64), "epochs follow one another: {epochs:?}");
-
-    // What was committed is what a replay reaches; it says so itself if not.
-    let answers = site.answers();
-    let replayed = site.run_with(&small_epochs(&site));
-    assert_eq!((replayed.epochs, replayed.epochs_replayed), (0, epochs.len() as u64));
-    assert_eq!((digests(&replayed), replayed.answers), (digests(&expected), last.answers));
-    assert_eq!(site.answers(), answers, "a replay answers nothing again");
-}
 
 /// A site that has learned, and answered some questions.
 fn learned_site() -> Site {
@@ -173,21 +63,28 @@ sinks:
   lines: {from: lines, to: {topic: {name: copies}}}
 ";
 
+/// Replays everything.
+fn from_the_log(site: &Site) -> Options {
+    Options { checkpoints: Checkpointing::Off, ..site.options() }
+}
+
 #[test]
-fn a_changed_definition_is_refused() {
+fn a_changed_definition_is_rebuilt_from_the_log_or_refused() {
     let mut site = learned_site();
     let definition = small::definition("embedded", "");
-    site.redefine(&definition.replace("buckets: 16", "buckets: 32"));
-    let fault = site.try_run(&site.options()).expect_err("another definition");
-    assert_eq!(fault.blame, Blame::Definition);
-    assert_eq!(
-        fault.message,
-        "the definition has changed since its last run, and what its models learned cannot be rebuilt with the new one; \
-         restore it, or start anew with another --state (and other topics, if they are on Kafka)"
-    );
+    let epochs = site.progress().len() as u64;
     // Comments and blanks are no change.
     site.redefine(&definition.replace("models:", "# What learns.\n\nmodels:"));
-    assert_eq!(site.run().epochs, 0);
+    assert_eq!(site.run().epochs_replayed, 0);
+    site.redefine(&definition.replace("buckets: 16", "buckets: 32"));
+    assert_eq!(site.run().epochs_replayed, epochs, "all is made again");
+    let broker = Embedded::open(&site.state()).expect("it exists");
+    broker.discard("readings", &[Position { partition: 1, offset: 2 }]).expect("there are more");
+    site.redefine(&definition.replace("buckets: 16", "buckets: 64"));
+    let fault = site.try_run(&site.options()).map(drop).expect_err("another definition");
+    assert_eq!(fault.blame, Blame::Definition);
+    let expected = "the definition has changed, and the log no longer holds what it takes to rebuild ";
+    assert!(fault.message.starts_with(expected), "{fault}");
 }
 
 #[test]
@@ -217,7 +114,7 @@ fn a_second_run_at_once_is_refused() {
 }
 
 /// Runs with a log that `change` has made of the readings; gives why that is refused.
-fn refusal(change: impl FnOnce(Vec<Message>) -> Vec<Message>) -> String {
+fn refusal(options: impl FnOnce(&Site) -> Options, change: impl FnOnce(Vec<Message>) -> Vec<Message>) -> String {
     let site = learned_site();
     let original = site.broker();
     let folder = tempfile::tempdir().expect("a folder for the test");
@@ -236,7 +133,7 @@ fn refusal(change: impl FnOnce(Vec<Message>) -> Vec<Message>) -> String {
         append(&broker, topic, &copy(topic));
     }
     append(&broker, "readings", &change(copy("readings")));
-    let options = Options { broker: Some(Arc::new(broker)), ..site.options() };
+    let options = Options { broker: Some(Arc::new(broker)), ..options(&site) };
     site.try_run(&options).map(drop).expect_err("another log").message
 }
 
@@ -247,16 +144,26 @@ fn an_altered_log_halts_and_names_the_offsets() {
         let (what, place) = text.split_once(" was made of: readings/").unwrap_or_default();
         what.starts_with("the log no longer holds what epoch ") && place.contains(" offsets 0 to ")
     };
-    let altered = refusal(|mut messages| {
+    let altered = refusal(from_the_log, |mut messages| {
         let value = messages[3].value.as_mut().expect("no tombstone");
         *value.last_mut().expect("not empty") = b' ';
         messages
     });
     assert!(differs(&altered), "{altered}");
-    let shorter = refusal(|messages| messages[..messages.len() / 3].to_vec());
+    let shorter = refusal(from_the_log, |messages| messages[..messages.len() / 3].to_vec());
     assert!(differs(&shorter), "{shorter}");
-    let anew = refusal(|_| Vec::new());
+    let anew = refusal(from_the_log, |_| Vec::new());
     assert!(differs(&anew), "{anew}");
+}
+
+/// What a checkpoint holds is not read again; but what comes next must.
+#[test]
+fn a_log_that_ends_before_the_checkpoint_halts() {
+    for kept in [0, 10] {
+        let shorter = refusal(Site::options, |messages| messages[..kept].to_vec());
+        assert!(shorter.starts_with("source readings: cannot read topic `readings` partition "), "{shorter}");
+        assert!(shorter.contains(": the log ends at offset "), "{shorter}");
+    }
 }
 
 #[test]
@@ -279,7 +186,7 @@ fn partitions_that_were_filled_one_after_the_other_replay() {
         site.append("lines", &(0..14).map(lines).collect::<Vec<_>>());
         digest.clone_from(&site.run().models["odd"].digest);
     }
-    let replayed = site.run();
+    let replayed = site.run_with(&from_the_log(&site));
     assert_eq!((replayed.epochs, replayed.records), (0, 28));
     assert_eq!(replayed.models["odd"].digest, digest);
 }
@@ -289,7 +196,7 @@ fn retention_that_has_passed_halts_and_names_the_offset() {
     let site = learned_site();
     let broker = Embedded::open(&site.state()).expect("it exists");
     broker.discard("readings", &[Position { partition: 1, offset: 2 }]).expect("there are more");
-    let fault = site.try_run(&site.options()).map(drop).expect_err("what was learned is gone");
+    let fault = site.try_run(&from_the_log(&site)).map(drop).expect_err("what was learned is gone");
     let expected = "cannot read topic `readings` partition 1 from offset 0: the first offset that is kept is 2";
     assert!(fault.message.contains(expected), "{}", fault.message);
 }

@@ -52,4 +52,7 @@ pub struct Checkpoints {
     pub keep: usize,
     /// Makes the note for the checkpoint of the epochs before the given one.
     pub note: Note,
+    /// A bug on purpose, for the simulator: a checkpoint does not wait until what is before it is committed.
+    #[doc(hidden)]
+    pub ahead: bool,
 }

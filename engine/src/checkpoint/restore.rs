@@ -82,8 +82,10 @@ impl Checkpoint {
     /// Calls sections, and the models that they are of, as `now` says.
     pub fn rename(&mut self, now: impl Fn(&str) -> String) {
         let manifest = &mut self.manifest;
-        manifest.sections = std::mem::take(&mut manifest.sections).into_iter().map(|(was, it)| (now(&was), it)).collect();
-        manifest.revisions = std::mem::take(&mut manifest.revisions).into_iter().map(|(was, it)| (now(&was), it)).collect();
+        manifest.sections =
+            std::mem::take(&mut manifest.sections).into_iter().map(|(was, it)| (now(&was), it)).collect();
+        manifest.revisions =
+            std::mem::take(&mut manifest.revisions).into_iter().map(|(was, it)| (now(&was), it)).collect();
     }
 
     /// Gives the pieces of a section whose keys are `wanted`; none where there is no such section. Objects are read one at

@@ -23,6 +23,7 @@ pub(crate) struct Writer {
     store: Arc<dyn Store>,
     keep: usize,
     note: Note,
+    ahead: bool,
     graph: Arc<Graph>,
     book: Arc<Book>,
     metrics: Arc<Metrics>,
@@ -77,12 +78,13 @@ impl Writer {
         metrics: Arc<Metrics>,
         handed: Receiver<Handed>,
     ) -> Self {
-        let Checkpoints { store, keep, note, .. } = checkpoints;
+        let Checkpoints { store, keep, note, ahead, .. } = checkpoints;
         let objects = from.iter().flat_map(|from| from.manifest().objects());
         Self {
             store,
             keep: keep.max(1),
             note,
+            ahead,
             graph,
             book,
             metrics,
@@ -129,7 +131,7 @@ impl Writer {
                 self.write_pack(&section, |_| true)?;
                 return Ok(Turn::Worked);
             }
-            if self.book.published() >= attempt.manifest.epoch {
+            if self.ahead || self.book.published() >= attempt.manifest.epoch {
                 self.finish()?;
                 return Ok(Turn::Worked);
             }

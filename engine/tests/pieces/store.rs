@@ -103,7 +103,7 @@ impl Store for MemoryStore {
 /// Checkpoints after so many bytes, that many of which are kept.
 pub fn checkpoints(store: &Arc<MemoryStore>, every_bytes: u64, keep: usize) -> Checkpoints {
     let note = Box::new(|epoch| Ok(serde_json::json!({"before": epoch})));
-    Checkpoints { store: store.clone(), every_seconds: f64::INFINITY, every_bytes, keep, note }
+    Checkpoints { store: store.clone(), every_seconds: f64::INFINITY, every_bytes, keep, note, ahead: false }
 }
 
 /// All checkpoints that a store has, newest first. None of them may be damaged.

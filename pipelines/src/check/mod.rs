@@ -33,7 +33,7 @@ use crate::{plan, schema, shape};
 const VERSION: u64 = 1;
 
 /// How the URLs begin that checkpoints can be kept at.
-const STORES: [&str; 6] = ["file", "s3", "gs", "az", "http", "https"];
+const STORES: [&str; 5] = ["file", "s3", "gs", "az", "memory"];
 
 /// Checks `definition` and plans it; the plan is there if no finding is an error.
 pub fn check(definition: &Definition, catalogue: &Catalogue, secrets: Secrets) -> (Option<Pipeline>, Vec<Finding>) {

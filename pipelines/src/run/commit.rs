@@ -20,7 +20,7 @@ use millstream_engine::binding::{Binding, Epoch};
 use millstream_engine::book::Request;
 use millstream_engine::metrics::Metrics;
 use millstream_engine::publish::{Commit, DeadLetter, Outcome, Published};
-use millstream_engine::{Result, digest};
+use millstream_engine::{Result, digest, failpoint};
 
 use crate::plan::Delivery;
 use crate::run::assemble::Topics;
@@ -109,7 +109,7 @@ impl BrokerCommit {
             Delivery::ExactlyOnce => {
                 let mut gifts = self.gifts(epochs)?;
                 gifts.extend([progress]);
-                self.tenure.append(&appends(gifts))?
+                failpoint::around("progress.send", || self.tenure.append(&appends(gifts)))?
             }
             Delivery::AtLeastOnce => {
                 let unsent = unreached(epochs, self.reached.sent);
@@ -120,7 +120,7 @@ impl BrokerCommit {
                     return Ok(Appended::Lost);
                 }
                 self.reached.sent = end(epochs);
-                self.tenure.append(&appends([progress].into()))?
+                failpoint::around("progress.send", || self.tenure.append(&appends([progress].into())))?
             }
         };
         if let Appended::Done = appended {

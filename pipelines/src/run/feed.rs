@@ -17,7 +17,7 @@ use millstream_connectors::sources::World;
 use millstream_engine::book::Book;
 use millstream_engine::source::{Decoder, Position, Reader};
 use millstream_engine::time::Stopwatch;
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result, failpoint};
 
 use crate::plan;
 use crate::run::tenure::{Appended, Tenure};
@@ -176,7 +176,7 @@ fn append(tenure: &mut Tenure, batch: &Batch) -> Result<()> {
                 return Ok(());
             }
         }
-        if let Appended::Done = tenure.append(&batch.0)? {
+        if let Appended::Done = failpoint::around("feed.append", || tenure.append(&batch.0))? {
             return Ok(());
         }
     }

@@ -16,6 +16,8 @@ pub mod recover;
 pub mod replay;
 mod reply;
 pub mod rollback;
+#[doc(hidden)]
+pub mod sabotage;
 mod server;
 mod show;
 pub mod start;
@@ -50,6 +52,7 @@ use journal::{Definition, History, Writer};
 use promote::{Candidate, Promoter};
 use recover::{Decision, Ledger};
 pub use reply::time;
+use sabotage::Sabotage;
 use show::{ModelShown, Observer};
 pub use show::{ModelSummary, Summary};
 use start::Start;
@@ -98,6 +101,9 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Asks the run to stop.
     pub book: Arc<Book>,
+    /// A bug on purpose, for the simulator.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Options {
@@ -118,6 +124,7 @@ impl Options {
             quiet: false,
             clock: Arc::new(SystemClock),
             book: Arc::new(Book::default()),
+            sabotage: None,
         }
     }
 }
@@ -136,7 +143,7 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     if let Some(bound) = bound.filter(|_| !options.quiet) {
         eprintln!("metrics at http://{bound}/metrics");
     }
-    let _receivers = receive::start(pipeline, &broker, options, Arc::new(feeds.watch()))?;
+    let _receivers = receive::start(pipeline, &broker, options, &(Arc::new(feeds.watch()) as _))?;
     let observer = Observer {
         metrics,
         book: options.book.clone(),
@@ -172,8 +179,11 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let graph = assemble::graph(pipeline, &world)?;
     let definition = Definition::of(pipeline, &graph);
     let now_ms = options.clock.now_ms();
+    let early = (options.sabotage == Some(Sabotage::ProgressReadBeforeFencing))
+        .then(|| tenure::range(&*broker, &topics.progress).map(|(_, end)| end))
+        .transpose()?;
     // Fences an older run first: what is read after this is final.
-    let tenure = Tenure::take(broker.clone(), &topics.progress, definition.says()?, now_ms)?;
+    let mut tenure = Tenure::take(broker.clone(), &topics.progress, definition.says()?, now_ms)?;
     let store = start::store(pipeline, options)?;
     let first = tenure.first()?;
     let requests = pipeline.requests.iter().map(|request| request.name.clone()).collect();
@@ -183,9 +193,17 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
         accept_loss: options.accept_loss,
         until: None,
         store: store.as_ref(),
-        read: &mut |from| History::read(&tenure, from.unwrap_or(first).max(first), &requests),
+        read: &mut |from| {
+            let mut history = History::read(&tenure, from.unwrap_or(first).max(first), &requests)?;
+            history.epochs.retain(|past| early.is_none_or(|end| past.offset < end));
+            Ok(history)
+        },
     };
-    let decision = start.decide(pipeline, &*broker)?;
+    let mut decision = start.decide(pipeline, &*broker)?;
+    let reached = match options.sabotage {
+        Some(sabotage) => sabotage.harm(&mut tenure, &mut decision, store.as_ref())?,
+        None => Reached::default(),
+    };
     tell(&decision);
     let feeds = Feeds::open(pipeline, &world, broker, options.book.clone(), now_ms)?;
     let registry = Registry::open(&models_path(&options.state))?;
@@ -202,8 +220,9 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
         journal: Writer::new(definition.clone()),
         ledger: ledger.clone(),
         metrics: metrics.clone(),
-        reached: Reached::default(),
+        reached,
     };
+    let ahead = options.sabotage == Some(Sabotage::CheckpointAheadOfCommit);
     let fed = Arc::new(AtomicBool::new(false));
     let settings = Settings {
         finish: options.until_idle.then(|| fed.clone()),
@@ -212,7 +231,8 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
             every_seconds: pipeline.checkpoints.every_seconds,
             every_bytes: pipeline.checkpoints.every_bytes,
             keep: pipeline.checkpoints.keep,
-            note: ledger.notes(),
+            note: if ahead { Box::new(|_| Ok(serde_json::Value::Null)) } else { ledger.notes() },
+            ahead,
         }),
         ..settings(pipeline, options, metrics, decision, &definition)
     };
@@ -223,6 +243,9 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
 fn tell(decision: &Decision<Checkpoint>) {
     for why in &decision.passed_over {
         eprintln!("passed over: {why}");
+    }
+    if !decision.passed_over.is_empty() && decision.checkpoint.is_none() {
+        eprintln!("no checkpoint can be used: everything is rebuilt from the log");
     }
     let Change { changed, new, .. } = &decision.change;
     let names: Vec<&str> = changed.keys().chain(new).map(String::as_str).collect();

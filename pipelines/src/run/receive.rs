@@ -17,7 +17,7 @@ pub fn start(
     pipeline: &Pipeline,
     broker: &Arc<dyn Broker>,
     options: &Options,
-    is_ours: Arc<dyn Fn() -> Result<()> + Send + Sync>,
+    is_ours: &Arc<dyn Fn() -> Result<()> + Send + Sync>,
 ) -> Result<Vec<Receiver>> {
     let mut receivers = Vec::new();
     for source in &pipeline.sources {

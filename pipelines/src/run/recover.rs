@@ -81,6 +81,9 @@ pub struct Choice<'a, C> {
     pub is_log_whole: &'a mut dyn FnMut() -> Result<bool>,
 }
 
+/// The journal, given back, and why no checkpoint can be used.
+type NoneFits = (History, Vec<String>);
+
 impl<C> Choice<'_, C> {
     /// Chooses where to start, or says why there is no way to go on.
     pub fn choose(mut self) -> Result<Decision<C>> {
@@ -93,7 +96,10 @@ impl<C> Choice<'_, C> {
             Err(none) => none,
         };
         let history = if from.is_some() { (self.read)(None)? } else { history };
-        let change = history.definition().map(|old| self.since(old)).unwrap_or_default();
+        // Of what retention has removed, the newest checkpoint may still know.
+        let noted =
+            || candidates.iter().find_map(|candidate| candidate.note.as_ref().ok()).map(|note| &note.definition);
+        let change = history.definition().or_else(noted).map(|old| self.since(old)).unwrap_or_default();
         if !history.epochs.is_empty() && !change.keeps_all() {
             // Whatever is not kept is made again from all that there was.
             let is_whole = history.epochs[0].epoch() == 0 && (self.is_log_whole)()?;
@@ -126,7 +132,7 @@ impl<C> Choice<'_, C> {
         &mut self,
         history: History,
         fit: &dyn Fn(&Change) -> bool,
-    ) -> Result<std::result::Result<Decision<C>, (History, Vec<String>)>> {
+    ) -> Result<std::result::Result<Decision<C>, NoneFits>> {
         let mut passed_over = Vec::new();
         for (at, candidate) in self.candidates.iter().enumerate() {
             let found = fits(candidate, &history).and_then(|note| {
@@ -141,9 +147,7 @@ impl<C> Choice<'_, C> {
                     let skips = note.skips.union(&history.skips).cloned().collect();
                     let start = (candidate.epoch, note.idle.as_slice());
                     let base = Some(&note.definition);
-                    return self
-                        .decide(Some(checkpoint), change, start, base, skips, history, passed_over)
-                        .map(Ok);
+                    return self.decide(Some(checkpoint), change, start, base, skips, history, passed_over).map(Ok);
                 }
                 // The broker or the disk may be back soon; an older checkpoint would only take longer.
                 Err(fault) if fault.retry => return Err(fault),
@@ -166,7 +170,10 @@ impl<C> Choice<'_, C> {
     ) -> Result<Decision<C>> {
         let since = |start: Option<usize>| {
             let old = start.map(|start| &history.starts[start].1).or(base);
-            old.map_or_else(|| Change { is_none: true, has_same_sources: true, ..Change::default() }, |old| self.since(old))
+            old.map_or_else(
+                || Change { is_none: true, has_same_sources: true, ..Change::default() },
+                |old| self.since(old),
+            )
         };
         let replay = history.recorded(epoch, idle, self.definition, since)?;
         Ok(Decision { checkpoint, change, replay, skips, history, passed_over })

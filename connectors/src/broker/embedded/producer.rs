@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_engine::Result;
+use millstream_engine::{Result, failpoint};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 
 use super::chunk;
@@ -74,16 +74,17 @@ impl Producer for Appender {
         let doing = format!("append as producer `{}`", self.id);
         let store = Arc::clone(&self.store);
         let mut connection = store.write();
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|error| store.fault(&doing, error))?;
+        let transaction = failpoint::around("transaction.begin", || {
+            connection.transaction_with_behavior(TransactionBehavior::Immediate)
+        })
+        .map_err(|error| store.fault(&doing, error))?;
         if newest(&transaction, &self.id).map_err(|error| store.fault(&doing, error))? != Some(self.epoch) {
             return Err(faults::fenced(&self.id));
         }
         for append in appends {
-            self.write(&transaction, append)?;
+            failpoint::around("transaction.send", || self.write(&transaction, append))?;
         }
-        transaction.commit().map_err(|error| {
+        failpoint::around("transaction.commit", || transaction.commit()).map_err(|error| {
             // Only a lock leaves a commit undone for certain; a failed fsync may have reached the disk or not.
             let passes = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
             self.open_outcome = !passes;

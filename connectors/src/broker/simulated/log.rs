@@ -163,10 +163,14 @@ impl Log {
         seat.ok_or_else(|| faults::fenced(id))
     }
 
-    pub(super) fn begin(&mut self, id: &str, epoch: u64) -> Result<usize> {
+    /// Begins a transaction; a careless producer goes on with the one that it has open.
+    pub(super) fn begin(&mut self, id: &str, epoch: u64, careless: bool) -> Result<usize> {
         let transaction = self.transactions.len();
         let seat = self.seat(id, epoch)?;
-        if seat.open.is_some() {
+        if let Some(open) = seat.open {
+            if careless {
+                return Ok(open);
+            }
             return Err(Fault::ours(format!("producer `{id}` began a transaction inside another")));
         }
         seat.open = Some(transaction);

@@ -11,6 +11,7 @@
 
 mod log;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,8 @@ struct Shared {
     log: Mutex<Log>,
     changed: Condvar,
     script: Mutex<Option<Script>>,
+    /// See [`Simulated::allow_careless`].
+    careless: AtomicBool,
 }
 
 impl Simulated {
@@ -95,6 +98,16 @@ impl Simulated {
     /// No more faults.
     pub fn heal(&self) {
         *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// From now on a producer goes on after an append whose outcome is open, as a broker cannot tell that it should not:
+    /// what it begins then is part of whatever it has open.
+    pub fn allow_careless(&self) {
+        self.shared.careless.store(true, Ordering::SeqCst);
+    }
+
+    fn is_careless(&self) -> bool {
+        self.shared.careless.load(Ordering::SeqCst)
     }
 
     /// How many operations there were.
@@ -176,7 +189,7 @@ impl Appender {
     fn steps(&mut self, appends: &[Append]) -> Result<()> {
         let begin = self.broker.ask(Operation::Begin, &self.id);
         self.fail(begin, Operation::Begin)?;
-        let transaction = self.broker.log().begin(&self.id, self.epoch)?;
+        let transaction = self.broker.log().begin(&self.id, self.epoch, self.broker.is_careless())?;
 
         let send = self.broker.ask(Operation::Send, &self.id);
         if send != Injected::FailBefore && send != Injected::Hang {
@@ -220,7 +233,7 @@ impl Appender {
 
 impl Producer for Appender {
     fn append(&mut self, appends: &[Append]) -> Result<()> {
-        if self.open_outcome {
+        if self.open_outcome && !self.broker.is_careless() {
             return Err(faults::open_outcome(&self.id));
         }
         self.steps(appends)

@@ -251,7 +251,7 @@ fn the_newest_checkpoint_that_the_journal_vouches_for_is_chosen() {
         (
             "a checkpoint of another definition, whose topic was made anew",
             vec![Commit(9, "a", &[3]), Anew, Redefine("second"), Commit(4, "b", &[])],
-            (None, (0..=4).collect(), passed(&["checkpoint 3: it was made with another definition"])),
+            (None, (0..=4).collect(), passed(&["checkpoint 3: it follows another epoch 2 than the journal holds"])),
         ),
     ];
     for (name, happened, expected) in cases {
@@ -311,7 +311,7 @@ fn there_is_no_way_to_go_on() {
             vec![Commit(4, "a", &[3]), Commit(9, "a", &[7]), Rollback(2, None), Trim(5)],
             trimmed(
                 5,
-                "checkpoint 7: the journal no longer holds epoch 6: it begins with epoch 7; \
+                "checkpoint 7: a rollback has undone epoch 6; \
                  checkpoint 3: the journal no longer holds epoch 2: it begins with epoch 5",
             ),
         ),
@@ -452,7 +452,9 @@ fn what_a_changed_definition_does_not_keep_is_rebuilt_or_given_up() {
     assert_eq!(decision.replay, [7, 8].map(|epoch| progress(epoch, "b").into()));
 
     // The log is not whole: only if the loss is accepted.
-    for happened in [vec![Commit(5, "a", &[3]), Redefine("second")], vec![Commit(5, "a", &[3]), Trim(2), Redefine("second")]] {
+    for happened in
+        [vec![Commit(5, "a", &[3]), Redefine("second")], vec![Commit(5, "a", &[3]), Trim(2), Redefine("second")]]
+    {
         let mut world = World::after(&happened);
         world.log_is_whole = false;
         assert!(chosen(world.choose()).is_err_and(|fault| fault.contains("--accept-loss")));
