@@ -262,7 +262,8 @@ impl Post {
             return Err(Refusal::too_large(body_bytes_max));
         }
         let full = || Refusal::later("too much waits to be kept; post again later");
-        let room = self.intake.try_room(bytes).ok_or_else(full)?;
+        let own = RECORD_BYTES + key_bytes;
+        let room = self.intake.try_room(bytes + own).ok_or_else(full)?;
         let body = Limited::new(request.into_body(), body_bytes_max).collect();
         let body = match timeout(self.settings.patience, body).await {
             Err(_) => return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive")),
@@ -277,7 +278,7 @@ impl Post {
         let records = values.len();
         let timestamp_ms = self.clock.now_ms();
         let message = |value| Message { key: key.clone(), value: Some(value), timestamp_ms, ..Message::default() };
-        let room = room.and(self.intake.try_room(records * (RECORD_BYTES + key_bytes)).ok_or_else(full)?);
+        let room = room.and(self.intake.try_room((records - 1) * own).ok_or_else(full)?);
         let (done, outcome) = oneshot::channel();
         let tell = |outcome| {
             // A client that has gone repeats its records.

@@ -60,7 +60,7 @@ pub struct Receiver {
     runtime: Option<Runtime>,
     task: Option<JoinHandle<()>>,
     stop: watch::Sender<bool>,
-    /// Ends after the tasks, which hand over to it.
+    /// Ends after the tasks, which hand over to it, have done what they could.
     _writing: Writing,
 }
 
@@ -146,7 +146,8 @@ impl Room {
 /// Where receivers hand over; clones share everything.
 #[derive(Clone)]
 pub(super) struct Intake {
-    queue: mpsc::Sender<Batch>,
+    /// `None` is the end.
+    queue: mpsc::Sender<Option<Batch>>,
     room: Arc<Semaphore>,
 }
 
@@ -162,6 +163,7 @@ impl Intake {
     /// Starts a producer, which fences those of an older run, and the thread that appends.
     pub(super) fn start(inlet: &Inlet, repeats: Repeats) -> Result<(Self, Writing)> {
         let (queue, waiting) = mpsc::channel();
+        let end = queue.clone();
         let closing = Arc::new(AtomicBool::new(false));
         let producer = inlet.broker.producer(&inlet.id)?;
         let writer = Writer {
@@ -177,7 +179,7 @@ impl Intake {
             .spawn(move || writer.run(&waiting))
             .map_err(|error| Fault::world("the intake's thread cannot be started").because(error))?;
         let room = Arc::new(Semaphore::new(ROOM_BYTES));
-        Ok((Self { queue, room }, Writing { thread: Some(thread), closing }))
+        Ok((Self { queue, room }, Writing { thread: Some(thread), closing, end }))
     }
 
     /// Room for so many bytes, if there is any now.
@@ -194,7 +196,7 @@ impl Intake {
     /// not wait.
     pub(super) fn hand_over(&self, messages: Vec<Message>, room: Room, done: impl FnOnce(Outcome) + Send + 'static) {
         let batch = Batch { messages, done: Box::new(done), room };
-        if let Err(mpsc::SendError(batch)) = self.queue.send(batch) {
+        if let Err(mpsc::SendError(Some(batch))) = self.queue.send(Some(batch)) {
             (batch.done)(Outcome::Unknown);
         }
     }
@@ -204,16 +206,18 @@ fn permits(bytes: usize) -> u32 {
     bytes.min(ROOM_BYTES) as u32
 }
 
-/// The thread that appends. It ends when there is no [`Intake`] any more and all that was handed over has an outcome;
-/// dropping this waits for it.
+/// The thread that appends. Dropping this waits until all that was handed over before has an outcome, and ends it.
 pub(super) struct Writing {
     thread: Option<thread::JoinHandle<()>>,
     closing: Arc<AtomicBool>,
+    end: mpsc::Sender<Option<Batch>>,
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
         self.closing.store(true, Ordering::SeqCst);
+        // Where nobody hears it, the thread has ended already.
+        drop(self.end.send(None));
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             // Its panic has been printed, and nothing it held was confirmed.
@@ -235,15 +239,18 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, waiting: &mpsc::Receiver<Batch>) {
-        while let Ok(first) = waiting.recv() {
+    fn run(mut self, waiting: &mpsc::Receiver<Option<Batch>>) {
+        let mut ends = false;
+        while !ends && let Ok(Some(first)) = waiting.recv() {
             let mut bytes = first.bytes();
             let mut group = vec![first];
             while bytes < APPEND_BYTES
+                && !ends
                 && let Ok(next) = waiting.try_recv()
             {
-                bytes += next.bytes();
-                group.push(next);
+                ends = next.is_none();
+                bytes += next.as_ref().map_or(0, Batch::bytes);
+                group.extend(next);
             }
             self.write_all(group);
         }
