@@ -119,3 +119,13 @@ fn main() -> ExitCode {
         Command::Models(arguments) => models::run(&arguments),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_line_can_be_read() {
+        super::Arguments::command().debug_assert();
+    }
+}

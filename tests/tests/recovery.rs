@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use millstream_connectors::broker::Broker;
 use millstream_connectors::broker::simulated::{Injected, Operation, Simulated};
+use millstream_engine::source::Position;
 use millstream_engine::time::StepClock;
 use millstream_pipelines::plan::Delivery;
 use millstream_pipelines::run::{Options, Summary, assemble};
@@ -186,6 +189,7 @@ fn every_fault_at_every_call_of_a_run() {
         let reached = inject_at(&broker, nth, what);
         let (summary, failed) = run_until_it_ends(&site, || options(&site, &broker));
         broker.heal();
+        show_all(&broker);
         injected.fetch_add(usize::from(reached.load(Ordering::SeqCst)), Ordering::SeqCst);
         restarted.fetch_add(failed, Ordering::SeqCst);
         let case = format!("{what:?} at call {nth}");
@@ -198,6 +202,14 @@ fn every_fault_at_every_call_of_a_run() {
     let injected = injected.into_inner();
     println!("{injected} faults at {calls} calls, {} runs could not begin", restarted.into_inner());
     assert!(injected >= KINDS.len() * (calls - 5), "how a run is cut varies a little: {injected} of {calls} calls");
+}
+
+/// Lets so many operations go by that what was hidden is seen.
+fn show_all(broker: &Simulated) {
+    let mut reader = broker.open("questions", &[Position { partition: 0, offset: 0 }]).expect("the topic opens");
+    for _ in 0..4 {
+        reader.read(1, Duration::ZERO).expect("no faults any more");
+    }
 }
 
 /// Does all cases, some at a time: they mostly wait.

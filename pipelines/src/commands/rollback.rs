@@ -9,6 +9,8 @@ use crate::commands::run;
 
 /// Arguments of `rollback`.
 #[derive(clap::Args)]
+// Those of `run` are a group of the same name.
+#[group(skip)]
 pub(crate) struct Arguments {
     /// The version to go back to: its id, `MODEL/ID`, or the beginning of either; `millstream models list` shows them.
     #[arg(long, value_name = "VERSION")]

@@ -150,10 +150,10 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
         models: pipeline.models.iter().map(|model| ModelShown { name: model.name.clone(), fold: model.node }).collect(),
         watch,
     };
-    let replayed = settings.recorded.len() as u64;
+    let start = (settings.from.as_ref().map(Checkpoint::epoch), settings.recorded.len() as u64);
     drive(options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, commit))?;
     let registry = Registry::open(&models_path(state.path()))?;
-    Ok(observer.summary(&pipeline.name, replayed, &versions(&registry)?))
+    Ok(observer.summary(&pipeline.name, start, &versions(&registry)?))
 }
 
 /// A run of which everything is open and nothing has started.

@@ -32,6 +32,8 @@ pub struct Summary {
     pub pipeline: String,
     /// How long the run took.
     pub seconds: f64,
+    /// The checkpoint that the run started from: the first epoch that was not in it.
+    pub checkpoint: Option<u64>,
     /// Epochs that earlier runs had committed, and that were replayed.
     pub epochs_replayed: u64,
     /// Epochs committed by this run.
@@ -145,7 +147,12 @@ impl Observer {
     }
 
     /// The run's outcome.
-    pub fn summary(&self, pipeline: &str, epochs_replayed: u64, versions: &BTreeMap<String, Vec<String>>) -> Summary {
+    pub fn summary(
+        &self,
+        pipeline: &str,
+        (checkpoint, epochs_replayed): (Option<u64>, u64),
+        versions: &BTreeMap<String, Vec<String>>,
+    ) -> Summary {
         let metrics = &self.metrics;
         let by_label = |family: &str| {
             let values = metrics.values(family).into_iter().filter(|(_, value)| *value > 0.0);
@@ -156,6 +163,7 @@ impl Observer {
         Summary {
             pipeline: pipeline.to_owned(),
             seconds,
+            checkpoint,
             epochs_replayed,
             epochs: metrics.sum("epochs_published_total", &[]) as u64,
             records: records as u64,
@@ -199,7 +207,9 @@ impl Summary {
         text.line("records", &format!("{records} in {:.1} s: {rate} records/s, {megabytes:.1} MB/s", self.seconds));
         text.counts(&self.records_by_source);
         let (epochs, replayed) = (thousands(self.epochs as f64), thousands(self.epochs_replayed as f64));
-        text.line("epochs", &format!("{epochs} committed, {replayed} replayed"));
+        let from =
+            self.checkpoint.map_or_else(String::new, |epoch| format!(" after checkpoint {}", thousands(epoch as f64)));
+        text.line("epochs", &format!("{epochs} committed, {replayed} replayed{from}"));
         text.line("requests", &thousands(self.requests as f64));
         let (answers, refused) = (thousands(self.answers as f64), thousands(self.refused as f64));
         text.line("answers", &format!("{answers}, {refused} of them errors"));
