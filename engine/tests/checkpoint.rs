@@ -14,27 +14,7 @@ use millstream_engine::run::Skip;
 use millstream_engine::{Blame, Fault};
 
 use pieces::store::{Failure, MemoryStore, checkpoints, usable};
-use pieces::{BeforeCommit, Case, Memory, Ran, Record, Run, outputs, record, request};
-
-/// `SplitMix64`: every test says its seed when it fails.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
+use pieces::{BeforeCommit, Case, Memory, Ran, Random, Record, Run, outputs, record, request};
 
 fn workers(random: &mut Random) -> usize {
     random.one(&[1, 2, 4])

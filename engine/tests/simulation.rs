@@ -20,26 +20,10 @@ use millstream_engine::run::{Actor, Simulation, Turn};
 use millstream_engine::{Fault, digest};
 
 use pieces::store::{Failure, MemoryStore, checkpoints, usable};
-use pieces::{Case, Durable, Memory, Run, record, request};
+use pieces::{Case, Durable, Memory, Random, Run, record, request};
 
 /// A run that takes so many turns hangs: these take some thousand.
 const TURNS_MAX: usize = 1_000_000;
-
-/// Splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-}
 
 /// Says which seed failed.
 struct Told(u64);
@@ -152,23 +136,23 @@ fn poisoned_requests() -> usize {
 /// A world of this seed: how many workers, how small the reads and epochs, how often commits fail at first.
 fn run_of(random: &mut Random, committed: Vec<Progress>) -> Run {
     let mut case = case();
-    let unending = random.below(2) == 0;
-    let read_records = 1 + random.below(40);
+    let unending = random.index(2) == 0;
+    let read_records = 1 + random.index(40);
     for memory in [&mut case.left, &mut case.right, &mut case.asks] {
         (memory.unending, memory.read_records) = (unending, read_records);
     }
     let limits = Limits {
-        max_records: 1 + random.below(50),
-        in_flight_bytes: 50 + random.below(1000),
-        held_rows: 5 + random.below(200),
+        max_records: 1 + random.index(50),
+        in_flight_bytes: 50 + random.index(1000),
+        held_rows: 5 + random.index(200),
         ..Limits::default()
     };
     let mut failures = Random(random.next());
-    let fails_of_8 = random.below(4);
+    let fails_of_8 = random.index(4);
     let before_commit = move |_: &[Published]| {
-        if failures.below(8) < fails_of_8 { Err(Fault::retry("the broker is away")) } else { Ok(()) }
+        if failures.index(8) < fails_of_8 { Err(Fault::retry("the broker is away")) } else { Ok(()) }
     };
-    let workers = 1 + random.below(3);
+    let workers = 1 + random.index(3);
     Run { workers, limits, committed, before_commit: Box::new(before_commit), ..Run::new(case) }
 }
 
@@ -190,9 +174,9 @@ impl Schedule {
         let random = &mut self.random;
         let mut weights = Vec::new();
         for actor in simulation.actors() {
-            weights.push((actor, *self.weights.entry(actor).or_insert_with(|| [1, 4, 16][random.below(3)])));
+            weights.push((actor, *self.weights.entry(actor).or_insert_with(|| [1, 4, 16][random.index(3)])));
         }
-        let mut at = random.below(weights.iter().map(|(_, weight)| weight).sum());
+        let mut at = random.index(weights.iter().map(|(_, weight)| weight).sum());
         let picked = weights.into_iter().find(|(_, weight)| {
             let is_here = at < *weight;
             at = at.saturating_sub(*weight);
@@ -221,21 +205,21 @@ fn drive(simulation: &mut Simulation, schedule: &mut Schedule, turns: usize, tra
 fn survive(seed: u64) -> (Vec<Published>, Vec<Step>) {
     let mut random = Random(seed);
     let (mut durable, mut trace): (Vec<Published>, _) = (Vec::new(), Vec::new());
-    let kills = random.below(4);
+    let kills = random.index(4);
     // Outlives all runs, and fails once in some of them.
     let store = Arc::new(MemoryStore::default());
     for run in 0..=kills {
         let mut kept = usable(&store);
-        let from = (!kept.is_empty() && random.below(4) > 0).then(|| kept.swap_remove(random.below(kept.len())));
+        let from = (!kept.is_empty() && random.index(4) > 0).then(|| kept.swap_remove(random.index(kept.len())));
         let start = from.as_ref().map_or(0, Checkpoint::epoch) as usize;
         let committed = durable[start..].iter().map(|epoch| epoch.progress.clone()).collect();
-        let call = random.below(60);
+        let call = random.index(60);
         let failure = [None, None, Some(Failure::Before(call)), Some(Failure::After(call)), Some(Failure::From(call))];
-        store.fail(failure[random.below(failure.len())]);
-        let checkpoints = Some(checkpoints(&store, [1, 200, u64::MAX][random.below(3)], 3));
+        store.fail(failure[random.index(failure.len())]);
+        let checkpoints = Some(checkpoints(&store, [1, 200, u64::MAX][random.index(3)], 3));
         let run_of = Run { checkpoints, from, ..run_of(&mut random, committed) };
         let (mut simulation, published) = run_of.simulate();
-        let turns = if run < kills { random.below(1500) } else { TURNS_MAX };
+        let turns = if run < kills { random.index(1500) } else { TURNS_MAX };
         let mut schedule = Schedule::new(&mut random);
         if drive(&mut simulation, &mut schedule, turns, &mut trace) {
             simulation.outcome().expect("the run ends well");

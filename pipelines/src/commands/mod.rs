@@ -11,14 +11,16 @@ pub(crate) mod state;
 pub(crate) mod topic;
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use millstream_engine::{Blame, Fault};
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::report::Report;
+use millstream_pipelines::run::state as state_dir;
 use millstream_pipelines::{graph, inspect, list, schema};
+use serde::Serialize;
 
 use crate::{Drawing, Form};
 
@@ -97,6 +99,35 @@ fn load(file: &Path) -> Result<Pipeline, ExitCode> {
             complain(&report);
             Err(ExitCode::from(BAD_DEFINITION))
         }
+    }
+}
+
+/// A pipeline and where its state is, for commands that look at what it has done.
+#[derive(clap::Args)]
+// It stands among the arguments of others.
+#[group(skip)]
+pub(crate) struct Place {
+    /// The definition.
+    file: PathBuf,
+    /// The pipeline's state, if it is not `.millstream/NAME`.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+}
+
+impl Place {
+    /// The pipeline, and its state directory.
+    fn load(&self) -> Result<(Pipeline, PathBuf), ExitCode> {
+        let pipeline = load(&self.file)?;
+        let state = self.state.clone().unwrap_or_else(|| state_dir::default_path(&pipeline.name));
+        Ok((pipeline, state))
+    }
+}
+
+/// Prints what was found, for people or for machines.
+fn show<T: Serialize>(found: &T, format: Form, text: impl FnOnce(&T) -> String) {
+    match format {
+        Form::Text => print(&text(found)),
+        Form::Json => print(&format!("{}\n", serde_json::to_string_pretty(found).expect("what is shown is JSON"))),
     }
 }
 

@@ -3,17 +3,17 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use millstream_pipelines::run::replay::{Wanted, replay};
-use millstream_pipelines::run::{Options, state};
+use millstream_pipelines::run::Options;
+use millstream_pipelines::run::replay::{Replayed, Wanted, replay};
 
-use super::{failed, load, print};
+use super::{Place, failed, show};
 use crate::Form;
 
 /// Arguments of `replay`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The definition.
-    file: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// The revision: how many examples it had learned. By default the newest that was recorded.
     #[arg(long, value_name = "EXAMPLES")]
     revision: Option<u64>,
@@ -26,9 +26,6 @@ pub(crate) struct Arguments {
     /// Write the revision's files to this folder.
     #[arg(long, value_name = "FOLDER")]
     save: Option<PathBuf>,
-    /// The pipeline's state, if it is not `.millstream/NAME`.
-    #[arg(long, value_name = "FOLDER")]
-    state: Option<PathBuf>,
     /// Worker threads, instead of the definition's `workers`.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
@@ -38,11 +35,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let pipeline = match load(&arguments.file) {
-        Ok(pipeline) => pipeline,
+    let (pipeline, state) = match arguments.place.load() {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let state = arguments.state.clone().unwrap_or_else(|| state::default_path(&pipeline.name));
     let options = Options { workers: arguments.workers.map(usize::from), ..Options::new(state) };
     let wanted = Wanted {
         revision: arguments.revision,
@@ -52,12 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     };
     match replay(&pipeline, &options, &wanted) {
         Ok(replayed) => {
-            match arguments.format {
-                Form::Text => print(&replayed.text()),
-                Form::Json => {
-                    print(&format!("{}\n", serde_json::to_string_pretty(&replayed).expect("what was reached is JSON")));
-                }
-            }
+            show(&replayed, arguments.format, Replayed::text);
             ExitCode::SUCCESS
         }
         Err(fault) => failed(&pipeline, &fault),

@@ -9,7 +9,7 @@ use millstream_engine::binding::Epoch;
 use millstream_engine::book::Request;
 use millstream_engine::checkpoint::Checkpoint;
 use millstream_engine::metrics::Metrics;
-use millstream_engine::publish::{Commit, Outcome, Published};
+use millstream_engine::publish::{Commit, Outcome, Published, RevisionMark};
 use millstream_engine::run::Settings;
 use millstream_engine::time::Stopwatch;
 use millstream_engine::{Fault, Result};
@@ -97,7 +97,8 @@ pub fn replay(pipeline: &Pipeline, options: &Options, wanted: &Wanted) -> Result
         accept_loss: false,
         until: Some(epoch),
         store: store.as_ref(),
-        read: &mut |from| History::look(&*broker, &topic, from.unwrap_or(first).max(first), &requests),
+        // All of it was read to find the epoch.
+        read: &mut |_| Ok(history.clone()),
     };
     let mut decision = start.decide(pipeline, &*broker)?;
     if !decision.change.keeps(&model) {
@@ -107,8 +108,8 @@ pub fn replay(pipeline: &Pipeline, options: &Options, wanted: &Wanted) -> Result
         )));
     }
     decision.replay.retain(|recorded| recorded.binding.epoch <= epoch);
-    let digest = history.past(epoch).map(|past| past.committed.revisions[&model].digest.clone()).unwrap_or_default();
-    let revision = history.past(epoch).map_or(0, |past| past.committed.revisions[&model].revision);
+    let mark = history.past(epoch).and_then(|past| past.committed.revisions.get(&model)).cloned();
+    let RevisionMark { revision, digest } = mark.ok_or_else(|| Fault::ours("the epoch was found by its mark"))?;
     let fold = pipeline.models.iter().find(|known| known.name == model).map(|known| known.node);
     let fold = fold.ok_or_else(|| Fault::definition(format!("there is no model {model} in the definition")))?;
     let metrics = Arc::new(Metrics::default());

@@ -1,8 +1,6 @@
 //! Undoes what was learned after a version: the journal says so, and the next run starts from there.
 
-use std::sync::Arc;
-
-use millstream_connectors::broker::{Append, Broker};
+use millstream_connectors::broker::Append;
 use millstream_engine::{Fault, Result, checkpoint};
 use millstream_operators::registry::Registry;
 
@@ -64,18 +62,15 @@ pub fn rollback(pipeline: &Pipeline, options: &Options, version: &str, poison: &
         Some(broker) => broker.clone(),
         None => open_broker(pipeline, state.path())?,
     };
-    let metadata = Registry::open(&models_path(state.path()))?.show(version).map(|found| {
-        let name = format!("{}/{}", found.metadata.model, found.id);
-        (name, found.metadata)
-    });
-    let (name, metadata) = metadata?;
+    let found = Registry::open(&models_path(state.path()))?.show(version)?;
+    let (name, metadata) = (format!("{}/{}", found.metadata.model, found.id), found.metadata);
     if metadata.pipeline != pipeline.name {
         return Err(Fault::definition(format!("{name} is a version of pipeline {}", metadata.pipeline)));
     }
     let graph = assemble::graph(pipeline, &assemble::world(pipeline, broker.clone()))?;
     let definition = Definition::of(pipeline, &graph);
     let topic = Topics::of(&pipeline.name).progress;
-    let mut tenure = Tenure::take(broker as Arc<dyn Broker>, &topic, definition.says()?, options.clock.now_ms())?;
+    let mut tenure = Tenure::take(broker, &topic, definition.says()?, options.clock.now_ms())?;
     let requests = pipeline.requests.iter().map(|request| request.name.clone()).collect();
     let history = History::read(&tenure, tenure.first()?, &requests)?;
     let past = history.past(metadata.epoch).filter(|past| !past.undone);
