@@ -12,11 +12,16 @@
 //! | `_time` | `Timestamp(ms)` | event time, UTC |
 //! | `_key` | `BinaryView`, nullable | the record's key |
 //! | `_raw` | `BinaryView`, nullable | the record's bytes, shared with the fetched buffer |
+//!
+//! A stream that *changes* ends with one column more, [`DIFF`] (`Int64`): 1 where a row is added, -1 where one that was added
+//! before is taken back. What a row of `-1` takes back is equal to it in every column that is not the engine's. A stream
+//! without that column only grows.
 
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, BinaryViewArray, BooleanArray, RecordBatch, TimestampMillisecondArray, UInt32Array, UInt64Array,
+    Array, ArrayRef, BinaryViewArray, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray, UInt32Array,
+    UInt64Array,
 };
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
@@ -41,6 +46,9 @@ pub const KEY: usize = 5;
 /// Index of `_raw`.
 pub const RAW: usize = 6;
 
+/// Name of the column that says, in a stream that changes, whether a row is added or taken back.
+pub const DIFF: &str = "_diff";
+
 static META_FIELDS: LazyLock<Vec<FieldRef>> = LazyLock::new(|| {
     let field = |name: &str, kind, nullable| Arc::new(Field::new(name, kind, nullable));
     vec![
@@ -58,6 +66,38 @@ static META_FIELDS: LazyLock<Vec<FieldRef>> = LazyLock::new(|| {
 pub fn schema_of(columns: &Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = META_FIELDS.iter().chain(columns.fields()).cloned().collect();
     Arc::new(Schema::new_with_metadata(fields, columns.metadata().clone()))
+}
+
+/// Whether a stream of this schema takes back rows that it gave.
+pub fn is_changing(schema: &Schema) -> bool {
+    schema.index_of(DIFF).is_ok()
+}
+
+/// The schema of the same rows in a stream that changes.
+pub fn changing(schema: &Schema) -> SchemaRef {
+    with_fields(schema, [Field::new(DIFF, DataType::Int64, false)])
+}
+
+/// Metadata that marks the column with a stream's event time.
+const EVENT_TIME: &str = "event_time";
+
+/// The field of a column that holds the event time.
+pub fn as_event_time(field: &Field) -> Field {
+    let mut metadata = field.metadata().clone();
+    metadata.insert(EVENT_TIME.to_owned(), "true".to_owned());
+    field.clone().with_metadata(metadata)
+}
+
+/// The column that holds the event time: `_time`, unless a column is known to. They differ where a row is a correction:
+/// then `_time` says when it became known.
+pub fn event_time(schema: &Schema) -> usize {
+    schema.fields().iter().position(|field| field.metadata().contains_key(EVENT_TIME)).unwrap_or(TIME)
+}
+
+/// For each row, whether it is added or taken back; `None` where the stream only grows.
+pub fn diffs(rows: &RecordBatch) -> Option<&[i64]> {
+    let column: &Int64Array = rows.column_by_name(DIFF)?.as_any().downcast_ref()?;
+    Some(column.values())
 }
 
 /// Whether rows teach or ask.
@@ -80,6 +120,11 @@ pub struct Origin {
     pub offset: u64,
     /// Row within the record.
     pub index: u32,
+}
+
+impl Origin {
+    /// The first of all.
+    pub const FIRST: Self = Self { source: 0, partition: 0, offset: 0, index: 0 };
 }
 
 /// Rows of one lane.
@@ -224,7 +269,7 @@ impl<'de> Deserialize<'de> for Batch {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int64Array, StringViewArray};
+    use arrow::array::StringViewArray;
 
     use super::*;
 

@@ -10,6 +10,7 @@ use crate::binding::{Binding, Epoch, Frontier, Watermark};
 use crate::checkpoint::Cuts;
 use crate::fault::Fault;
 use crate::operator::Answer;
+use crate::sequence::START;
 use crate::time::Stopwatch;
 
 /// A request that was bound.
@@ -173,6 +174,11 @@ impl Book {
         if let Some(entry) = lock(&self.entries).get_mut(&epoch) {
             entry.watermark = Some(watermark);
         }
+    }
+
+    /// The watermark after an open epoch.
+    pub(crate) fn watermark(&self, epoch: Epoch) -> Watermark {
+        lock(&self.entries).get(&epoch).and_then(|entry| entry.watermark).unwrap_or(START)
     }
 
     /// What is complete after an open epoch, or after the last one that was closed.

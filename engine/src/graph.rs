@@ -42,13 +42,15 @@ pub struct SourceNode {
 pub enum EventTime {
     /// The record's own timestamp, raised to the largest before it in its partition; so no record is late.
     Arrival,
-    /// A column. A row that is more than `lateness_ms` older than the newest before it in its partition is late:
-    /// a dead letter.
+    /// A column. A row that is more than `lateness_ms` older than the newest before it in its partition is late: a
+    /// correction, whose `_time` says when it became known, or a dead letter.
     Column {
         /// The column's index, of type `Timestamp(ms)`.
         column: usize,
         /// How far rows may be out of order.
         lateness_ms: i64,
+        /// How far beyond that a late row is still taken, as a correction.
+        corrections_ms: i64,
     },
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | [`Transform`] | none | the worker that has the rows, as they come | `require`, `derive` |
 //! | [`Keyed`] | one value per key, in 256 bins | the worker of the key's bin | `standardise`, `join_as_of` |
+//! | [`Relational`] | the same; gives any number of rows for one, takes rows back, acts as time passes | the same | `aggregate`, `join` |
 //! | [`Fold`] | one value | one worker; each epoch that taught it makes a revision | a model |
 //!
 //! The engine owns everything else: capabilities, order, lanes, dead letters, metrics, snapshots.
@@ -22,7 +23,8 @@ use serde::de::DeserializeOwned;
 
 use crate::Result;
 use crate::batch::Lane;
-use crate::state::{ErasedKeyed, States};
+pub use crate::state::relational::{Given, Order, Relational, Row};
+use crate::state::{ErasedKeyed, Related, States};
 
 /// Rows that an operator could not take, with its reasons.
 #[derive(Debug, Default)]
@@ -144,7 +146,7 @@ pub trait Answer: Send + Sync + 'static {
 pub enum Power {
     /// No state.
     Transform(Arc<dyn Transform>),
-    /// State by key.
+    /// State by key: [`Keyed`] or [`Relational`].
     Keyed(Arc<dyn ErasedKeyed>),
     /// One state; made once, on the worker that holds it.
     Fold(Arc<dyn Fn() -> Box<dyn Fold> + Send + Sync>),
@@ -159,6 +161,21 @@ impl Power {
     /// An operator with state by key.
     pub fn keyed(operator: impl Keyed) -> Self {
         Self::Keyed(Arc::new(operator))
+    }
+
+    /// An operator on relations.
+    pub fn relational(operator: impl Relational) -> Self {
+        Self::Keyed(Arc::new(Related::new(operator)))
+    }
+
+    /// Whether it takes streams that change: see [`crate::batch::DIFF`]. A stateless operator treats a row that is taken back as
+    /// it treated the row.
+    pub fn takes_changes(&self) -> bool {
+        match self {
+            Self::Transform(_) => true,
+            Self::Keyed(operator) => operator.takes_changes(),
+            Self::Fold(_) => false,
+        }
     }
 
     /// A fold, from what makes it in its initial state.

@@ -29,7 +29,7 @@ mod stored;
 pub use stored::Held;
 
 /// The watermark before anything was seen.
-pub const START: Watermark = (i64::MIN, Origin { source: 0, partition: 0, offset: 0, index: 0 });
+pub const START: Watermark = (i64::MIN, Origin::FIRST);
 
 /// What a partition says of its future.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,23 +78,23 @@ impl Stamp {
                     times.push(self.newest_ms);
                 }
             }
-            EventTime::Column { column, lateness_ms } => {
+            EventTime::Column { column, lateness_ms, corrections_ms } => {
                 let column: &TimestampMillisecondArray =
                     rows.column(column).as_any().downcast_ref().expect("planning checked the event-time column's type");
                 for row in 0..len {
                     let time = column.value(row);
                     let oldest = self.newest_ms.saturating_sub(lateness_ms);
+                    let late = oldest.saturating_sub(time);
                     if column.is_null(row) {
                         reject(row, "the event time is missing".to_owned());
-                    } else if time < oldest {
-                        reject(
-                            row,
-                            format!("late by {} ms beyond the allowed {lateness_ms} ms", oldest.saturating_sub(time)),
-                        );
+                    } else if late > corrections_ms {
+                        let allowed = lateness_ms + corrections_ms;
+                        reject(row, format!("late by {} ms beyond the allowed {allowed} ms", late - corrections_ms));
                     } else {
                         self.newest_ms = self.newest_ms.max(time);
                         keep.push(row as u32);
-                        times.push(time);
+                        // A correction takes its place where it became known, which depends on its partition alone.
+                        times.push(time.max(oldest));
                     }
                 }
             }
@@ -445,7 +445,7 @@ mod tests {
     }
 
     fn column(lateness_ms: i64) -> EventTime {
-        EventTime::Column { column: META, lateness_ms }
+        EventTime::Column { column: META, lateness_ms, corrections_ms: 0 }
     }
 
     proptest! {
@@ -453,6 +453,26 @@ mod tests {
         fn rows_leave_sorted_however_they_are_cut(case in case(), lateness_ms in 0_i64..20, read in 1_usize..9) {
             let found = Run { time: column(lateness_ms), idles: false, read }.go(&case);
             prop_assert_eq!(found, oracle(&case, lateness_ms));
+        }
+
+        #[test]
+        fn corrections_leave_when_they_became_known(
+            case in case(), lateness_ms in 0_i64..20, corrections_ms in 0_i64..20, read in 1_usize..9,
+        ) {
+            let time = EventTime::Column { column: META, lateness_ms, corrections_ms };
+            let found = Run { time, idles: false, read }.go(&case);
+            let known = |times: &Vec<i64>| -> Vec<i64> {
+                let mut newest = i64::MIN;
+                let known = |time: &i64| {
+                    let oldest = newest.saturating_sub(lateness_ms);
+                    let is_late = oldest.saturating_sub(*time) > corrections_ms;
+                    newest = newest.max(*time);
+                    if is_late { *time } else { (*time).max(oldest) }
+                };
+                times.iter().map(known).collect()
+            };
+            let known = Case { partitions: case.partitions.iter().map(known).collect(), cuts: vec![] };
+            prop_assert_eq!(found, oracle(&known, lateness_ms));
         }
 
         #[test]

@@ -9,14 +9,17 @@ use std::collections::BTreeMap;
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use arrow::row::{RowConverter, Rows, SortField};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::batch::Lane;
+use crate::binding::Watermark;
 use crate::fault::{Fault, Result};
 use crate::operator::{Keyed, Rejects};
 
+pub(crate) mod relational;
 mod store;
 
+pub use relational::Related;
 use store::{Place, Store};
 
 /// How many bins there are; fixed for ever, since checkpoints are written by bin.
@@ -179,20 +182,25 @@ impl<'a, S: Default + Serialize> States<'a, S> {
 pub trait ErasedKeyed: Send + Sync + 'static {
     /// See [`Keyed::key`].
     fn key(&self, port: usize) -> &[usize];
+    /// Whether its inputs may take back rows: see [`crate::batch::DIFF`].
+    fn takes_changes(&self) -> bool;
     /// The operator on one worker, with no state yet; `schemas` are those of its ports.
     fn mount(self: std::sync::Arc<Self>, schemas: &[arrow::datatypes::SchemaRef]) -> Result<Box<dyn KeyedInstance>>;
 }
 
 /// A keyed operator with the state of one worker's bins.
 pub trait KeyedInstance: Send {
-    /// See [`Keyed::apply`]; `rows` are in canonical order and their keys belong to this worker.
-    fn apply(
-        &mut self,
-        lane: Lane,
-        port: usize,
-        rows: &RecordBatch,
-        rejects: &mut Rejects,
-    ) -> Result<Option<RecordBatch>>;
+    /// Takes the learn lane's rows of an epoch, by port: in canonical order, their keys this worker's. What a port could not take
+    /// goes to its `rejects`.
+    fn learn(&mut self, ports: &[RecordBatch], rejects: &mut [Rejects]) -> Result<Option<RecordBatch>>;
+    /// Answers requests of port 0 from the state.
+    fn serve(&mut self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<Option<RecordBatch>>;
+    /// Whether it may give rows in epochs that bring it none, as time passes.
+    fn acts(&self) -> bool;
+    /// Tells the watermark.
+    fn set_now(&mut self, now: Watermark);
+    /// Whether it has something to give at the watermark.
+    fn is_due(&self) -> bool;
     /// Drops some of the states that `watermark` has made useless.
     fn sweep(&mut self, rows: usize, watermark: i64);
     /// How many keys have a state.
@@ -221,6 +229,10 @@ impl<K: Keyed> ErasedKeyed for K {
         Keyed::key(self, port)
     }
 
+    fn takes_changes(&self) -> bool {
+        false
+    }
+
     fn mount(self: std::sync::Arc<Self>, schemas: &[arrow::datatypes::SchemaRef]) -> Result<Box<dyn KeyedInstance>> {
         let readers = schemas.iter().enumerate().map(|(port, schema)| KeyReader::new(schema, Keyed::key(&*self, port)));
         Ok(Box::new(Instance { readers: readers.collect::<Result<_>>()?, operator: self, store: Store::new() }))
@@ -233,7 +245,7 @@ struct Instance<K: Keyed> {
     store: Store<K::State>,
 }
 
-impl<K: Keyed> KeyedInstance for Instance<K> {
+impl<K: Keyed> Instance<K> {
     fn apply(
         &mut self,
         lane: Lane,
@@ -244,6 +256,30 @@ impl<K: Keyed> KeyedInstance for Instance<K> {
         let keys = self.readers[port].read(rows)?;
         let mut states = States::new(&mut self.store, keys.as_ref(), lane);
         self.operator.apply(port, rows, &mut states, rejects)
+    }
+}
+
+impl<K: Keyed> KeyedInstance for Instance<K> {
+    fn learn(&mut self, ports: &[RecordBatch], rejects: &mut [Rejects]) -> Result<Option<RecordBatch>> {
+        let mut given = None;
+        for (port, rows) in ports.iter().enumerate().rev().filter(|(_, rows)| rows.num_rows() > 0) {
+            given = self.apply(Lane::Learn, port, rows, &mut rejects[port])?;
+        }
+        Ok(given)
+    }
+
+    fn serve(&mut self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<Option<RecordBatch>> {
+        self.apply(Lane::Serve, 0, rows, rejects)
+    }
+
+    fn acts(&self) -> bool {
+        false
+    }
+
+    fn set_now(&mut self, _: Watermark) {}
+
+    fn is_due(&self) -> bool {
+        false
     }
 
     fn sweep(&mut self, rows: usize, watermark: i64) {
@@ -273,15 +309,22 @@ impl<K: Keyed> KeyedInstance for Instance<K> {
     }
 
     fn restore(&mut self, bin: &[u8]) -> Result<()> {
-        let misfit = |error| Fault::world("a stored state does not fit its operator").because(error);
-        let (count, mut rest) = postcard::take_from_bytes::<usize>(bin).map_err(misfit)?;
-        for _ in 0..count {
-            let ((key, state), after) = postcard::take_from_bytes::<(&[u8], K::State)>(rest).map_err(misfit)?;
+        restore(bin, |key, state: K::State| {
             self.store.insert(hash(key), key, state);
-            rest = after;
-        }
-        if rest.is_empty() { Ok(()) } else { Err(Fault::world("a stored state is longer than its operator's")) }
+        })
     }
+}
+
+/// Takes apart a bin from a snapshot: [`Entries::joined`].
+fn restore<'a, S: Deserialize<'a>>(bin: &'a [u8], mut take: impl FnMut(&'a [u8], S)) -> Result<()> {
+    let misfit = |error| Fault::world("a stored state does not fit its operator").because(error);
+    let (count, mut rest) = postcard::take_from_bytes::<usize>(bin).map_err(misfit)?;
+    for _ in 0..count {
+        let ((key, state), after) = postcard::take_from_bytes::<(&[u8], S)>(rest).map_err(misfit)?;
+        take(key, state);
+        rest = after;
+    }
+    if rest.is_empty() { Ok(()) } else { Err(Fault::world("a stored state is longer than its operator's")) }
 }
 
 #[cfg(test)]
@@ -346,7 +389,11 @@ mod tests {
     }
 
     fn numbers(instance: &mut dyn KeyedInstance, lane: Lane, some: &[(i64, u8)]) -> Vec<i64> {
-        let out = instance.apply(lane, 0, &rows(some), &mut Rejects::default());
+        let (rows, mut rejects) = (rows(some), [Rejects::default()]);
+        let out = match lane {
+            Lane::Learn => instance.learn(&[rows], &mut rejects),
+            Lane::Serve => instance.serve(&rows, &mut rejects[0]),
+        };
         out.expect("no fault").expect("rows").column(0).as_primitive::<Int64Type>().values().to_vec()
     }
 

@@ -171,6 +171,11 @@ pub struct EventTime {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub lateness_seconds: f64,
+    /// How much later than that a record may still come: as a correction, which takes its place in the stream where it
+    /// became known, and which steps that look at the event time count where it belongs. Later ones are dead letters.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub corrections_seconds: f64,
 }
 
 /// The type of a column.

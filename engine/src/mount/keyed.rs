@@ -9,16 +9,18 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::operator::Operator;
 
-use crate::batch::{Batch, Lane, Meta, canonical};
-use crate::binding::Epoch;
+use crate::batch::{Batch, Lane, Meta, Origin, canonical};
+use crate::binding::{Epoch, Watermark};
 use crate::fault::Result;
 use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
 use crate::mount::{Outlet, Rows, Site, Walks};
+use crate::sequence::START;
 use crate::state::{ErasedKeyed, KeyReader, KeyedInstance, bin, hash};
 
 pub(crate) fn mount<'scope>(
@@ -47,8 +49,18 @@ pub(crate) fn mount<'scope>(
     let mut handover = Handover::new(&node.name, site, walks, activator);
     let mut step = Step { instance, schemas, outlet: site.outlet(&node.name) };
     step.outlet.set_keys(step.instance.keys());
-    builder.build(move |_| {
+    let from_ms = site.from.as_ref().and_then(|from| from.manifest().frontier.time_ms);
+    step.instance.set_now(from_ms.map_or(START, |from_ms| (from_ms, Origin::FIRST)));
+    let book = site.book.clone();
+    let start = site.start();
+    builder.build(move |mut capabilities| {
         let mut open: BTreeMap<Epoch, (_, Gathered)> = BTreeMap::new();
+        // One that acts as time passes looks at every epoch, and may give rows in each.
+        let mut acting = step.instance.acts().then(|| capabilities.swap_remove(0));
+        if let Some(capability) = &mut acting {
+            capability.downgrade(&start);
+        }
+        drop(capabilities);
         move |frontiers| {
             let mut output = output.activate();
             for (port, input) in inputs.iter_mut().enumerate() {
@@ -58,20 +70,33 @@ pub(crate) fn mount<'scope>(
                     batches.flat_map(|batch| batch.drain(..)).for_each(|batch| gathered.add(port, batch));
                 });
             }
-            while let Some(entry) = open.first_entry() {
-                if frontiers.iter().any(|frontier| frontier.less_equal(entry.key())) {
-                    break;
+            let complete = handover::next(frontiers);
+            while let Some(epoch) = next_epoch(acting.as_ref(), &open).filter(|epoch| *epoch < complete) {
+                if acting.is_some() && book.binding(epoch).is_none() {
+                    // The input has ended: no epoch was bound here.
+                    acting = None;
+                    continue;
                 }
-                let (epoch, (capability, gathered)) = entry.remove_entry();
                 handover.begin(epoch, &mut *step.instance);
-                let mut session = output.session_with_builder(&capability);
-                step.run(epoch, &gathered, |batch| session.give(batch));
+                let (capability, gathered) = open.remove(&epoch).unzip();
+                if let Some(capability) = acting.as_ref().or(capability.as_ref()) {
+                    let mut session = output.session_with_builder(capability);
+                    step.run(epoch, &gathered.unwrap_or_default(), book.watermark(epoch), |batch| session.give(batch));
+                }
+                if let Some(capability) = &mut acting {
+                    capability.downgrade(&(epoch + 1));
+                }
             }
-            handover.begin(handover::next(frontiers), &mut *step.instance);
+            handover.begin(complete, &mut *step.instance);
             handover.walk(&mut *step.instance);
         }
     });
     Ok(stream)
+}
+
+/// The epoch to see to next: the first that has rows, or for an operator that acts as time passes, each in turn.
+fn next_epoch<T>(acting: Option<&Capability<Epoch>>, open: &BTreeMap<Epoch, T>) -> Option<Epoch> {
+    acting.map(|capability| *capability.time()).or_else(|| open.keys().next().copied())
 }
 
 /// Splits batches by the worker of their rows' keys.
@@ -119,35 +144,36 @@ struct Step {
 }
 
 impl Step {
-    /// An epoch: requests first, which read the state of before it; then the other ports, which feed state; then port 0.
-    fn run(&mut self, epoch: Epoch, gathered: &Gathered, mut give: impl FnMut(Batch)) {
-        if !gathered.serve.is_empty() {
-            self.apply(epoch, Lane::Serve, 0, &gathered.serve, &mut give);
+    /// An epoch: requests first, which read the state of before it; then what it teaches, and what is due at the watermark after
+    /// it.
+    fn run(&mut self, epoch: Epoch, gathered: &Gathered, now: Watermark, mut give: impl FnMut(Batch)) {
+        if let Some(rows) = self.sorted(0, &gathered.serve).filter(|rows| rows.num_rows() > 0) {
+            let instance = &mut self.instance;
+            let out = self.outlet.run(epoch, Lane::Serve, &rows, |rejects| instance.serve(&rows, rejects));
+            out.into_iter().for_each(|out| give(Batch::new(Lane::Serve, out)));
         }
-        let (mut rows, mut newest_ms) = (0, i64::MIN);
-        for (port, batches) in gathered.learn.iter().enumerate().rev().filter(|(_, batches)| !batches.is_empty()) {
-            for times in batches.iter().map(|batch| Meta::of(batch).time) {
-                rows += times.len();
-                newest_ms = times.iter().copied().fold(newest_ms, i64::max);
-            }
-            self.apply(epoch, Lane::Learn, port, batches, &mut give);
+        self.instance.set_now(now);
+        if gathered.learn.is_empty() && !self.instance.is_due() {
+            return;
         }
-        if rows > 0 {
-            // Rows leave the sources in order, so nothing older than these can come any more.
-            self.instance.sweep(rows, newest_ms);
-            self.outlet.set_keys(self.instance.keys());
-        }
-    }
-
-    fn apply(&mut self, epoch: Epoch, lane: Lane, port: usize, batches: &[RecordBatch], give: &mut impl FnMut(Batch)) {
-        let rows = match canonical(&self.schemas[port], batches) {
-            Ok(rows) => rows,
-            Err(fault) => return self.outlet.abort(fault),
+        let batches = |port: usize| gathered.learn.get(port).map_or(&[][..], Vec::as_slice);
+        let Some(ports) =
+            (0..self.schemas.len()).map(|port| self.sorted(port, batches(port))).collect::<Option<Vec<_>>>()
+        else {
+            return;
         };
         let instance = &mut self.instance;
-        let out = self.outlet.run(epoch, lane, &rows, |rejects| instance.apply(lane, port, &rows, rejects));
-        if let Some(out) = out {
-            give(Batch::new(lane, out));
-        }
+        let out = self.outlet.run_ports(epoch, Lane::Learn, &ports, |rejects| instance.learn(&ports, rejects));
+        out.into_iter().for_each(|out| give(Batch::new(Lane::Learn, out)));
+        let rows = ports.iter().map(RecordBatch::num_rows).sum();
+        // Rows leave the sources in order, so nothing older than the newest can come any more.
+        let newest_ms = ports.iter().flat_map(|rows| Meta::of(rows).time).copied().max().unwrap_or(now.0);
+        self.instance.sweep(rows, newest_ms);
+        self.outlet.set_keys(self.instance.keys());
+    }
+
+    /// A port's rows in canonical order; `None` after a fault.
+    fn sorted(&self, port: usize, batches: &[RecordBatch]) -> Option<RecordBatch> {
+        canonical(&self.schemas[port], batches).map_err(|fault| self.outlet.abort(fault)).ok()
     }
 }

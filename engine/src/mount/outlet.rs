@@ -46,8 +46,19 @@ impl Outlet {
         rows: &RecordBatch,
         operator: impl FnOnce(&mut Rejects) -> Result<Option<RecordBatch>>,
     ) -> Option<RecordBatch> {
+        self.run_ports(epoch, lane, std::slice::from_ref(rows), |rejects| operator(&mut rejects[0]))
+    }
+
+    /// [`Outlet::run`] for an operator with several ports. Requests come to the first.
+    pub(crate) fn run_ports(
+        &self,
+        epoch: Epoch,
+        lane: Lane,
+        ports: &[RecordBatch],
+        operator: impl FnOnce(&mut [Rejects]) -> Result<Option<RecordBatch>>,
+    ) -> Option<RecordBatch> {
         let watch = Stopwatch::start();
-        let mut rejects = Rejects::default();
+        let mut rejects: Vec<Rejects> = ports.iter().map(|_| Rejects::default()).collect();
         let out = match operator(&mut rejects) {
             Ok(out) => out,
             Err(fault) => {
@@ -57,13 +68,15 @@ impl Outlet {
         };
         let lane_at = usize::from(lane == Lane::Serve);
         let left = out.as_ref().map_or(0, RecordBatch::num_rows);
-        self.metrics.rows_in[lane_at].inc_by(rows.num_rows() as u64);
+        self.metrics.rows_in[lane_at].inc_by(ports.iter().map(|rows| rows.num_rows() as u64).sum());
         self.metrics.rows_out[lane_at].inc_by(left as u64);
-        let rejected = rejects.take();
-        if lane == Lane::Serve && left + rejected.len() < rows.num_rows() {
-            self.refuse_dropped(epoch, rows, out.as_ref(), &rejected);
+        for (rows, rejects) in ports.iter().zip(&mut rejects) {
+            let rejected = rejects.take();
+            if lane == Lane::Serve && left + rejected.len() < rows.num_rows() {
+                self.refuse_dropped(epoch, rows, out.as_ref(), &rejected);
+            }
+            self.reject(epoch, lane, rows, rejected);
         }
-        self.reject(epoch, lane, rows, rejected);
         self.metrics.seconds.add(watch.seconds());
         out.filter(|out| out.num_rows() > 0)
     }

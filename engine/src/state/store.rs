@@ -53,7 +53,7 @@ struct Slot<S> {
 }
 
 /// Where a key's state is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     bin: u8,
     slot: u32,
@@ -169,6 +169,21 @@ impl<S: Default + Serialize> Store<S> {
             walk.copy(bin, slot, self.generation);
         }
         change(&mut slot.state);
+    }
+
+    /// The state at a place that may have been emptied, or given to another key, since it was found.
+    pub(super) fn peek(&self, place: Place) -> Option<&S> {
+        self.bins[usize::from(place.bin)].slots[place.slot as usize].as_ref().map(|slot| &slot.state)
+    }
+
+    pub(super) fn key(&self, place: Place) -> &[u8] {
+        &self.bins[usize::from(place.bin)].slots[place.slot as usize].as_ref().expect("found slots are occupied").key
+    }
+
+    /// Changes what snapshots leave out.
+    pub(super) fn note(&mut self, place: Place, change: impl FnOnce(&mut S)) {
+        let slot = self.bins[usize::from(place.bin)].slots[place.slot as usize].as_mut();
+        change(&mut slot.expect("found slots are occupied").state);
     }
 
     /// How many keys there are.

@@ -2,9 +2,9 @@
 
 use arrow::array::{ArrayRef, AsArray, Float64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, SchemaRef};
+use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimeUnit};
 use millstream_engine::Result;
-use millstream_engine::batch::META;
+use millstream_engine::batch::{DIFF, META};
 use millstream_engine::catalogue::{Problem, Problems, column};
 
 /// The columns called `names`, for reading; what is wrong with them goes to `problems`.
@@ -61,11 +61,21 @@ pub(super) fn is_category(schema: &SchemaRef, path: &str, at: usize) -> Result<(
     Err(Problem::new(path, "wrong-type", message).help("`derive` can make text or whole numbers of it"))
 }
 
+/// A column of points in time.
+pub(super) fn timestamp(schema: &SchemaRef, path: &str, name: &str) -> Result<usize, Problem> {
+    let at = column(schema, path, name)?;
+    match schema.field(at).data_type() {
+        DataType::Timestamp(TimeUnit::Millisecond, None) => Ok(at),
+        other => Err(Problem::new(path, "wrong-type", format!("column `{name}` holds {other}, not timestamps"))
+            .help("`derive` can make one: `to_timestamp(...)`")),
+    }
+}
+
 /// Refuses the names of the engine's columns.
 pub(super) fn not_reserved(path: &str, name: &str) -> Result<(), Problem> {
     static RESERVED: std::sync::LazyLock<SchemaRef> =
         std::sync::LazyLock::new(|| millstream_engine::batch::schema_of(&arrow::datatypes::Schema::empty()));
-    if RESERVED.index_of(name).is_err() {
+    if RESERVED.index_of(name).is_err() && name != DIFF {
         return Ok(());
     }
     let message = format!("`{name}` says where a row came from, and stays as it is");

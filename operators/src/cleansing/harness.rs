@@ -3,6 +3,7 @@
 //! A table has a line of column names and a line per row. `t` is the event time in seconds, which comes first;
 //! `at` and other timestamps are in seconds, too. Columns of the schema that are not named hold null.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -10,9 +11,10 @@ use arrow::array::{
     ArrayRef, AsArray, BinaryViewArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMillisecondArray, UInt32Array, UInt64Array,
 };
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::util::display::array_value_to_string;
-use millstream_engine::batch::{Lane, META, SOURCE, TIME, canonical};
+use millstream_engine::batch::{DIFF, Lane, META, Meta, Origin, SOURCE, TIME, canonical, changing, diffs};
 use millstream_engine::catalogue::{Problem, StepInput, StepKind};
 use millstream_engine::operator::{Power, Rejects, Step};
 use millstream_engine::state::KeyedInstance;
@@ -24,39 +26,80 @@ use super::{example_schema, example_streams};
 pub(crate) struct Bench {
     pub(crate) step: Step,
     pub(crate) state: Option<Box<dyn KeyedInstance>>,
+    ports: Vec<SchemaRef>,
     pub(crate) rejects: Vec<(usize, String)>,
 }
 
 impl Bench {
     pub(crate) fn new(kind: &StepKind, config: &Value) -> Self {
-        let step = plan(kind, config).unwrap_or_else(|problems| panic!("{} does not plan: {problems:#?}", kind.name));
-        let streams = example_streams();
+        Self::over(&example_schema(), &example_streams(), kind, config)
+    }
+
+    /// A step in a stream of this schema, which may name these others.
+    pub(crate) fn over(
+        schema: &SchemaRef,
+        streams: &BTreeMap<String, SchemaRef>,
+        kind: &StepKind,
+        config: &Value,
+    ) -> Self {
+        let step = (kind.plan)(config, &StepInput { schema, streams });
+        let step = step.unwrap_or_else(|problems| panic!("{} does not plan: {problems:#?}", kind.name));
         let ports: Vec<_> =
-            std::iter::once(example_schema()).chain(step.others.iter().map(|name| streams[name].clone())).collect();
+            std::iter::once(schema.clone()).chain(step.others.iter().map(|name| streams[name].clone())).collect();
         let state = match &step.power {
             Power::Keyed(operator) => Some(operator.clone().mount(&ports).unwrap()),
             _ => None,
         };
-        Self { step, state, rejects: Vec::new() }
+        Self { step, state, ports, rejects: Vec::new() }
     }
 
     pub(crate) fn run(&mut self, lane: Lane, port: usize, rows: &RecordBatch) -> Option<RecordBatch> {
+        if lane == Lane::Learn {
+            let rows_of =
+                |at: usize| if at == port { rows.clone() } else { RecordBatch::new_empty(self.ports[at].clone()) };
+            let ports: Vec<_> = (0..self.ports.len()).map(rows_of).collect();
+            // Behind the last row.
+            return self.epoch_until(&ports, (Meta::of(rows).time.last().copied().unwrap_or(i64::MIN), u32::MAX));
+        }
         let mut rejects = Rejects::default();
         let output = match (&self.step.power, &mut self.state) {
             (Power::Transform(operator), _) => Some(operator.apply(lane, rows, &mut rejects).unwrap()),
-            (_, Some(state)) => state.apply(lane, port, rows, &mut rejects).unwrap(),
+            (_, Some(state)) => state.serve(rows, &mut rejects).unwrap(),
             _ => unreachable!("cleansing steps do not fold"),
         };
         self.rejects = rejects.take();
+        self.checked(output)
+    }
+
+    /// Learns an epoch, after which the watermark is the beginning of `now`.
+    pub(crate) fn epoch(&mut self, ports: &[RecordBatch], now: i64) -> Option<RecordBatch> {
+        self.epoch_until(ports, (now, 0))
+    }
+
+    /// The same, until a source's rows at `now`. What was rejected is kept for the first port that rejects.
+    pub(crate) fn epoch_until(&mut self, ports: &[RecordBatch], (now, source): (i64, u32)) -> Option<RecordBatch> {
+        let mut rejects: Vec<_> = ports.iter().map(|_| Rejects::default()).collect();
+        let output = match (&self.step.power, &mut self.state) {
+            (Power::Transform(operator), _) => Some(operator.apply(Lane::Learn, &ports[0], &mut rejects[0]).unwrap()),
+            (_, Some(state)) => {
+                state.set_now((now, Origin { source, ..Origin::FIRST }));
+                state.learn(ports, &mut rejects).unwrap()
+            }
+            _ => unreachable!("cleansing steps do not fold"),
+        };
+        self.rejects = rejects.iter_mut().map(Rejects::take).find(|rejects| !rejects.is_empty()).unwrap_or_default();
+        self.checked(output)
+    }
+
+    fn checked(&self, output: Option<RecordBatch>) -> Option<RecordBatch> {
         if let Some(output) = &output {
             assert_eq!(output.schema(), self.step.schema);
-            assert_eq!(output.columns()[TIME].data_type(), rows.columns()[TIME].data_type());
         }
         output
     }
 
     pub(crate) fn learn(&mut self, rows: &RecordBatch) -> RecordBatch {
-        self.run(Lane::Learn, 0, rows).expect("port 0 gives rows")
+        self.run(Lane::Learn, 0, rows).unwrap_or_else(|| RecordBatch::new_empty(self.step.schema.clone()))
     }
 
     pub(crate) fn serve(&mut self, rows: &RecordBatch) -> RecordBatch {
@@ -115,7 +158,8 @@ pub(crate) fn check_serve(kind: &StepKind, config: &Value, input: &str, expected
 
 fn check_lane(lane: Lane, kind: &StepKind, config: &Value, input: &str, expected: &str) {
     let mut bench = Bench::new(kind, config);
-    let output = bench.run(lane, 0, &table(&example_schema(), input)).expect("port 0 gives rows");
+    let output = bench.run(lane, 0, &table(&example_schema(), input));
+    let output = output.unwrap_or_else(|| RecordBatch::new_empty(bench.step.schema.clone()));
     let mut actual = bench.shown_output(&output, input);
     for (row, reason) in &bench.rejects {
         writeln!(actual, "row {row}: {reason}").unwrap();
@@ -208,6 +252,51 @@ pub(crate) fn show(rows: &RecordBatch, columns: &[&str]) -> String {
     };
     let line = |row: usize| columns.iter().map(|name| cell(name, row)).collect::<Vec<_>>().join(" ");
     std::iter::once(columns.join(" ")).chain((0..rows.num_rows()).map(line)).map(|line| line + "\n").collect()
+}
+
+/// What stands after these changes: each row's own columns as text, and how often there is one. Only changes with an event time
+/// up to `until` count. What is taken back must have stood.
+pub(crate) fn standing(changes: &RecordBatch, until: i64) -> BTreeMap<String, i64> {
+    let own: Vec<&str> = changes.schema_ref().fields()[META..].iter().map(|field| field.name().as_str()).collect();
+    let own: Vec<&str> = own.into_iter().filter(|name| *name != DIFF).collect();
+    let times = Meta::of(changes).time;
+    let diffs = diffs(changes).map_or_else(|| vec![1; times.len()], <[i64]>::to_vec);
+    let shown = show(changes, &own);
+    let mut standing = BTreeMap::new();
+    for (row, line) in shown.lines().skip(1).enumerate().filter(|(row, _)| times[*row] <= until) {
+        let count: &mut i64 = standing.entry(line.to_owned()).or_default();
+        *count += diffs[row];
+        assert!(*count >= 0, "`{line}` is taken back, and was not there");
+    }
+    standing.retain(|_, count| *count > 0);
+    standing
+}
+
+/// Random rows of a stream that changes: each taken back rows is one that stood, at least as a row and with its own columns.
+pub(crate) fn random_changes(random: &mut Random, schema: &SchemaRef, rows: usize) -> RecordBatch {
+    let plain = random_table(random, schema, rows);
+    let meta = Meta::of(&plain);
+    let (mut indices, mut diffs, mut times): (Vec<u32>, Vec<i64>, Vec<i64>) = Default::default();
+    let mut standing: Vec<u32> = Vec::new();
+    for row in 0..plain.num_rows() as u32 {
+        if !standing.is_empty() && random.below(3) == 0 {
+            // Seldom an old one: it may be out of reach for a join.
+            let place = standing.len() - 1 - random.below(standing.len().min(4));
+            indices.push(standing.remove(place));
+            diffs.push(-1);
+            times.push(meta.time[row as usize]);
+        }
+        indices.push(row);
+        diffs.push(1);
+        times.push(meta.time[row as usize]);
+        standing.push(row);
+    }
+    let taken = take_record_batch(&plain, &UInt32Array::from(indices)).unwrap();
+    let source = meta.source[0];
+    let mut columns = engine_columns(source, times);
+    columns.extend_from_slice(&taken.columns()[META..]);
+    columns.push(Arc::new(Int64Array::from(diffs)));
+    RecordBatch::try_new(changing(schema), columns).unwrap()
 }
 
 /// A small generator (`SplitMix64`), so that a seed gives the same rows for ever.

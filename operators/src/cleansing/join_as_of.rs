@@ -1,22 +1,21 @@
 //! `join_as_of`: the columns of another stream's newest row of the same key.
 
-use std::collections::BTreeMap;
-
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, Field, SchemaRef, TimeUnit, TimestampMillisecondType};
-use arrow::row::{OwnedRow, RowConverter, RowParser, SortField};
+use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use millstream_engine::Result;
 use millstream_engine::batch::{Meta, with_fields};
-use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
+use millstream_engine::catalogue::{Kind, Planned, Problems, StepInput, StepKind, configuration, schema_of};
 use millstream_engine::operator::{Keyed, Power, Rejects, Step};
 use millstream_engine::state::States;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::{own_names, readable};
+use super::columns::timestamp;
 use super::history::History;
+use super::other_stream::{By, added, keys, other};
+use super::row_format::RowFormat;
 
 pub(super) static KIND: StepKind = Kind {
     name: "join_as_of",
@@ -53,13 +52,6 @@ struct Config {
     horizon_seconds: u32,
 }
 
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "a list of columns, or a map from this stream's columns to the other's")]
-enum By {
-    Same(Vec<String>),
-    Pairs(BTreeMap<String, String>),
-}
-
 fn event_time() -> String {
     "_time".to_owned()
 }
@@ -71,22 +63,12 @@ fn a_day() -> u32 {
 fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
     let config: Config = configuration(config)?;
     let mut problems = Problems::default();
-    let Some(right) = input.streams.get(&config.with) else {
-        let message = format!("there is no stream `{}`", config.with);
-        return Err(vec![Problem::new("with", "unknown-stream", message).choices(&config.with, input.streams.keys())]);
-    };
-    let (ours, theirs) = match &config.by {
-        By::Same(names) => (names.clone(), names.clone()),
-        By::Pairs(pairs) => pairs.iter().map(|(ours, theirs)| (ours.clone(), theirs.clone())).unzip(),
-    };
+    let right = other(input, "with", &config.with)?;
+    let (ours, theirs) = config.by.names();
     let keys = keys(input.schema, right, &ours, &theirs, &mut problems);
-    let at = problems.take(at(input, &config.at));
-    let names = config
-        .columns
-        .clone()
-        .unwrap_or_else(|| own_names(right).filter(|name| !theirs.contains(name)).cloned().collect());
-    let columns = readable(right, &mut problems, "columns", &names);
-    let fields = added(input.schema, right, &columns, &config.prefix, &mut problems);
+    let at = problems.take(timestamp(input.schema, "at", &config.at));
+    let names = config.columns.as_deref();
+    let (columns, fields) = added(input.schema, right, (names, &theirs, &config.prefix), &mut problems);
     problems.finish()?;
     let schema = with_fields(input.schema, fields);
     let operator = JoinAsOf {
@@ -95,83 +77,9 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
         within_ms: i64::from(config.within_seconds) * 1000,
         horizon_ms: i64::from(config.horizon_seconds) * 1000,
         rows: RowFormat::new(right, &columns),
-        columns,
         schema: schema.clone(),
     };
     Ok(Step { schema, others: vec![config.with], power: Power::keyed(operator) })
-}
-
-/// The key columns of both ports.
-fn keys(
-    left: &SchemaRef,
-    right: &SchemaRef,
-    ours: &[String],
-    theirs: &[String],
-    problems: &mut Problems,
-) -> [Vec<usize>; 2] {
-    let before = problems.0.len();
-    let keys = [readable(left, problems, "by", ours), readable(right, problems, "by", theirs)];
-    // With the same names on both sides, a mistake that is none of the columns' would be told twice.
-    problems.0.dedup_by(|later, first| later == first);
-    if problems.0.len() == before {
-        for (&ours, &theirs) in keys[0].iter().zip(&keys[1]) {
-            let (ours, theirs) = (left.field(ours), right.field(theirs));
-            if ours.data_type() != theirs.data_type() {
-                let message = format!(
-                    "`{}` is {} here, but `{}` is {} in the other stream",
-                    ours.name(),
-                    ours.data_type(),
-                    theirs.name(),
-                    theirs.data_type()
-                );
-                problems.push(Problem::new("by", "wrong-type", message).help("`derive` can cast one of them"));
-            }
-        }
-    }
-    keys
-}
-
-fn at(input: &StepInput<'_>, name: &str) -> Result<usize, Problem> {
-    let at = input.column("at", name)?;
-    match input.schema.field(at).data_type() {
-        DataType::Timestamp(TimeUnit::Millisecond, None) => Ok(at),
-        other => Err(Problem::new("at", "wrong-type", format!("column `{name}` holds {other}, not timestamps"))
-            .help("`derive` can make one: `to_timestamp(...)`")),
-    }
-}
-
-/// The fields that the right columns become.
-fn added(left: &SchemaRef, right: &SchemaRef, columns: &[usize], prefix: &str, problems: &mut Problems) -> Vec<Field> {
-    let mut fields: Vec<Field> = Vec::new();
-    for &at in columns {
-        let name = format!("{prefix}{}", right.field(at).name());
-        if left.index_of(&name).is_ok() {
-            let message = format!("there is a column `{name}` already");
-            problems
-                .push(Problem::new("columns", "duplicate-name", message).help("set a `prefix` for the added columns"));
-        }
-        fields.push(right.field(at).clone().with_name(name).with_nullable(true));
-    }
-    fields
-}
-
-/// Turns the right rows' columns into bytes, and back.
-struct RowFormat {
-    converter: RowConverter,
-    parser: RowParser,
-    /// The row of nulls, for left rows without a match.
-    none: OwnedRow,
-}
-
-impl RowFormat {
-    fn new(right: &SchemaRef, columns: &[usize]) -> Self {
-        let types = || columns.iter().map(|&at| right.field(at).data_type().clone());
-        let converter =
-            RowConverter::new(types().map(SortField::new).collect()).expect("every column type has a row format");
-        let nulls: Vec<ArrayRef> = types().map(|kind| new_null_array(&kind, 1)).collect();
-        let none = converter.convert_columns(&nulls).expect("these are the converter's types").row(0).owned();
-        Self { parser: converter.parser(), converter, none }
-    }
 }
 
 struct JoinAsOf {
@@ -180,7 +88,6 @@ struct JoinAsOf {
     within_ms: i64,
     horizon_ms: i64,
     /// The right stream's columns that are added.
-    columns: Vec<usize>,
     rows: RowFormat,
     schema: SchemaRef,
 }
@@ -231,14 +138,13 @@ impl JoinAsOf {
             }
         }
         let mut columns = rows.columns().to_vec();
-        columns.extend(self.rows.converter.convert_rows(&found)?);
+        columns.extend(self.rows.columns(&found)?);
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }
 
     fn remember(&self, rows: &RecordBatch, states: &mut States<'_, History>) -> Result<()> {
         let meta = Meta::of(rows);
-        let columns: Vec<_> = self.columns.iter().map(|&at| rows.column(at).clone()).collect();
-        let values = self.rows.converter.convert_columns(&columns)?;
+        let values = self.rows.rows(rows)?;
         let complete = self.complete_keys(1, rows);
         for row in 0..rows.num_rows() {
             if complete.as_ref().is_none_or(|complete| complete.is_valid(row)) {
@@ -435,7 +341,6 @@ mod tests {
             at: millstream_engine::batch::TIME,
             within_ms: 20,
             horizon_ms: 300,
-            columns: vec![],
             rows: super::RowFormat::new(&example_schema(), &[8]),
             schema: example_schema(),
         };

@@ -36,6 +36,25 @@ impl Moments {
         (self.count > 0).then_some(self.mean)
     }
 
+    /// The sample variance, once there are two values.
+    pub(super) fn variance(&self) -> Option<f64> {
+        (self.count > 1).then(|| self.squares / (self.count - 1) as f64)
+    }
+
+    /// Takes in the values that another has seen (Chan, Golub and `LeVeque`, 1979).
+    pub(super) fn merge(&mut self, other: &Self) {
+        if other.count == 0 {
+            return;
+        }
+        let count = self.count + other.count;
+        let apart = other.mean - self.mean;
+        let share = other.count as f64 / count as f64;
+        let squares = self.squares + other.squares + apart * apart * self.count as f64 * share;
+        if squares.is_finite() {
+            *self = Self { count, mean: self.mean + apart * share, squares };
+        }
+    }
+
     /// By how many standard deviations `value` lies above the mean, at most `limit` either way;
     /// zero while the values have not differed.
     pub(super) fn score(&self, value: f64, limit: f64) -> f64 {

@@ -76,7 +76,8 @@ impl Checker<'_> {
                     schema: schema_of(&columns.schema),
                     format,
                     event_time,
-                    lateness_ms: shape.event_time.map_or(0, |event_time| milliseconds(event_time.lateness_seconds)),
+                    lateness_ms: shape.event_time.as_ref().map_or(0, |time| milliseconds(time.lateness_seconds)),
+                    corrections_ms: shape.event_time.as_ref().map_or(0, |time| milliseconds(time.corrections_seconds)),
                     idle_ms: milliseconds(shape.idle_seconds),
                     configuration,
                 }

@@ -76,6 +76,7 @@ fn source_node(source: &plan::Source, asks: Option<Asks>, world: &World) -> Resu
     let time = source.event_time.map_or(EventTime::Arrival, |column| EventTime::Column {
         column: batch::META + column,
         lateness_ms: source.lateness_ms,
+        corrections_ms: source.corrections_ms,
     });
     Ok(SourceNode {
         name: source.name.clone(),

@@ -1,0 +1,328 @@
+//! The windows of a key, and what becomes of them as rows come and time passes.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
+use arrow::datatypes::SchemaRef;
+use millstream_engine::Result;
+use millstream_engine::batch::Origin;
+use millstream_engine::operator::{Given, Order, Relational, Row};
+use serde::{Deserialize, Serialize};
+
+use super::super::functions::{Accumulator, Function, Values, column_of};
+
+/// Which rows belong together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Span {
+    /// All.
+    All,
+    /// Those in windows of a length, that start at multiples of `every_ms`.
+    Fixed { length_ms: i64, every_ms: i64 },
+    /// Those of which each comes less than the gap after the one before.
+    Session { gap_ms: i64 },
+}
+
+pub(super) struct Aggregate {
+    pub(super) by: Vec<usize>,
+    pub(super) at: usize,
+    pub(super) span: Span,
+    pub(super) corrections_ms: i64,
+    pub(super) horizon_ms: i64,
+    /// Whether rows may be taken back.
+    pub(super) removes: bool,
+    pub(super) functions: Vec<Function>,
+    pub(super) schema: SchemaRef,
+}
+
+/// Why a row cannot be taken back.
+const UNKNOWN: &str = "it takes back a row that was not there";
+
+/// The windows of a key.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Windows {
+    /// By their starts.
+    open: Vec<Window>,
+    /// The newest that was given, for requests.
+    last: Option<Complete>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Window {
+    start: i64,
+    end: i64,
+    /// How many rows it has.
+    rows: i64,
+    /// The newest row's origin.
+    newest: Origin,
+    accumulators: Vec<Accumulator>,
+    /// What was given of it, and not taken back.
+    given: Option<Vec<Option<f64>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Complete {
+    start: i64,
+    end: i64,
+    results: Vec<Option<f64>>,
+}
+
+pub(super) struct View<'a> {
+    times: &'a TimestampMillisecondArray,
+    values: Values,
+}
+
+/// The values of given rows.
+pub(super) struct Results {
+    starts: Vec<i64>,
+    ends: Vec<i64>,
+    columns: Vec<Vec<Option<f64>>>,
+}
+
+impl Results {
+    fn push(&mut self, start: i64, end: i64, results: &[Option<f64>]) {
+        self.starts.push(start);
+        self.ends.push(end);
+        for (column, result) in self.columns.iter_mut().zip(results) {
+            column.push(*result);
+        }
+    }
+}
+
+impl Relational for Aggregate {
+    type State = Windows;
+    type View<'a> = View<'a>;
+    type Values = Results;
+
+    const TAKES_CHANGES: bool = true;
+
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn key(&self, _: usize) -> &[usize] {
+        &self.by
+    }
+
+    fn view<'a>(&self, _: usize, rows: &'a RecordBatch) -> Result<View<'a>> {
+        Ok(View { times: rows.column(self.at).as_primitive(), values: Values::of(&self.functions, rows)? })
+    }
+
+    fn values(&self) -> Results {
+        Results { starts: Vec::new(), ends: Vec::new(), columns: vec![Vec::new(); self.functions.len()] }
+    }
+
+    fn take(&self, view: &View<'_>, row: Row, windows: &mut Windows, given: &mut Given<Results>) -> Result<(), String> {
+        if view.times.is_null(row.index) {
+            return Err("the event time is missing".to_owned());
+        }
+        let time = view.times.value(row.index);
+        match self.span {
+            Span::All if row.diff < 0 && windows.open.is_empty() => Err(UNKNOWN.to_owned()),
+            Span::All => {
+                self.change(view, row, windows, (i64::MIN, i64::MAX), given);
+                Ok(())
+            }
+            Span::Fixed { length_ms, every_ms } => {
+                let newest = time.div_euclid(every_ms) * every_ms;
+                let oldest = newest - (length_ms - 1 - (time - newest)) / every_ms * every_ms;
+                let is_open = |start: i64| !self.is_closed(start + length_ms, row.order);
+                if !is_open(newest) {
+                    return Err(self.too_late(newest + length_ms, row.order));
+                }
+                self.forget(windows, row.order.0);
+                let all = || (oldest..=newest).step_by(every_ms as usize).filter(|start| is_open(*start));
+                if row.diff < 0 && !all().all(|start| windows.open.iter().any(|window| window.start == start)) {
+                    return Err(UNKNOWN.to_owned());
+                }
+                all().for_each(|start| self.change(view, row, windows, (start, start + length_ms), given));
+                Ok(())
+            }
+            Span::Session { gap_ms } => {
+                if self.is_closed(time + gap_ms, row.order) {
+                    return Err(self.too_late(time + gap_ms, row.order));
+                }
+                self.forget(windows, row.order.0);
+                self.join(view, row, windows, (time, time + gap_ms), given);
+                Ok(())
+            }
+        }
+    }
+
+    fn due(&self, windows: &Windows) -> Option<Order> {
+        if self.span == Span::All {
+            return None;
+        }
+        // When it ends, and when it takes corrections no more.
+        let next = |window: &Window| match window.given {
+            None => (window.end, window.newest),
+            Some(_) => (self.closes(window), Origin::FIRST),
+        };
+        windows.open.iter().map(next).min()
+    }
+
+    fn fire(&self, now: Order, windows: &mut Windows, given: &mut Given<Results>) {
+        let Windows { open, last } = windows;
+        for window in open.iter_mut().filter(|window| (window.end, window.newest) < now && window.given.is_none()) {
+            let results = self.results(&window.accumulators);
+            given.row((window.end, window.newest), 1).push(window.start, window.end, &results);
+            remember(last, window, &results);
+            window.given = Some(results);
+        }
+        self.forget(windows, now.0);
+    }
+
+    fn answer(
+        &self,
+        _: &View<'_>,
+        row: Row,
+        windows: &Windows,
+        now: i64,
+        given: &mut Given<Results>,
+    ) -> Result<(), String> {
+        let complete = windows.last.as_ref();
+        let complete = complete.filter(|last| last.end.saturating_add(self.horizon_ms) >= now);
+        let Some(last) = complete else { return Err("no window of its key is complete".to_owned()) };
+        given.row(row.order, 1).push(last.start, last.end, &last.results);
+        Ok(())
+    }
+
+    fn finish(&self, keys: Vec<ArrayRef>, results: Results) -> Result<Vec<ArrayRef>> {
+        let mut columns = keys;
+        if self.span != Span::All {
+            let bounds = [results.starts, results.ends];
+            columns.extend(bounds.map(|times| Arc::new(TimestampMillisecondArray::from(times)) as ArrayRef));
+        }
+        for (function, results) in self.functions.iter().zip(results.columns) {
+            columns.push(column_of(function, results)?);
+        }
+        Ok(columns)
+    }
+
+    fn expired(&self, windows: &Windows, watermark: i64) -> bool {
+        let is_open = |window: &Window| window.given.is_none() || self.closes(window) > watermark;
+        let answers = |last: &Complete| last.end.saturating_add(self.horizon_ms) >= watermark;
+        !windows.open.iter().any(is_open) && !windows.last.as_ref().is_some_and(answers)
+    }
+}
+
+fn remember(last: &mut Option<Complete>, window: &Window, results: &[Option<f64>]) {
+    if last.as_ref().is_none_or(|last| last.end <= window.end) {
+        *last = Some(Complete { start: window.start, end: window.end, results: results.to_vec() });
+    }
+}
+
+impl Aggregate {
+    fn results(&self, accumulators: &[Accumulator]) -> Vec<Option<f64>> {
+        self.functions.iter().zip(accumulators).map(|(function, kept)| function.result(kept)).collect()
+    }
+
+    fn closes(&self, window: &Window) -> i64 {
+        window.end.saturating_add(self.corrections_ms)
+    }
+
+    /// Whether a window takes rows no more.
+    fn is_closed(&self, end: i64, (now, _): Order) -> bool {
+        end.saturating_add(self.corrections_ms) <= now
+    }
+
+    fn too_late(&self, end: i64, (now, _): Order) -> String {
+        let late = now - end - self.corrections_ms;
+        format!("its window was closed {late} ms before")
+    }
+
+    /// Drops windows that take rows no more.
+    fn forget(&self, windows: &mut Windows, now: i64) {
+        if self.span != Span::All {
+            windows.open.retain(|window| window.given.is_none() || self.closes(window) > now);
+        }
+    }
+
+    /// A row for the window of these bounds.
+    fn change(
+        &self,
+        view: &View<'_>,
+        row: Row,
+        windows: &mut Windows,
+        (start, end): (i64, i64),
+        given: &mut Given<Results>,
+    ) {
+        let place = match windows.open.iter().rposition(|window| window.start <= start) {
+            Some(place) if windows.open[place].start == start => place,
+            before => {
+                let place = before.map_or(0, |before| before + 1);
+                windows.open.insert(place, self.window(start, end, row));
+                place
+            }
+        };
+        let Windows { open, last } = windows;
+        let window = &mut open[place];
+        self.accumulate(view, row, window);
+        if self.span == Span::All || end <= row.order.0 {
+            self.correct(row.order, window, last, given);
+        }
+        if window.rows == 0 {
+            open.remove(place);
+        }
+    }
+
+    fn window(&self, start: i64, end: i64, row: Row) -> Window {
+        let accumulators = self.functions.iter().map(|function| function.start(self.removes)).collect();
+        Window { start, end, rows: 0, newest: row.order.1, accumulators, given: None }
+    }
+
+    #[inline]
+    fn accumulate(&self, view: &View<'_>, row: Row, window: &mut Window) {
+        window.rows += row.diff;
+        window.newest = row.order.1;
+        for (function, kept) in window.accumulators.iter_mut().enumerate() {
+            let value = view.values.get(function, row.index);
+            if row.diff > 0 { kept.add(value, row.order) } else { kept.remove(value) }
+        }
+    }
+
+    /// Takes back what was given of a window, and gives what it is now.
+    fn correct(&self, order: Order, window: &mut Window, last: &mut Option<Complete>, given: &mut Given<Results>) {
+        if let Some(old) = window.given.take() {
+            given.row(order, -1).push(window.start, window.end, &old);
+        }
+        if window.rows > 0 {
+            let results = self.results(&window.accumulators);
+            given.row(order, 1).push(window.start, window.end, &results);
+            remember(last, window, &results);
+            window.given = Some(results);
+        } else if last.as_ref().is_some_and(|last| (last.start, last.end) == (window.start, window.end)) {
+            *last = None;
+        }
+    }
+
+    /// A row that may join sessions, which the row makes one.
+    fn join(
+        &self,
+        view: &View<'_>,
+        row: Row,
+        windows: &mut Windows,
+        (start, end): (i64, i64),
+        given: &mut Given<Results>,
+    ) {
+        let Windows { open, last } = windows;
+        let first = open.partition_point(|window| window.end <= start);
+        let after = first + open[first..].partition_point(|window| window.start < end);
+        let mut joined = self.window(start, end, row);
+        for mut session in open.drain(first..after) {
+            if let Some(old) = session.given.take() {
+                given.row(row.order, -1).push(session.start, session.end, &old);
+            }
+            joined.start = joined.start.min(session.start);
+            joined.end = joined.end.max(session.end);
+            joined.rows += session.rows;
+            for (kept, more) in joined.accumulators.iter_mut().zip(&session.accumulators) {
+                kept.merge(more);
+            }
+        }
+        self.accumulate(view, row, &mut joined);
+        if joined.end <= row.order.0 {
+            self.correct(row.order, &mut joined, last, given);
+        }
+        open.insert(first, joined);
+    }
+}
