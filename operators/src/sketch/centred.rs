@@ -7,7 +7,10 @@ use super::Quantiles;
 /// So many values are kept as they are.
 const FEW: usize = 16;
 
-/// Quantiles whose error is 1 % of the distance from the values' middle, not from zero.
+/// How coarse the distances are: a hundredth, doubled twice. Near the middle there are buckets of all sizes, so finer ones would be many.
+const LEVELS: u8 = 2;
+
+/// Quantiles whose error is 4 % of the distance from the values' middle, not from zero.
 ///
 /// Air pressures differ by less than a hundredth: in a [`Quantiles`] they all fall into one bucket. So the first 16 values are kept, and
 /// give exact quantiles; their median then is the middle from which all distances are measured.
@@ -33,6 +36,7 @@ impl Centred {
             return;
         }
         self.centre = self.few[FEW / 2];
+        self.distances = Quantiles::coarse(LEVELS);
         for value in std::mem::take(&mut self.few).into_iter().chain([value]) {
             self.distances.add(distance(value, self.centre));
         }
@@ -111,17 +115,17 @@ mod tests {
             for q in [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0] {
                 let [found] = sketch.quantiles([q]).unwrap();
                 let expected = exact[(q * (count - 1) as f64) as usize];
-                assert!((found - expected).abs() < 0.1001, "seed {seed}, {q}: {found}, not {expected}");
+                assert!((found - expected).abs() < 0.4001, "seed {seed}, {q}: {found}, not {expected}");
                 let share = |bound: f64| exact.partition_point(|value| *value < bound) as f64 / count as f64;
                 let rank = sketch.rank(expected).unwrap();
-                assert!(share(expected - 0.21) <= rank && rank <= share(expected + 0.21), "seed {seed}: {rank}");
+                assert!(share(expected - 0.81) <= rank && rank <= share(expected + 0.81), "seed {seed}: {rank}");
             }
             let middle = exact[(count - 1) / 2];
             let mut distances: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
             distances.sort_by(f64::total_cmp);
             let (median, deviation) = sketch.median_and_deviation().unwrap();
             let expected = distances[(count - 1) / 2];
-            assert!((median - middle).abs() < 0.1 && (deviation - expected).abs() < 0.2, "seed {seed}: {deviation}");
+            assert!((median - middle).abs() < 0.4 && (deviation - expected).abs() < 0.8, "seed {seed}: {deviation}");
         }
     }
 

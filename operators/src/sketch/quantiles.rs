@@ -1,5 +1,7 @@
 //! Quantiles of numbers, each within 1 % of its value.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 /// How many buckets a factor of two has.
@@ -33,6 +35,11 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
+    /// An empty sketch whose buckets are joined `levels` times from the start: smaller, and each time twice the error.
+    pub fn coarse(levels: u8) -> Self {
+        Self { level: levels, ..Self::default() }
+    }
+
     /// Takes a number in.
     pub fn add(&mut self, value: f64) {
         if value.is_finite() {
@@ -183,7 +190,7 @@ impl Quantiles {
         }
         let last = bucket.abs() << self.level;
         let (low, high) = (edge(last + 1 - (1 << self.level)), edge(last + 1));
-        (low * (2.0 / (1.0 + low / high))).copysign(f64::from(bucket))
+        (low * (high / (0.5 * low + 0.5 * high))).copysign(f64::from(bucket))
     }
 }
 
@@ -204,13 +211,19 @@ fn bucket(value: f64) -> i32 {
 
 /// The lower edge of a positive bucket.
 fn edge(bucket: i32) -> f64 {
-    let place = f64::from(bucket - OFFSET) / PER_DOUBLING;
-    let exponent = place.floor();
-    if exponent > 1023.0 {
+    // Two doublings have a whole number of buckets, 75, so halves of a bucket's width are what repeats.
+    static PARTS: LazyLock<[f64; 75]> = LazyLock::new(|| {
+        std::array::from_fn(|half| {
+            let place = half as f64 / (2.0 * PER_DOUBLING);
+            3.0 - (4.0 - 3.0 * place).sqrt()
+        })
+    });
+    let halves = 2 * (bucket - OFFSET);
+    let exponent = halves.div_euclid(75);
+    if exponent > 1023 {
         return f64::MAX;
     }
-    let part = 2.0 - (4.0 - 3.0 * (place - exponent)).sqrt();
-    (1.0 + part) * f64::from_bits(((exponent as i64 + 1023) as u64) << 52)
+    PARTS[halves.rem_euclid(75) as usize] * f64::from_bits(((exponent + 1023) as u64) << 52)
 }
 
 /// The bucket in which a bucket is after `levels` halvings.
