@@ -1,8 +1,9 @@
-//! Operators: cleansing, training, the registry, inference, and the models' pure arithmetic.
+//! Operators: cleansing, training, the registry, inference, sketches, and the models' pure arithmetic.
 
 pub mod cleansing;
 pub mod expression;
 pub mod inference;
 pub mod models;
 pub mod registry;
+pub mod sketch;
 pub mod training;
