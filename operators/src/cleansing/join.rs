@@ -258,3 +258,6 @@ impl Join {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -190,3 +190,119 @@ impl View {
         self.deleted.as_ref().is_some_and(|deleted| deleted.is_valid(row) && deleted.value(row))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow::compute::concat_batches;
+    use millstream_engine::batch::Meta;
+    use serde_json::json;
+
+    use super::super::example_schema;
+    use super::super::harness::{Bench, Random, check, check_serve, problems, random_rows, show, standing};
+
+    #[test]
+    fn each_row_replaces_the_one_before() {
+        check(
+            &super::KIND,
+            &json!({"by": ["sensor"], "deleted": "not ok"}),
+            "t sensor count ok
+             1 a      1     true
+             2 b      2     null
+             3 a      1     true
+             4 a      3     true
+             5 a      4     false
+             6 a      4     false
+             7 a      5     true",
+            "t sensor count ok _diff
+             1 a      1     true 1
+             2 b      2     null 1
+             4 a      1     true -1
+             4 a      3     true 1
+             5 a      3     true -1
+             7 a      5     true 1",
+        );
+    }
+
+    #[test]
+    fn an_older_version_is_left_out() {
+        check(
+            &super::KIND,
+            &json!({"by": ["sensor"], "version": "count", "deleted": "not ok"}),
+            "t sensor count ok
+             1 a      2     true
+             2 a      1     true
+             3 a      3     false
+             4 a      2     true
+             5 a      4     true
+             6 a      null  true",
+            "t sensor count ok _diff
+             1 a      2     true 1
+             3 a      2     true -1
+             5 a      4     true 1
+             row 5: its version is missing",
+        );
+    }
+
+    #[test]
+    fn what_is_forgotten_stands() {
+        check(
+            &super::KIND,
+            &json!({"by": ["sensor"], "horizon_seconds": 5}),
+            "t  sensor count
+             1  a      1
+             6  a      2
+             12 a      3",
+            "t  sensor count _diff
+             1  a      1     1
+             6  a      1     -1
+             6  a      2     1
+             12 a      3     1",
+        );
+    }
+
+    #[test]
+    fn requests_pass() {
+        check_serve(&super::KIND, &json!({"by": ["sensor"]}), "t sensor\n1 a\n1 a", "t sensor _diff\n1 a 1\n1 a 1");
+    }
+
+    #[test]
+    fn what_stands_is_the_newest_row_of_each_key() {
+        for seed in 0..20 {
+            let mut random = Random::new(seed);
+            let rows = random_rows(&mut random, 200);
+            let mut bench = Bench::new(&super::KIND, &json!({"by": ["sensor", "room"], "deleted": "not ok"}));
+            let half = random.below(200);
+            let outputs = [bench.learn(&rows.slice(0, half)), bench.learn(&rows.slice(half, 200 - half))];
+            let output = concat_batches(&bench.step.schema, &outputs).unwrap();
+            let own: Vec<&str> = example_schema().fields()[millstream_engine::batch::META..]
+                .iter()
+                .map(|field| field.name().clone().leak() as &str)
+                .collect();
+            let lines: Vec<String> = show(&rows, &own).lines().skip(1).map(str::to_owned).collect();
+            let keys: Vec<String> = show(&rows, &["sensor", "room"]).lines().skip(1).map(str::to_owned).collect();
+            let times = Meta::of(&rows).time;
+            for now in [times[60], times[199]] {
+                let mut newest = BTreeMap::new();
+                for row in (0..200).filter(|row| times[*row] <= now) {
+                    newest.insert(&keys[row], &lines[row]);
+                }
+                let mut expected = BTreeMap::new();
+                for line in newest.into_values().filter(|line| !line.ends_with("false")) {
+                    *expected.entry(line.clone()).or_default() += 1;
+                }
+                assert_eq!(standing(&output, now), expected, "seed {seed}, at {now}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_problems_are_found() {
+        assert_eq!(
+            problems(&super::KIND, &json!({"by": ["x"], "deleted": "count", "version": "room"})),
+            "by.0 unknown-column; deleted wrong-type; version wrong-type"
+        );
+        assert_eq!(problems(&super::KIND, &json!({"by": []})), "by empty-list");
+    }
+}

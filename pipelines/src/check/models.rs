@@ -1,14 +1,14 @@
 //! Models and the requests that they answer.
 
 use millstream_connectors::sources::PlannedSource;
-use millstream_engine::batch::schema_of;
+use millstream_engine::batch::{is_changing, schema_of};
 use millstream_engine::catalogue::{StepInput, column};
 use millstream_operators::registry::PromotionRule;
 use serde_json::{Value, json};
 
 use super::doubt::Doubt;
 use super::sources::{Columns, Tried};
-use super::streams::{Graph, plan_node};
+use super::streams::{Graph, plan_node, takes_no_changes};
 use super::{Checker, Known, config, section_of};
 use crate::definition::{Entry, Node};
 use crate::fingerprint;
@@ -58,6 +58,10 @@ impl Checker<'_> {
         own.retain(|key, _| !matches!(key.as_str(), "input" | "promote"));
         let streams = graph.known.iter().map(|(name, known)| (name.clone(), known.schema.clone())).collect();
         match (self.catalogue.model.plan)(&config, &StepInput { schema: &input.schema, streams: &streams }) {
+            Ok(step) if !step.power.takes_changes() && is_changing(&input.schema) => {
+                self.own_problems(entry, &input.doubt, vec![takes_no_changes("a model").under("input")]);
+                None
+            }
             Ok(step) => {
                 // When versions are promoted does not change what is learned.
                 let own = fingerprint::of_keys("model", &entry.value, &["input", "promote"]);

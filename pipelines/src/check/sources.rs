@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use millstream_connectors::formats::Format;
 use millstream_connectors::sources::{Content, PlannedSource};
-use millstream_engine::batch::schema_of;
+use millstream_engine::batch::{as_event_time, schema_of};
 use serde_json::json;
 
 use super::doubt::Doubt;
@@ -32,6 +32,17 @@ pub(super) struct Columns {
 }
 
 impl Columns {
+    /// Steps are told which of them is the event time.
+    fn with_event_time(mut self, column: Option<usize>) -> Self {
+        let marked = |(at, field): (usize, &FieldRef)| match column {
+            Some(column) if column == at => Arc::new(as_event_time(field)),
+            _ => field.clone(),
+        };
+        let fields: Vec<FieldRef> = self.schema.fields().iter().enumerate().map(marked).collect();
+        self.schema = Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()));
+        self
+    }
+
     fn unknown() -> Self {
         Self { schema: Arc::new(Schema::empty()), doubt: Doubt::of_all() }
     }
@@ -56,6 +67,7 @@ impl Checker<'_> {
             let column = event_time.entry("column")?;
             self.timestamp(column, &columns)
         });
+        let columns = columns.with_event_time(event_time);
         if let Some((topic, partitions)) = planned.as_ref().and_then(|planned| planned.topic.as_ref()) {
             self.topic(topic, *partitions, node.entry("from").map_or(entry.key_span, Entry::mark));
         }

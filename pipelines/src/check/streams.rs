@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::Schema;
-use millstream_engine::batch::schema_of;
+use millstream_engine::batch::{is_changing, schema_of};
 use millstream_engine::catalogue::{Problem, StepInput};
 use millstream_engine::operator::Step;
 
@@ -189,6 +189,9 @@ impl Checker<'_> {
             };
             let input = StepInput { schema: &chain.known.schema, streams: &schemas };
             match (kind.plan)(&config(&configured, &self.secrets), &input) {
+                Ok(step) if !step.power.takes_changes() && changes(&step, &input) => {
+                    chain.fail(&configured, &others, vec![takes_no_changes(kind.name)]);
+                }
                 Ok(step) => {
                     let label = format!("{}/{index}/{}", entry.key, kind.name);
                     let own = fingerprint::of_step(kind.name, &configured.value, &step.others);
@@ -199,6 +202,18 @@ impl Checker<'_> {
         }
         chain
     }
+}
+
+/// Whether a stream that the step reads takes back rows.
+fn changes(step: &Step, input: &StepInput<'_>) -> bool {
+    let others = step.others.iter().filter_map(|other| input.streams.get(other));
+    std::iter::once(input.schema).chain(others).any(|schema| is_changing(schema))
+}
+
+/// The problem of something that reads a stream which takes back rows, and cannot take its word back.
+pub(super) fn takes_no_changes(who: &str) -> Problem {
+    let message = format!("`{who}` cannot take back what it has learned from a row, and this stream takes rows back");
+    Problem::new("", "takes-no-changes", message).help("put the step `as_stream` before it: that makes plain rows of changes")
 }
 
 /// The streams that a step seems to name.
