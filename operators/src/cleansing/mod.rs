@@ -10,7 +10,9 @@ use millstream_engine::batch;
 use millstream_engine::catalogue::StepKind;
 
 mod clip;
+mod coerce;
 mod columns;
+mod convert_units;
 mod deduplicate;
 mod derive;
 #[cfg(test)]
@@ -22,14 +24,18 @@ mod join_as_of;
 mod median;
 mod moments;
 mod one_hot;
+mod reading;
 mod rename;
 mod require;
 mod select;
 mod standardise;
+mod units;
 
 /// All cleansing steps.
 pub static KINDS: &[&StepKind] = &[
     &clip::KIND,
+    &coerce::KIND,
+    &convert_units::KIND,
     &deduplicate::KIND,
     &derive::KIND,
     &hash_category::KIND,
