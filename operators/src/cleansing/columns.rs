@@ -1,11 +1,16 @@
 //! Checks of the columns that a configuration names, and typed views of them.
 
-use arrow::array::{ArrayRef, AsArray, Float64Array};
+use std::collections::BTreeMap;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimeUnit};
 use millstream_engine::Result;
-use millstream_engine::batch::{DIFF, META};
+use millstream_engine::batch::{DIFF, META, filter, with_columns};
 use millstream_engine::catalogue::{Problem, Problems, column};
+use millstream_engine::operator::Rejects;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 /// The columns called `names`, for reading; what is wrong with them goes to `problems`.
 pub(super) fn readable(schema: &SchemaRef, problems: &mut Problems, path: &str, names: &[String]) -> Vec<usize> {
@@ -30,6 +35,25 @@ pub(super) fn changeable(schema: &SchemaRef, problems: &mut Problems, path: &str
         problems.take(not_reserved(&format!("{path}.{place}"), name));
     }
     readable(schema, problems, path, names)
+}
+
+/// Like [`changeable`], for a map from columns to what is to become of them.
+pub(super) fn changeable_each<'a, T>(
+    schema: &SchemaRef,
+    problems: &mut Problems,
+    columns: &'a BTreeMap<String, T>,
+) -> Vec<(usize, &'a T)> {
+    if columns.is_empty() {
+        problems.push(Problem::new("columns", "empty-list", "at least one column is needed here"));
+    }
+    let mut found = Vec::new();
+    for (name, what) in columns {
+        let path = format!("columns.{name}");
+        if problems.take(not_reserved(&path, name)).is_some() {
+            found.extend(problems.take(column(schema, &path, name)).map(|at| (at, what)));
+        }
+    }
+    found
 }
 
 /// Like [`changeable`], for columns of numbers.
@@ -102,5 +126,87 @@ pub(super) fn finite(column: &ArrayRef) -> Result<ArrayRef> {
     match column.data_type() {
         DataType::Float64 => Ok(std::sync::Arc::new(numbers(column)?)),
         _ => Ok(column.clone()),
+    }
+}
+
+/// Refuses a column that does not hold text.
+pub(super) fn is_text(schema: &SchemaRef, path: &str, at: usize) -> Result<(), Problem> {
+    let field = schema.field(at);
+    if field.data_type() == &DataType::Utf8 {
+        return Ok(());
+    }
+    let message = format!("column `{}` does not hold text, but {}", field.name(), field.data_type());
+    Err(Problem::new(path, "wrong-type", message).help("`coerce` can make text of it"))
+}
+
+/// Refuses a column that does not hold timestamps.
+pub(super) fn is_timestamp(schema: &SchemaRef, path: &str, at: usize) -> Result<(), Problem> {
+    let field = schema.field(at);
+    if matches!(field.data_type(), DataType::Timestamp(..)) {
+        return Ok(());
+    }
+    let message = format!("column `{}` does not hold timestamps, but {}", field.name(), field.data_type());
+    Err(Problem::new(path, "wrong-type", message).help("`coerce` can make timestamps of it"))
+}
+
+/// What becomes of a value that a step cannot take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(from = "Option<OtherwiseName>")]
+pub(super) enum Otherwise {
+    /// Its record becomes a dead letter.
+    #[default]
+    DeadLetter,
+    /// It becomes null.
+    Null,
+}
+
+/// As it is written: a bare `null` is no text in YAML.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum OtherwiseName {
+    /// The record becomes a dead letter; a request gets an error answer that says why.
+    DeadLetter,
+    /// The value becomes null, and the record goes on.
+    Null,
+}
+
+impl From<Option<OtherwiseName>> for Otherwise {
+    fn from(name: Option<OtherwiseName>) -> Self {
+        match name {
+            Some(OtherwiseName::DeadLetter) => Self::DeadLetter,
+            Some(OtherwiseName::Null) | None => Self::Null,
+        }
+    }
+}
+
+impl Otherwise {
+    /// Rejects `row`, where that was asked for.
+    pub(super) fn refuse(self, rejects: &mut Rejects, row: usize, reason: impl FnOnce() -> String) {
+        if self == Self::DeadLetter {
+            rejects.push(row, reason());
+        }
+    }
+}
+
+/// `rows` with `columns` set, without the rows that were rejected.
+pub(super) fn repaired(
+    schema: &SchemaRef,
+    rows: &RecordBatch,
+    columns: Vec<(&str, ArrayRef)>,
+    rejects: &Rejects,
+) -> Result<RecordBatch> {
+    let output = with_columns(schema, rows, columns)?;
+    if rejects.is_empty() { Ok(output) } else { filter(&output, &rejects.keep(rows.num_rows())) }
+}
+
+/// The most characters of a value that a reason repeats.
+const SHOWN_MAX: usize = 40;
+
+/// A value as reasons show it.
+pub(super) fn shown(value: impl std::fmt::Display) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("`{}…`", &text[..end]),
+        None => format!("`{text}`"),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A table has a line of column names and a line per row. `t` is the event time in seconds, which comes first;
 //! `at` and other timestamps are in seconds, too. Columns of the schema that are not named hold null.
+//! Within a text, `␣` stands for a blank; `∅` is the empty text.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -207,7 +208,9 @@ fn seconds(cell: &str) -> i64 {
 
 fn column<'a>(kind: &DataType, cells: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     match kind {
-        DataType::Utf8 => Arc::new(cells.collect::<StringArray>()),
+        DataType::Utf8 => {
+            Arc::new(cells.map(|cell| cell.map(|c| c.replace('∅', "").replace('␣', " "))).collect::<StringArray>())
+        }
         DataType::Float64 => Arc::new(cells.map(|cell| cell.map(|c| c.parse().unwrap())).collect::<Float64Array>()),
         DataType::Int64 => Arc::new(cells.map(|cell| cell.map(|c| c.parse().unwrap())).collect::<Int64Array>()),
         DataType::Boolean => Arc::new(cells.map(|cell| cell.map(|c| c == "true")).collect::<BooleanArray>()),
@@ -247,6 +250,8 @@ pub(crate) fn show(rows: &RecordBatch, columns: &[&str]) -> String {
                 (column.as_primitive::<TimestampMillisecondType>().value(row) as f64 / 1000.0).to_string()
             }
             DataType::Float64 => column.as_primitive::<arrow::datatypes::Float64Type>().value(row).to_string(),
+            DataType::Utf8 if column.as_string::<i32>().value(row).is_empty() => "∅".to_owned(),
+            DataType::Utf8 => column.as_string::<i32>().value(row).replace(' ', "␣"),
             _ => array_value_to_string(column, row).unwrap(),
         }
     };

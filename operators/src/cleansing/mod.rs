@@ -12,7 +12,9 @@ use millstream_engine::catalogue::StepKind;
 mod aggregate;
 mod as_stream;
 mod clip;
+mod coerce;
 mod columns;
+mod convert_units;
 mod deduplicate;
 mod derive;
 mod exact;
@@ -29,17 +31,21 @@ mod median;
 mod moments;
 mod one_hot;
 mod other_stream;
+mod reading;
 mod rename;
 mod require;
 mod row_format;
 mod select;
 mod standardise;
+mod units;
 
 /// All cleansing steps.
 pub static KINDS: &[&StepKind] = &[
     &aggregate::KIND,
     &as_stream::KIND,
     &clip::KIND,
+    &coerce::KIND,
+    &convert_units::KIND,
     &deduplicate::KIND,
     &derive::KIND,
     &hash_category::KIND,
