@@ -446,8 +446,9 @@ fn given(site: &Site, summary: &Summary) -> Given {
         let records = site.records(&topic(site, name)).into_iter();
         records.map(|record| (record.partition, record.key, record.value)).collect()
     });
-    let rows = site.records(&topic(site, "rows")).into_iter();
-    let mut rows: Vec<Vec<u8>> = rows.map(|record| record.value).collect();
+    let records = |sink: &str| site.records(&topic(site, sink));
+    let mut rows: Vec<Vec<u8>> =
+        small::SINKS.iter().flat_map(|sink| records(sink)).map(|record| record.value).collect();
     rows.sort();
     // Where transactions leave marks, offsets differ.
     let mut dead_letters: Vec<_> =

@@ -7,6 +7,9 @@ use millstream_connectors::broker::Message;
 
 use crate::{NOW_MS, message};
 
+/// The topics of its sinks, by their names.
+pub const SINKS: [&str; 4] = ["rows", "rooms", "visits", "exposed"];
+
 /// The definition. `topics` goes before the names of its topics and its own, for brokers that others use, too.
 pub fn definition(broker: &str, topics: &str) -> String {
     DEFINITION.replace("BROKER", broker).replace("TOPICS-", topics)
@@ -27,7 +30,7 @@ sources:
     from: {topic: {name: TOPICS-readings, partitions: 2}}
     format: {json: {unknown: reject}}
     columns: {at: timestamp, sensor: text, room: text, temperature: float, humidity: float, count: int, hot: bool}
-    event_time: {column: at, lateness_seconds: 5}
+    event_time: {column: at, lateness_seconds: 5, corrections_seconds: 5}
     idle_seconds: 1000000
 streams:
   outside:
@@ -35,6 +38,31 @@ streams:
     steps:
       - require: {that: "room is not null"}
       - impute: {columns: [wind, sky], with: last, by: [room]}
+  rooms:
+    input: readings
+    steps:
+      - aggregate:
+          by: [room]
+          window: {tumbling_seconds: 10}
+          corrections_seconds: 5
+          columns: {room_mean: mean(temperature), room_p90: "quantile(temperature, 0.9)", readings: count(), sensors: distinct(sensor)}
+  visits:
+    input: readings
+    steps:
+      - aggregate: {by: [sensor, room], window: {session_gap_seconds: 3}, corrections_seconds: 5, columns: {readings: count()}}
+  standing:
+    input: outside
+    steps:
+      - latest: {by: [room], deleted: "wind > 45"}
+  exposed:
+    input: readings
+    steps:
+      - join: {with: standing, by: [room], within_seconds: 20, kind: left, columns: [wind]}
+      - aggregate: {by: [room], columns: {windiest: max(wind), known: count(wind)}}
+  room_results:
+    input: rooms
+    steps:
+      - as_stream: {}
   known:
     input: readings
     steps:
@@ -47,7 +75,8 @@ streams:
       - impute: {columns: [temperature], with: mean, by: [sensor]}
       - impute: {columns: [humidity], with: median, by: [room]}
       - impute: {columns: [wind], with: last, by: [sensor]}
-      - impute: {columns: [temperature, humidity, wind, warmth], with: {constant: 0}}
+      - join_as_of: {with: room_results, by: [room], within_seconds: 40, columns: [room_mean]}
+      - impute: {columns: [temperature, humidity, wind, warmth, room_mean], with: {constant: 0}}
       - clip: {columns: [wind], min: 0, max: 50}
       - standardise: {columns: [temperature, humidity, wind]}
       - standardise: {columns: [warmth], by: [room]}
@@ -57,7 +86,7 @@ models:
   hot:
     input: known
     label: hot
-    features: [temperature, humidity, wind, warmth, second, sensor, sky, room=attic, room=hall, room=cellar, room=other]
+    features: [temperature, humidity, wind, warmth, room_mean, second, sensor, sky, room=attic, room=hall, room=cellar, room=other]
     learner: {logistic_regression: {update: ftrl}}
     promote: {every_examples: 50}
   next_count:
@@ -74,6 +103,9 @@ requests:
     answers: {topic: TOPICS-answers, partitions: 2}
 sinks:
   rows: {from: known, to: {topic: {name: TOPICS-rows}}}
+  rooms: {from: rooms, to: {topic: {name: TOPICS-rooms}}}
+  visits: {from: visits, to: {topic: {name: TOPICS-visits}}}
+  exposed: {from: exposed, to: {topic: {name: TOPICS-exposed}}}
 "#;
 
 /// The definition with what fills its topics from [`files`] while the pipeline runs.

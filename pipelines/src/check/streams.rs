@@ -213,7 +213,8 @@ fn changes(step: &Step, input: &StepInput<'_>) -> bool {
 /// The problem of something that reads a stream which takes back rows, and cannot take its word back.
 pub(super) fn takes_no_changes(who: &str) -> Problem {
     let message = format!("`{who}` cannot take back what it has learned from a row, and this stream takes rows back");
-    Problem::new("", "takes-no-changes", message).help("put the step `as_stream` before it: that makes plain rows of changes")
+    Problem::new("", "takes-no-changes", message)
+        .help("put the step `as_stream` before it: that makes plain rows of changes")
 }
 
 /// The streams that a step seems to name.

@@ -111,7 +111,9 @@ fn kept(rows: &[Side], now: i64) -> Vec<(i64, &Side)> {
     for row in rows.iter().filter(|row| row.known <= now) {
         if row.diff > 0 {
             kept.push((row.known, row));
-        } else if let Some(place) = kept.iter().rposition(|(_, other)| (&other.own, &other.room) == (&row.own, &row.room)) {
+        } else if let Some(place) =
+            kept.iter().rposition(|(_, other)| (&other.own, &other.room) == (&row.own, &row.room))
+        {
             kept.remove(place);
         }
     }
@@ -148,7 +150,8 @@ fn learn(random: &mut Random, bench: &mut Bench, ports: &[RecordBatch; 2]) -> Re
         let parts: Vec<RecordBatch> = (0..2)
             .map(|port| {
                 let meta = Meta::of(&ports[port]);
-                let end = (from[port]..meta.time.len()).find(|row| meta.order(*row) >= place).unwrap_or(meta.time.len());
+                let end =
+                    (from[port]..meta.time.len()).find(|row| meta.order(*row) >= place).unwrap_or(meta.time.len());
                 let part = ports[port].slice(from[port], end - from[port]);
                 from[port] = end;
                 part
@@ -162,8 +165,7 @@ fn learn(random: &mut Random, bench: &mut Bench, ports: &[RecordBatch; 2]) -> Re
 #[test]
 fn what_stands_is_what_a_recomputation_gives() {
     let weather = example_streams()["weather"].clone();
-    let own: Vec<String> =
-        example_schema().fields()[META..].iter().map(|field| field.name().clone()).collect();
+    let own: Vec<String> = example_schema().fields()[META..].iter().map(|field| field.name().clone()).collect();
     let own: Vec<&str> = own.iter().map(String::as_str).collect();
     for seed in 0..24 {
         for (kind, changes) in [("inner", false), ("left", false), ("inner", true), ("left", true)] {
@@ -192,7 +194,10 @@ fn what_stands_is_what_a_recomputation_gives() {
 #[test]
 fn all_problems_are_found() {
     assert_eq!(
-        problems(&KIND, &json!({"with": "weather", "by": {"count": "room"}, "within_seconds": 0, "columns": ["room", "wnd"]})),
+        problems(
+            &KIND,
+            &json!({"with": "weather", "by": {"count": "room"}, "within_seconds": 0, "columns": ["room", "wnd"]})
+        ),
         "by wrong-type; columns.1 unknown-column; columns duplicate-name; within_seconds bad-value"
     );
     assert_eq!(problems(&KIND, &json!({"with": "wether", "by": ["room"], "within_seconds": 1})), "with unknown-stream");
