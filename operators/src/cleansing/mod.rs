@@ -34,6 +34,7 @@ mod other_stream;
 mod reading;
 mod rename;
 mod require;
+mod rolling;
 mod row_format;
 mod select;
 mod standardise;
@@ -56,6 +57,7 @@ pub static KINDS: &[&StepKind] = &[
     &one_hot::KIND,
     &rename::KIND,
     &require::KIND,
+    &rolling::KIND,
     &select::KIND,
     &standardise::KIND,
 ];
@@ -111,6 +113,7 @@ mod tests {
             (&aggregate::KIND, json!({"by": ["room"], "columns": every_function()})),
             (&aggregate::KIND, json!({"window": {"tumbling_seconds": 5}, "columns": {"n": "count()"}})),
             (&join::KIND, json!({"with": "weather", "by": ["room"], "within_seconds": 3, "kind": "left"})),
+            (&rolling::KIND, json!({"by": ["sensor"], "rows": 5, "columns": every_function()})),
             (&latest::KIND, json!({"by": ["sensor"], "version": "count", "horizon_seconds": 9, "deleted": "not ok"})),
             (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "mean", "by": ["sensor", "room"]})),
             (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "median"})),
