@@ -24,9 +24,11 @@ pub(crate) mod harness;
 mod hash_category;
 mod history;
 mod impute;
+mod interpolate;
 mod join;
 mod join_as_of;
 mod latest;
+mod mark_gaps;
 mod median;
 mod moments;
 mod one_hot;
@@ -34,6 +36,7 @@ mod other_stream;
 mod reading;
 mod rename;
 mod require;
+mod resample;
 mod rolling;
 mod row_format;
 mod select;
@@ -51,12 +54,15 @@ pub static KINDS: &[&StepKind] = &[
     &derive::KIND,
     &hash_category::KIND,
     &impute::KIND,
+    &interpolate::KIND,
     &join::KIND,
     &join_as_of::KIND,
     &latest::KIND,
+    &mark_gaps::KIND,
     &one_hot::KIND,
     &rename::KIND,
     &require::KIND,
+    &resample::KIND,
     &rolling::KIND,
     &select::KIND,
     &standardise::KIND,
@@ -263,7 +269,7 @@ mod tests {
 
     /// Whether the learn lane's rows are not those that came in. These steps have tests of their own for the serve lane.
     fn gives_its_own_rows(kind: &StepKind) -> bool {
-        ["aggregate", "deduplicate", "join", "latest"].contains(&kind.name)
+        ["aggregate", "deduplicate", "interpolate", "join", "latest", "resample"].contains(&kind.name)
     }
 
     #[test]

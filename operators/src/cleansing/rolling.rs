@@ -118,7 +118,8 @@ impl Keyed for Rolling {
             });
         }
         let named = self.functions.iter().zip(results);
-        let columns = named.map(|(function, results)| Ok((function.field.name().as_str(), column_of(function, results)?)));
+        let columns =
+            named.map(|(function, results)| Ok((function.field.name().as_str(), column_of(function, results)?)));
         Ok(Some(with_columns(&self.schema, rows, columns.collect::<Result<_>>()?)?))
     }
 
@@ -216,14 +217,16 @@ mod tests {
             let times = Meta::of(&rows).time;
             let mut told = 0;
             for row in 0..rows.num_rows() {
-                let recent = (0..row).rev().filter(|&r| rooms[r] == rooms[row] && times[row] - times[r] <= 9000).take(7);
+                let recent =
+                    (0..row).rev().filter(|&r| rooms[r] == rooms[row] && times[row] - times[r] <= 9000).take(7);
                 let values: Vec<f64> = recent.filter(|&r| given.is_valid(r)).map(|r| given.value(r)).collect();
                 let count = values.len() as f64;
                 let mean = values.iter().sum::<f64>() / count;
                 let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
                 let near = |name: &str, expected: f64, is_there: bool| {
                     let found = numbers(name);
-                    let agrees = found.is_valid(row) == is_there && (!is_there || (found.value(row) - expected).abs() < 1e-9);
+                    let agrees =
+                        found.is_valid(row) == is_there && (!is_there || (found.value(row) - expected).abs() < 1e-9);
                     assert!(agrees, "seed {seed}, row {row}: {name} is {}, not {expected}", found.value(row));
                 };
                 near("mean", mean, !values.is_empty());
