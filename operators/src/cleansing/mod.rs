@@ -1,4 +1,4 @@
-//! Cleansing steps. One file each; what several share is in `columns`, `moments`, `median` and `history`.
+//! Cleansing steps. One file each; what several share is in `columns`, `running`, `moments`, `median` and `history`.
 //!
 //! Everywhere, a number that is not finite (NaN, infinite) counts as missing: it never enters a state, and a step that
 //! computes with it gives null in its place.
@@ -13,6 +13,8 @@ mod clip;
 mod columns;
 mod deduplicate;
 mod derive;
+mod flag_drift;
+mod flag_stuck;
 #[cfg(test)]
 pub(crate) mod harness;
 mod hash_category;
@@ -24,22 +26,31 @@ mod moments;
 mod one_hot;
 mod rename;
 mod require;
+mod running;
+mod scale;
 mod select;
 mod standardise;
+mod target_mean;
+mod winsorise;
 
 /// All cleansing steps.
 pub static KINDS: &[&StepKind] = &[
     &clip::KIND,
     &deduplicate::KIND,
     &derive::KIND,
+    &flag_drift::KIND,
+    &flag_stuck::KIND,
     &hash_category::KIND,
     &impute::KIND,
     &join_as_of::KIND,
     &one_hot::KIND,
     &rename::KIND,
     &require::KIND,
+    &scale::KIND,
     &select::KIND,
     &standardise::KIND,
+    &target_mean::KIND,
+    &winsorise::KIND,
 ];
 
 /// The stream that the steps' examples stand in: readings of sensors in rooms.
@@ -79,7 +90,7 @@ mod tests {
     /// Configurations for the properties below: each kind's example, and what else leads to other code.
     fn configurations() -> Vec<(&'static StepKind, Value)> {
         let examples = KINDS.iter().map(|kind| (*kind, yaml(kind.example)));
-        let also: [(&StepKind, Value); 8] = [
+        let also: [(&StepKind, Value); 13] = [
             (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "mean", "by": ["sensor", "room"]})),
             (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "median"})),
             (&impute::KIND, json!({"columns": ["sensor", "ok", "at"], "with": "last"})),
@@ -90,6 +101,14 @@ mod tests {
                 &join_as_of::KIND,
                 json!({"with": "weather", "by": ["room"], "at": "at", "within_seconds": 3, "horizon_seconds": 4}),
             ),
+            (
+                &flag_drift::KIND,
+                json!({"columns": ["count", "humidity"], "reference": 4, "threshold": 2, "by": ["ok"]}),
+            ),
+            (&flag_stuck::KIND, json!({"columns": ["count"], "readings": 2, "tolerance": 5, "then": "missing"})),
+            (&scale::KIND, json!({"columns": ["temperature", "count"], "method": "min_max"})),
+            (&scale::KIND, json!({"columns": ["temperature"], "method": "quantile", "warm_up": 0})),
+            (&target_mean::KIND, json!({"target": "count", "by": ["sensor", "ok"], "prior": "temperature"})),
             (&require::KIND, json!({"that": "100 / count > 9 and temperature < 50", "otherwise": "drop"})),
         ];
         examples.chain(also).collect()
