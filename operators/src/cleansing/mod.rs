@@ -24,6 +24,7 @@ mod join_as_of;
 mod median;
 mod moments;
 mod one_hot;
+mod outliers;
 mod rename;
 mod require;
 mod running;
@@ -44,6 +45,7 @@ pub static KINDS: &[&StepKind] = &[
     &impute::KIND,
     &join_as_of::KIND,
     &one_hot::KIND,
+    &outliers::KIND,
     &rename::KIND,
     &require::KIND,
     &scale::KIND,
@@ -90,7 +92,7 @@ mod tests {
     /// Configurations for the properties below: each kind's example, and what else leads to other code.
     fn configurations() -> Vec<(&'static StepKind, Value)> {
         let examples = KINDS.iter().map(|kind| (*kind, yaml(kind.example)));
-        let also: [(&StepKind, Value); 13] = [
+        let also: [(&StepKind, Value); 16] = [
             (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "mean", "by": ["sensor", "room"]})),
             (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "median"})),
             (&impute::KIND, json!({"columns": ["sensor", "ok", "at"], "with": "last"})),
@@ -106,6 +108,18 @@ mod tests {
                 json!({"columns": ["count", "humidity"], "reference": 4, "threshold": 2, "by": ["ok"]}),
             ),
             (&flag_stuck::KIND, json!({"columns": ["count"], "readings": 2, "tolerance": 5, "then": "missing"})),
+            (
+                &outliers::KIND,
+                json!({"columns": ["count"], "method": {"z_score": {"limit": 1}}, "then": "drop", "relearn_after": 2}),
+            ),
+            (
+                &outliers::KIND,
+                json!({"columns": ["count"], "method": {"hampel": {"window": 5, "limit": 2}}, "then": "dead_letter"}),
+            ),
+            (
+                &outliers::KIND,
+                json!({"columns": ["temperature"], "method": {"range": {"min": 0, "max": 50}}, "then": "flag"}),
+            ),
             (&scale::KIND, json!({"columns": ["temperature", "count"], "method": "min_max"})),
             (&scale::KIND, json!({"columns": ["temperature"], "method": "quantile", "warm_up": 0})),
             (&target_mean::KIND, json!({"target": "count", "by": ["sensor", "ok"], "prior": "temperature"})),
