@@ -1,7 +1,6 @@
 //! `outliers`: numbers that lie far from the others.
 
 use arrow::array::{Array, Float64Array, RecordBatch};
-
 use millstream_engine::Result;
 use millstream_engine::batch::Lane;
 use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
@@ -12,10 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::judged::{Action, Judged, Then};
-use self::spread::{Spread, Window};
+use self::spread::{Medians, Spread, Window};
 use super::moments::Moments;
 use super::running::numbers_by;
-use crate::sketch::Centred;
 
 mod judged;
 mod spread;
@@ -26,12 +24,12 @@ pub(super) static KIND: StepKind = Kind {
     name: "outliers",
     about: "Finds numbers that lie far from those before, and removes, bounds or marks them.\n\n\
             Each column and key is judged by itself, a row by the rows before it. Nothing is an outlier during the warm-up, nor while the \
-            spread is 0 (with the median absolute deviation: while more than half of the values are the same). \
+            spread is 0 (with the median absolute deviation: while half of the values are the same). \
             Missing values are no outliers.\n\n\
             After `relearn_after` outliers in a row (missing values aside), the level has shifted: what was known is forgotten, and warming up begins \
             with the last of them. So a shift never locks a column out for ever.\n\n\
-            Median and median absolute deviation are exact for 16 values, and then known to 4 % of the distance from their middle; \
-            those of `hampel` are exact. The deviation is multiplied by 1.4826, which makes it the standard deviation of normal values. \
+            Median and median absolute deviation are exact for 16 values, and then known to 4 % of the distance from the middle of those; \
+            from 64 values on they are renewed when there are a 64th more. Those of `hampel` are exact. The deviation is multiplied by 1.4826, which makes it the standard deviation of normal values. \
             See F. R. Hampel, *The influence curve and its role in robust estimation*, Journal of the American Statistical Association 69, 1974.",
     schema: schema_of::<Config>,
     example: "columns: [temperature, humidity]\nmethod: {mad: {limit: 3.5}}\nthen: clip\nby: [sensor]\n",
@@ -116,7 +114,7 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
             Power::transform(Range { min, max, action })
         }
         Method::ZScore { limit } => Power::keyed(config.running::<Moments>(limit, WARM_UP, by, action)),
-        Method::Mad { limit } => Power::keyed(config.running::<Centred>(limit, WARM_UP, by, action)),
+        Method::Mad { limit } => Power::keyed(config.running::<Medians>(limit, WARM_UP, by, action)),
         Method::Hampel { window, limit } => {
             let warm_up = WARM_UP.min(u64::from(window));
             Power::keyed(Running { window: window as usize, ..config.running::<Window>(limit, warm_up, by, action) })

@@ -14,7 +14,7 @@ pub(super) static KIND: StepKind = Kind {
     about: "Numbers become their place among the numbers before them, which is bounded.\n\n\
             A row is measured against the rows before it, and then counts itself. During the warm-up the result is the middle: \
             0.5, or 0 with `robust`. Null and numbers that are not finite give null and count for nothing. \
-            Quantiles are exact for 16 values, and then known to 4 % of the distance from their middle. \
+            Quantiles are exact for 16 values, and then known to 4 % of the distance from the middle of those. \
             For standard deviations from the mean there is `standardise`.",
     schema: schema_of::<Config>,
     example: "columns: [temperature, count]\nmethod: robust\nby: [sensor]\n",

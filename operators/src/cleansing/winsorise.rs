@@ -14,7 +14,7 @@ pub(super) static KIND: StepKind = Kind {
     about: "Numbers beyond a low and a high quantile of the numbers before become that quantile.\n\n\
             The row then counts itself, as it was. The result is a float; during the warm-up it is the number itself. \
             Null and numbers that are not finite give null and count for nothing. \
-            Quantiles are exact for 16 values, and then known to 4 % of the distance from their middle. \
+            Quantiles are exact for 16 values, and then known to 4 % of the distance from the middle of those. \
             For fixed bounds there is `clip`.",
     schema: schema_of::<Config>,
     example: "columns: [temperature, humidity]\nlow: 0.05\nhigh: 0.95\nby: [sensor]\n",

@@ -43,20 +43,36 @@ impl Spread for Moments {
     }
 }
 
-impl Spread for Centred {
+/// Median and median absolute deviation of all values.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Medians {
+    values: Centred,
+    median: f64,
+    deviation: f64,
+    /// At how many values the two are next computed.
+    due: u64,
+}
+
+impl Spread for Medians {
     const LEARNS: Learns = Learns::All;
 
     fn count(&self) -> u64 {
-        self.count()
+        self.values.count()
     }
 
     fn bounds(&self, limit: f64) -> Option<(f64, f64)> {
-        let (median, deviation) = self.median_and_deviation()?;
-        around(median, NORMAL * deviation, limit)
+        around(self.median, NORMAL * self.deviation, limit)
     }
 
     fn learn(&mut self, value: f64, _: usize) {
-        self.add(value);
+        self.values.add(value);
+        let count = self.values.count();
+        if count >= self.due
+            && let Some((median, deviation)) = self.values.median_and_deviation()
+        {
+            // Computing them takes microseconds, and of many values one more changes little.
+            *self = Self { median, deviation, due: count + 1 + count / 64, values: std::mem::take(&mut self.values) };
+        }
     }
 }
 
