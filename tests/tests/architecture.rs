@@ -15,11 +15,12 @@ const CRATES: [(&str, &[&str]); 6] = [
 ];
 
 /// Which of its sister modules a module may use.
-const MODULES: [(&str, &str, &[&str]); 11] = [
+const MODULES: [(&str, &str, &[&str]); 12] = [
     ("operators", "models", &[]),
     ("operators", "expression", &[]),
+    ("operators", "sketch", &[]),
     ("operators", "registry", &["models"]),
-    ("operators", "cleansing", &["models", "registry", "expression"]),
+    ("operators", "cleansing", &["models", "registry", "expression", "sketch"]),
     ("operators", "inference", &["models", "registry"]),
     // Training reads features by the code that answers requests, so that the two cannot differ.
     ("operators", "training", &["models", "registry", "inference"]),

@@ -1,4 +1,4 @@
-//! Cleansing steps. One file each; what several share is in `columns`, `moments`, `median` and `history`.
+//! Cleansing steps. One file each; what several share is in `columns`, `running`, `moments`, `median` and `history`.
 //!
 //! Everywhere, a number that is not finite (NaN, infinite) counts as missing: it never enters a state, and a step that
 //! computes with it gives null in its place.
@@ -18,6 +18,8 @@ mod convert_units;
 mod deduplicate;
 mod derive;
 mod exact;
+mod flag_drift;
+mod flag_stuck;
 mod functions;
 #[cfg(test)]
 pub(crate) mod harness;
@@ -33,15 +35,20 @@ mod median;
 mod moments;
 mod one_hot;
 mod other_stream;
+mod outliers;
 mod reading;
 mod rename;
 mod require;
 mod resample;
 mod rolling;
 mod row_format;
+mod running;
+mod scale;
 mod select;
 mod standardise;
+mod target_mean;
 mod units;
+mod winsorise;
 
 /// All cleansing steps.
 pub static KINDS: &[&StepKind] = &[
@@ -52,6 +59,8 @@ pub static KINDS: &[&StepKind] = &[
     &convert_units::KIND,
     &deduplicate::KIND,
     &derive::KIND,
+    &flag_drift::KIND,
+    &flag_stuck::KIND,
     &hash_category::KIND,
     &impute::KIND,
     &interpolate::KIND,
@@ -60,12 +69,16 @@ pub static KINDS: &[&StepKind] = &[
     &latest::KIND,
     &mark_gaps::KIND,
     &one_hot::KIND,
+    &outliers::KIND,
     &rename::KIND,
     &require::KIND,
     &resample::KIND,
     &rolling::KIND,
+    &scale::KIND,
     &select::KIND,
     &standardise::KIND,
+    &target_mean::KIND,
+    &winsorise::KIND,
 ];
 
 /// The stream that the steps' examples stand in: readings of sensors in rooms.
@@ -131,6 +144,26 @@ mod tests {
                 &join_as_of::KIND,
                 json!({"with": "weather", "by": ["room"], "at": "at", "within_seconds": 3, "horizon_seconds": 4}),
             ),
+            (
+                &flag_drift::KIND,
+                json!({"columns": ["count", "humidity"], "reference": 4, "threshold": 2, "by": ["ok"]}),
+            ),
+            (&flag_stuck::KIND, json!({"columns": ["count"], "readings": 2, "tolerance": 5, "then": "missing"})),
+            (
+                &outliers::KIND,
+                json!({"columns": ["count"], "method": {"z_score": {"limit": 1}}, "then": "drop", "relearn_after": 2}),
+            ),
+            (
+                &outliers::KIND,
+                json!({"columns": ["count"], "method": {"hampel": {"window": 5, "limit": 2}}, "then": "dead_letter"}),
+            ),
+            (
+                &outliers::KIND,
+                json!({"columns": ["temperature"], "method": {"range": {"min": 0, "max": 50}}, "then": "flag"}),
+            ),
+            (&scale::KIND, json!({"columns": ["temperature", "count"], "method": "min_max"})),
+            (&scale::KIND, json!({"columns": ["temperature"], "method": "quantile", "warm_up": 0})),
+            (&target_mean::KIND, json!({"target": "count", "by": ["sensor", "ok"], "prior": "temperature"})),
             (&require::KIND, json!({"that": "100 / count > 9 and temperature < 50", "otherwise": "drop"})),
         ];
         examples.chain(also).collect()
@@ -244,31 +277,37 @@ mod tests {
     }
 
     #[test]
-    fn requests_get_the_same_columns_and_change_nothing() {
+    fn a_request_gets_the_columns_that_a_record_would_and_changes_nothing() {
         for (seed, (kind, config)) in (0..).zip(configurations()) {
-            let rows = Rows::random(&mut Random::new(seed));
+            let Rows { left, right } = Rows::random(&mut Random::new(seed));
             let mut bench = Bench::new(kind, &config);
-            for epoch in rows.cut(&[20_000, 50_000, 90_000, 120_000].map(|time| (time, 0))) {
-                let left = &epoch.ports[0];
-                if bench.step.others.len() == 1 && !gives_its_own_rows(kind) {
-                    bench.run(Lane::Learn, 1, &epoch.ports[1]);
+            let mut fed = 0;
+            for row in 0..left.num_rows() {
+                let one = left.slice(row, 1);
+                let order = Meta::of(&one).order(0);
+                let before = (0..right.num_rows()).take_while(|&row| Meta::of(&right).order(row) < order).count();
+                if bench.step.others.len() == 1 && before > fed {
+                    bench.run(Lane::Learn, 1, &right.slice(fed, before - fed));
+                    fed = before;
                 }
-                // A request sees the state of before the epoch: as the epoch's first row does.
-                let before = snapshot(&mut bench);
-                let served = bench.run(Lane::Serve, 0, left);
-                assert_eq!(snapshot(&mut bench), before, "{} {config}", kind.name);
-                if gives_its_own_rows(kind) {
-                    learn(&mut bench, &epoch);
-                } else {
-                    let (served, learned) = (served.expect("requests get rows"), bench.learn(left));
-                    assert_eq!(served.slice(0, 1), learned.slice(0, 1), "{} {config}, seed {seed}", kind.name);
+                let state = (row % 8 == 0).then(|| snapshot(&mut bench));
+                let served = bench.run(Lane::Serve, 0, &one);
+                let refused = std::mem::take(&mut bench.rejects);
+                if let Some(state) = state {
+                    assert_eq!(snapshot(&mut bench), state, "{} {config}, row {row}", kind.name);
+                }
+                let learned = bench.learn(&one);
+                if !treats_requests_otherwise(kind) {
+                    let served = served.expect("requests get rows");
+                    assert_eq!(served, learned, "{} {config}, seed {seed}, row {row}", kind.name);
+                    assert_eq!(refused, bench.rejects, "{} {config}, seed {seed}, row {row}", kind.name);
                 }
             }
         }
     }
 
-    /// Whether the learn lane's rows are not those that came in. These steps have tests of their own for the serve lane.
-    fn gives_its_own_rows(kind: &StepKind) -> bool {
+    /// Steps that give other rows than came in, or let requests pass; they have tests of their own for the serve lane.
+    fn treats_requests_otherwise(kind: &StepKind) -> bool {
         ["aggregate", "deduplicate", "interpolate", "join", "latest", "resample"].contains(&kind.name)
     }
 
