@@ -21,6 +21,8 @@ mod hash_category;
 mod history;
 mod impute;
 mod join_as_of;
+mod local_time;
+mod localise;
 mod median;
 mod moments;
 mod one_hot;
@@ -41,6 +43,7 @@ pub static KINDS: &[&StepKind] = &[
     &hash_category::KIND,
     &impute::KIND,
     &join_as_of::KIND,
+    &localise::KIND,
     &one_hot::KIND,
     &rename::KIND,
     &require::KIND,
