@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use millstream_engine::batch;
 use millstream_engine::catalogue::StepKind;
 
+mod clean_text;
 mod clip;
 mod coerce;
 mod columns;
@@ -24,6 +25,7 @@ mod join_as_of;
 mod local_time;
 mod localise;
 mod median;
+mod mojibake;
 mod moments;
 mod one_hot;
 mod reading;
@@ -35,6 +37,7 @@ mod units;
 
 /// All cleansing steps.
 pub static KINDS: &[&StepKind] = &[
+    &clean_text::KIND,
     &clip::KIND,
     &coerce::KIND,
     &convert_units::KIND,
