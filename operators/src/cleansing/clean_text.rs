@@ -188,9 +188,8 @@ impl CleanText {
             match config.case {
                 None => out.push(c),
                 Some(Case::Lower) => out.extend(c.to_lowercase()),
-                Some(Case::Upper) => out.extend(c.to_uppercase()),
                 Some(Case::Title) if in_word => out.extend(c.to_lowercase()),
-                Some(Case::Title) => out.extend(c.to_uppercase()),
+                Some(Case::Upper | Case::Title) => out.extend(c.to_uppercase()),
             }
             in_word = c.is_alphanumeric() || in_word && (matches!(c, '\'' | '’') || is_mark(c));
         }

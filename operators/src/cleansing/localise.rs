@@ -244,10 +244,10 @@ impl Transform for Localise {
                 Ok(zone) => self.instant(*zone, local, bound),
                 Err(_) => Err(self.refusal(format!("{} is no time zone", shown(name)))),
             });
-            instants.append_option(instant.transpose().map(Option::flatten).unwrap_or_else(|refusal| {
-                refusal.otherwise.refuse(rejects, row, || format!("column `{}`: {}", self.into, refusal.reason));
-                None
-            }));
+            if let Some(Err(Refusal { reason, otherwise })) = &instant {
+                otherwise.refuse(rejects, row, || format!("column `{}`: {reason}", self.into));
+            }
+            instants.append_option(instant.and_then(Result::ok).flatten());
         }
         repaired(&self.schema, rows, vec![(&self.into, Arc::new(instants.finish()))], rejects)
     }
@@ -341,14 +341,12 @@ impl Localise {
         let format = self.config.format.as_deref().unwrap_or("%Y-%m-%d");
         let day = |(row, text): (usize, Option<&str>)| {
             let text = text.map(str::trim).filter(|text| !text.is_empty())?;
-            match instant_as(text, format) {
-                Ok(instant) => Some(instant - instant.rem_euclid(DAY_MS)),
-                Err(Unreadable) => {
-                    let reason = || format!("column `{name}`: {} is no date", shown(text));
-                    self.config.otherwise.refuse(rejects, row, reason);
-                    None
-                }
+            let instant = instant_as(text, format).ok();
+            if instant.is_none() {
+                let reason = || format!("column `{name}`: {} is no date", shown(text));
+                self.config.otherwise.refuse(rejects, row, reason);
             }
+            instant.map(|instant| instant - instant.rem_euclid(DAY_MS))
         };
         Ok(column.as_string::<i32>().iter().enumerate().map(day).collect())
     }
@@ -428,7 +426,9 @@ mod tests {
         ] {
             let mut config = json!({"date": "sensor", "clock": "room", "zone": "America/New_York", "into": "when"});
             for (key, value) in [("ambiguous", ambiguous), ("nonexistent", nonexistent)] {
-                value.into_iter().for_each(|value| config[key] = value);
+                if let Some(value) = value {
+                    config[key] = value;
+                }
             }
             let [one, other] = expected;
             let expected = format!("t sensor room when\n1 2013-11-03 0130 {one}\n2 2013-03-10 02:30 {other}");
