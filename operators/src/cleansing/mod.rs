@@ -9,6 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use millstream_engine::batch;
 use millstream_engine::catalogue::StepKind;
 
+mod chance;
 mod clean_text;
 mod clip;
 mod coerce;
@@ -33,7 +34,9 @@ mod power_transform;
 mod reading;
 mod rename;
 mod require;
+mod sample;
 mod select;
+mod split;
 mod standardise;
 mod units;
 
@@ -54,7 +57,9 @@ pub static KINDS: &[&StepKind] = &[
     &power_transform::KIND,
     &rename::KIND,
     &require::KIND,
+    &sample::KIND,
     &select::KIND,
+    &split::KIND,
     &standardise::KIND,
 ];
 
@@ -127,6 +132,8 @@ mod tests {
             (&localise::KIND, json!({"column": "at", "zone": "Europe/Oslo", "not_before": "at"})),
             (&ordinal_category::KIND, json!({"column": "room", "categories": ["b", "a"]})),
             (&power_transform::KIND, json!({"columns": {"temperature": "log", "count": {"yeo_johnson": 0.5}}})),
+            (&sample::KIND, json!({"share": 0.5})),
+            (&split::KIND, json!({"shares": {"a": 0.5, "b": 0.5}})),
         ]
     }
 
