@@ -25,6 +25,7 @@ mod impute;
 mod join_as_of;
 mod local_time;
 mod localise;
+mod mask;
 mod median;
 mod mojibake;
 mod moments;
@@ -52,6 +53,7 @@ pub static KINDS: &[&StepKind] = &[
     &impute::KIND,
     &join_as_of::KIND,
     &localise::KIND,
+    &mask::KIND,
     &one_hot::KIND,
     &ordinal_category::KIND,
     &power_transform::KIND,
@@ -130,6 +132,7 @@ mod tests {
             (&clean_text::KIND, json!({"columns": ["room"], "case": "title", "replacements": {"A": "b", "B": null}})),
             (&localise::KIND, pair),
             (&localise::KIND, json!({"column": "at", "zone": "Europe/Oslo", "not_before": "at"})),
+            (&mask::KIND, json!({"columns": {"temperature": "null", "count": {"round": 3}, "ok": {"keep_last": 1}}})),
             (&ordinal_category::KIND, json!({"column": "room", "categories": ["b", "a"]})),
             (&power_transform::KIND, json!({"columns": {"temperature": "log", "count": {"yeo_johnson": 0.5}}})),
             (&sample::KIND, json!({"share": 0.5})),
