@@ -28,8 +28,8 @@ pub(super) static KIND: StepKind = Kind {
             letters; so are blank texts (in columns that become text, only where `\"\"` is listed) and numbers that \
             are not finite. A float becomes a whole number only where it is one. Truth values are `true`, `t`, `yes`, \
             `y`, `on`, `1` and their opposites in either case; timestamps are RFC 3339 (UTC without a zone) or have \
-            the form `format`, and numbers count from 1970. Columns that are written in different ways go into steps \
-            of their own.",
+            the form `format`; numbers count from 1970, as text, too. Columns that are written in different ways go \
+            into steps of their own.",
     schema: schema_of::<Config>,
     example: "columns: {sensor: float, count: float}\ndecimal: \",\"\nthousands: \".\"\nmissing: [-200, \"N/A\"]\n\
               otherwise: \"null\"\n",

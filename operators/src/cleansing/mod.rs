@@ -1,4 +1,5 @@
-//! Cleansing steps. One file each; what several share is in `columns`, `moments`, `median` and `history`.
+//! Cleansing steps. One file each; what several share is in `columns`, `moments`, `median`, `history`, `reading` and
+//! `chance`; `units`, `local_time` and `mojibake` know what is in their names.
 //!
 //! Everywhere, a number that is not finite (NaN, infinite) counts as missing: it never enters a state, and a step that
 //! computes with it gives null in its place.
@@ -94,6 +95,8 @@ mod tests {
     use arrow::array::RecordBatch;
     use arrow::compute::concat_batches;
     use millstream_engine::batch::{Lane, Meta};
+    use millstream_engine::catalogue::StepInput;
+    use millstream_engine::operator::{Power, Rejects};
     use serde_json::{Value, json};
 
     use super::harness::{Bench, Random, plan, random_rows, random_table};
@@ -251,6 +254,47 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// An export as they come: each step finds what the one before has made.
+    #[test]
+    fn dirty_rows_come_out_clean() {
+        let steps: [(&StepKind, Value); 6] = [
+            (&clean_text::KIND, json!({"columns": ["room"], "case": "lower", "replacements": {"kitchn": "kitchen"}})),
+            (
+                &coerce::KIND,
+                json!({"columns": {"sensor": "float"}, "decimal": ",", "thousands": ".", "missing": [-200, "N/A"]}),
+            ),
+            (&convert_units::KIND, json!({"columns": {"sensor": "°F -> °C"}})),
+            (&ordinal_category::KIND, json!({"column": "room", "categories": ["kitchen", "attic"], "unknown": null})),
+            (&localise::KIND, json!({"column": "at", "zone": "Europe/Oslo", "into": "utc", "nonexistent": null})),
+            (&power_transform::KIND, json!({"columns": {"count": "sqrt"}})),
+        ];
+        let input = "t sensor   room          count at
+                     1 ␣72,5␣   ␣KITCHN␣      9     7200
+                     2 N/A      attic         4     7200
+                     3 -200,0   Attic         0     7200
+                     4 1.832,0  garage        1     1711852200
+                     5 72.5     attic         1     7200
+                     6 50       Kit\u{200b}chen -4    7200";
+        let mut rows = harness::table(&example_schema(), input);
+        let mut dead = Vec::new();
+        for (kind, config) in steps {
+            let input = StepInput { schema: &rows.schema(), streams: &example_streams() };
+            let step = (kind.plan)(&config, &input).unwrap_or_else(|problems| panic!("{problems:#?}"));
+            let Power::Transform(operator) = step.power else { panic!("{} has state", kind.name) };
+            let mut rejects = Rejects::default();
+            rows = operator.apply(Lane::Learn, &rows, &mut rejects).unwrap();
+            dead.extend(rejects.take().into_iter().map(|(_, reason)| reason));
+        }
+        let expected = "t sensor room count utc
+                        1 22.5 0    3 3600
+                        2 null 1    2 3600
+                        3 null 1    0 3600
+                        4 1000 null 1 null";
+        assert_eq!(harness::show(&rows, &["t", "sensor", "room", "count", "utc"]), harness::tidy(expected));
+        let expected = ["column `sensor`: `72.5` is no number", "column `count`: sqrt does not take `-4`"];
+        assert_eq!(dead, expected);
     }
 
     #[test]
