@@ -1,4 +1,5 @@
-//! Cleansing steps. One file each; what several share is in `columns`, `running`, `moments`, `median` and `history`.
+//! Cleansing steps. One file each; what several share is in `columns`, `functions`, `running`, `moments`, `median`, `history`, `reading`
+//! and `chance`; `units`, `local_time` and `mojibake` know what is in their names.
 //!
 //! Everywhere, a number that is not finite (NaN, infinite) counts as missing: it never enters a state, and a step that
 //! computes with it gives null in its place.
@@ -11,6 +12,8 @@ use millstream_engine::catalogue::StepKind;
 
 mod aggregate;
 mod as_stream;
+mod chance;
+mod clean_text;
 mod clip;
 mod coerce;
 mod columns;
@@ -30,12 +33,18 @@ mod interpolate;
 mod join;
 mod join_as_of;
 mod latest;
+mod local_time;
+mod localise;
 mod mark_gaps;
+mod mask;
 mod median;
+mod mojibake;
 mod moments;
 mod one_hot;
+mod ordinal_category;
 mod other_stream;
 mod outliers;
+mod power_transform;
 mod reading;
 mod rename;
 mod require;
@@ -43,8 +52,10 @@ mod resample;
 mod rolling;
 mod row_format;
 mod running;
+mod sample;
 mod scale;
 mod select;
+mod split;
 mod standardise;
 mod target_mean;
 mod units;
@@ -54,6 +65,7 @@ mod winsorise;
 pub static KINDS: &[&StepKind] = &[
     &aggregate::KIND,
     &as_stream::KIND,
+    &clean_text::KIND,
     &clip::KIND,
     &coerce::KIND,
     &convert_units::KIND,
@@ -67,15 +79,21 @@ pub static KINDS: &[&StepKind] = &[
     &join::KIND,
     &join_as_of::KIND,
     &latest::KIND,
+    &localise::KIND,
     &mark_gaps::KIND,
+    &mask::KIND,
     &one_hot::KIND,
+    &ordinal_category::KIND,
     &outliers::KIND,
+    &power_transform::KIND,
     &rename::KIND,
     &require::KIND,
     &resample::KIND,
     &rolling::KIND,
+    &sample::KIND,
     &scale::KIND,
     &select::KIND,
+    &split::KIND,
     &standardise::KIND,
     &target_mean::KIND,
     &winsorise::KIND,
@@ -110,6 +128,8 @@ mod tests {
     use arrow::array::RecordBatch;
     use arrow::compute::concat_batches;
     use millstream_engine::batch::{Lane, Meta};
+    use millstream_engine::catalogue::StepInput;
+    use millstream_engine::operator::{Power, Rejects};
     use serde_json::{Value, json};
 
     use super::harness::{Bench, Random, plan, random_rows, random_table};
@@ -166,7 +186,29 @@ mod tests {
             (&target_mean::KIND, json!({"target": "count", "by": ["sensor", "ok"], "prior": "temperature"})),
             (&require::KIND, json!({"that": "100 / count > 9 and temperature < 50", "otherwise": "drop"})),
         ];
-        examples.chain(also).collect()
+        examples.chain(also).chain(repairs()).collect()
+    }
+
+    /// What leads to other code in steps that repair values.
+    fn repairs() -> Vec<(&'static StepKind, Value)> {
+        let pair = json!({"date": "at", "clock": "count", "zone_from": "room", "into": "x", "otherwise": null});
+        let columns = json!({"temperature": "int", "count": "text", "ok": "int", "at": "text", "sensor": "bool"});
+        vec![
+            (&coerce::KIND, json!({"columns": columns, "missing": [3, "a"], "otherwise": null})),
+            (&coerce::KIND, json!({"columns": {"temperature": "timestamp", "count": "bool"}, "timestamps": "s"})),
+            (
+                &convert_units::KIND,
+                json!({"columns": {"temperature": {"unit_from": "room", "to": "ha", "from": "ac"}}}),
+            ),
+            (&clean_text::KIND, json!({"columns": ["room"], "case": "title", "replacements": {"A": "b", "B": null}})),
+            (&localise::KIND, pair),
+            (&localise::KIND, json!({"column": "at", "zone": "Europe/Oslo", "not_before": "at"})),
+            (&mask::KIND, json!({"columns": {"temperature": "null", "count": {"round": 3}, "ok": {"keep_last": 1}}})),
+            (&ordinal_category::KIND, json!({"column": "room", "categories": ["b", "a"]})),
+            (&power_transform::KIND, json!({"columns": {"temperature": "log", "count": {"yeo_johnson": 0.5}}})),
+            (&sample::KIND, json!({"share": 0.5})),
+            (&split::KIND, json!({"shares": {"a": 0.5, "b": 0.5}})),
+        ]
     }
 
     fn every_function() -> Value {
@@ -308,7 +350,48 @@ mod tests {
 
     /// Steps that give other rows than came in, or let requests pass; they have tests of their own for the serve lane.
     fn treats_requests_otherwise(kind: &StepKind) -> bool {
-        ["aggregate", "deduplicate", "interpolate", "join", "latest", "resample"].contains(&kind.name)
+        ["aggregate", "deduplicate", "interpolate", "join", "latest", "resample", "sample"].contains(&kind.name)
+    }
+
+    /// An export as they come: each step finds what the one before has made.
+    #[test]
+    fn dirty_rows_come_out_clean() {
+        let steps: [(&StepKind, Value); 6] = [
+            (&clean_text::KIND, json!({"columns": ["room"], "case": "lower", "replacements": {"kitchn": "kitchen"}})),
+            (
+                &coerce::KIND,
+                json!({"columns": {"sensor": "float"}, "decimal": ",", "thousands": ".", "missing": [-200, "N/A"]}),
+            ),
+            (&convert_units::KIND, json!({"columns": {"sensor": "°F -> °C"}})),
+            (&ordinal_category::KIND, json!({"column": "room", "categories": ["kitchen", "attic"], "unknown": null})),
+            (&localise::KIND, json!({"column": "at", "zone": "Europe/Oslo", "into": "utc", "nonexistent": null})),
+            (&power_transform::KIND, json!({"columns": {"count": "sqrt"}})),
+        ];
+        let input = "t sensor   room          count at
+                     1 ␣72,5␣   ␣KITCHN␣      9     7200
+                     2 N/A      attic         4     7200
+                     3 -200,0   Attic         0     7200
+                     4 1.832,0  garage        1     1711852200
+                     5 72.5     attic         1     7200
+                     6 50       Kit\u{200b}chen -4    7200";
+        let mut rows = harness::table(&example_schema(), input);
+        let mut dead = Vec::new();
+        for (kind, config) in steps {
+            let input = StepInput { schema: &rows.schema(), streams: &example_streams() };
+            let step = (kind.plan)(&config, &input).unwrap_or_else(|problems| panic!("{problems:#?}"));
+            let Power::Transform(operator) = step.power else { panic!("{} has state", kind.name) };
+            let mut rejects = Rejects::default();
+            rows = operator.apply(Lane::Learn, &rows, &mut rejects).unwrap();
+            dead.extend(rejects.take().into_iter().map(|(_, reason)| reason));
+        }
+        let expected = "t sensor room count utc
+                        1 22.5 0    3 3600
+                        2 null 1    2 3600
+                        3 null 1    0 3600
+                        4 1000 null 1 null";
+        assert_eq!(harness::show(&rows, &["t", "sensor", "room", "count", "utc"]), harness::tidy(expected));
+        let expected = ["column `sensor`: `72.5` is no number", "column `count`: sqrt does not take `-4`"];
+        assert_eq!(dead, expected);
     }
 
     #[test]
