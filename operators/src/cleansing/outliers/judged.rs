@@ -25,9 +25,9 @@ pub(super) enum Then {
     Clip,
     /// It stays, and `NAME_outlier`, a new column for each, says true; in other rows false.
     Flag,
-    /// Its row becomes a dead letter.
+    /// Its row becomes a dead letter; a request gets an error answer.
     DeadLetter,
-    /// Its row is left out.
+    /// Its row is left out; a request gets an error answer.
     Drop,
 }
 
