@@ -156,7 +156,7 @@ impl CleanText {
         }
         self.keep(text, &mut scratch.kept);
         text = if config.trim { scratch.kept.trim() } else { &scratch.kept };
-        if config.compose && !NFC.is_normalized(text) {
+        if config.compose && !text.is_ascii() && !NFC.is_normalized(text) {
             scratch.composed.clear();
             // Writing to a string cannot fail.
             if NFC.normalize_to(text, &mut scratch.composed).is_ok() {
@@ -187,9 +187,9 @@ impl CleanText {
             }
             match config.case {
                 None => out.push(c),
-                Some(Case::Lower) => out.extend(c.to_lowercase()),
-                Some(Case::Title) if in_word => out.extend(c.to_lowercase()),
-                Some(Case::Upper | Case::Title) => out.extend(c.to_uppercase()),
+                Some(Case::Lower) => push_lower(c, out),
+                Some(Case::Title) if in_word => push_lower(c, out),
+                Some(Case::Upper | Case::Title) => push_upper(c, out),
             }
             in_word = c.is_alphanumeric() || in_word && (matches!(c, '\'' | '’') || is_mark(c));
         }
@@ -197,6 +197,14 @@ impl CleanText {
             out.push(' ');
         }
     }
+}
+
+fn push_lower(c: char, out: &mut String) {
+    if c.is_ascii() { out.push(c.to_ascii_lowercase()) } else { out.extend(c.to_lowercase()) }
+}
+
+fn push_upper(c: char, out: &mut String) {
+    if c.is_ascii() { out.push(c.to_ascii_uppercase()) } else { out.extend(c.to_uppercase()) }
 }
 
 /// Whether a character shows nothing and separates nothing.

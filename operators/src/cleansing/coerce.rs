@@ -57,7 +57,7 @@ struct Config {
     /// Numbers and texts that stand for a missing value.
     #[serde(default)]
     missing: Vec<Missing>,
-    /// What becomes of a value that cannot be read.
+    /// What becomes of a value that cannot be read. Default: `dead_letter`.
     #[serde(default)]
     otherwise: Otherwise,
 }
@@ -494,8 +494,8 @@ mod tests {
     fn all_problems_are_found() {
         let config = json!({"columns": {"_time": "text", "at": "float", "rom": "int"}, "decimal": "1",
             "thousands": "1", "format": "%Q"});
-        let expected = "columns._time reserved-column; columns.rom unknown-column; columns.at wrong-type; decimal bad-value; \
-                        thousands bad-value; thousands bad-value; format bad-value; format bad-value";
+        let expected = "columns._time reserved-column; columns.rom unknown-column; columns.at wrong-type; \
+                        decimal bad-value; thousands bad-value; thousands bad-value; format bad-value; format bad-value";
         assert_eq!(problems(&super::KIND, &config), expected);
         assert_eq!(problems(&super::KIND, &json!({"columns": {}})), "columns empty-list");
         assert_eq!(problems(&super::KIND, &json!({"columns": {"room": "number"}})), "columns.room bad-value");

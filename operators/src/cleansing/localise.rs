@@ -64,6 +64,7 @@ struct Config {
     #[serde(default = "latest")]
     nonexistent: Choice,
     /// What becomes of a date, time of day or zone that cannot be read, and of a time that stays before `not_before`.
+    /// Default: `dead_letter`.
     #[serde(default)]
     otherwise: Otherwise,
 }
@@ -80,7 +81,8 @@ enum Choice {
     Neither(Otherwise),
 }
 
-/// As it is written: a bare `null` is no text in YAML.
+/// Which instant is meant.
+// As it is written: a bare `null` is no text in YAML.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum ChoiceName {
@@ -334,14 +336,20 @@ impl Localise {
     }
 
     /// The midnights of dates.
-    fn days(&self, column: &ArrayRef, name: &str, rejects: &mut Rejects) -> Result<TimestampMillisecondArray> {
+    fn days<'a>(&self, column: &'a ArrayRef, name: &str, rejects: &mut Rejects) -> Result<TimestampMillisecondArray> {
         if column.data_type() != &DataType::Utf8 {
             return Ok(times(column)?.unary(|time| time - time.rem_euclid(DAY_MS)));
         }
         let format = self.config.format.as_deref().unwrap_or("%Y-%m-%d");
-        let day = |(row, text): (usize, Option<&str>)| {
+        // Dates come in runs.
+        let mut last = None;
+        let day = |(row, text): (usize, Option<&'a str>)| {
             let text = text.map(str::trim).filter(|text| !text.is_empty())?;
-            let instant = instant_as(text, format).ok();
+            let instant = match last {
+                Some((known, instant)) if known == text => instant,
+                _ => instant_as(text, format).ok(),
+            };
+            last = Some((text, instant));
             if instant.is_none() {
                 let reason = || format!("column `{name}`: {} is no date", shown(text));
                 self.config.otherwise.refuse(rejects, row, reason);

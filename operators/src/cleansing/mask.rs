@@ -61,7 +61,8 @@ enum Mask {
     Round(f64),
 }
 
-/// As it is written: a bare `null` is no text in YAML.
+/// What becomes of a value.
+// As it is written: a bare `null` is no text in YAML.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum MaskName {

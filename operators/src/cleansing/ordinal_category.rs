@@ -33,7 +33,7 @@ struct Config {
     column: String,
     /// The categories in their order.
     categories: Vec<Category>,
-    /// What becomes of a value that is not listed.
+    /// What becomes of a value that is not listed. Default: `dead_letter`.
     #[serde(default)]
     unknown: Unknown,
 }
@@ -71,7 +71,8 @@ impl Default for Unknown {
     }
 }
 
-/// As it is written: a bare `null` is no text in YAML.
+/// What becomes of a value that is not listed.
+// As it is written: a bare `null` is no text in YAML.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum UnknownName {

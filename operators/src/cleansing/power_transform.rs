@@ -18,8 +18,8 @@ use super::columns::{Otherwise, changeable_each, is_number, numbers, repaired, s
 pub(super) static KIND: StepKind = Kind {
     name: "power_transform",
     about: "Skewed numbers become even ones, by a logarithm or a power.\n\n\
-            `log` and `box_cox` take numbers above 0, `log1p` those above -1, `sqrt` those from 0; the others take any. \
-            Numbers that are not finite are null. The columns become floats.",
+            `log` and `box_cox` take numbers above 0, `log1p` those above -1, `sqrt` those from 0; the others take \
+            any. Numbers that are not finite are null. The columns become floats.",
     schema: schema_of::<Config>,
     example: "columns: {temperature: signed_log1p, humidity: {box_cox: 0.5}}\notherwise: \"null\"\n",
     plan,
@@ -30,7 +30,8 @@ pub(super) static KIND: StepKind = Kind {
 struct Config {
     /// Columns of numbers, and the function that each goes through.
     columns: BTreeMap<String, Function>,
-    /// What becomes of a number that the function does not take, or whose outcome no float can hold.
+    /// What becomes of a number that the function does not take, or whose outcome no float can hold. Default:
+    /// `dead_letter`.
     #[serde(default)]
     otherwise: Otherwise,
 }
