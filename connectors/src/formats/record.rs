@@ -11,6 +11,11 @@ use super::columns::Columns;
 pub(crate) trait RowFormat: Send {
     /// Reads a record into the open row of `columns`, or says why it cannot.
     fn row(&mut self, record: &str, columns: &mut Columns) -> Result<(), String>;
+
+    /// Whether a record without a value means nothing, and is no dead letter.
+    fn skips_tombstones(&self) -> bool {
+        false
+    }
 }
 
 /// Why a record without a value is refused.
@@ -35,7 +40,8 @@ impl<F: RowFormat> Decoder for RowDecoder<F> {
         let records = Records::of(raw)?;
         let mut record = Vec::with_capacity(raw.len());
         let mut rejects = Vec::new();
-        for at in 0..raw.len() {
+        let skips = self.format.skips_tombstones();
+        for at in (0..raw.len()).filter(|at| !skips || records.values.is_valid(*at)) {
             match records.text(at).and_then(|text| self.format.row(text, columns)) {
                 Ok(()) => {
                     columns.end_row();

@@ -44,6 +44,8 @@ pub(super) struct Function {
     what: What,
     /// The column that it reads; `count()` counts rows.
     column: Option<usize>,
+    /// Whether that holds whole numbers.
+    is_whole: bool,
     /// The field of its result.
     pub(super) field: Field,
 }
@@ -99,7 +101,8 @@ fn function(schema: &SchemaRef, path: &str, name: &str, text: &str) -> Result<Fu
         let message = format!("`{}` does not hold numbers, but {kind}", of.unwrap_or_default());
         return Err(Problem::new(path, "wrong-type", message).help("only `count` and `distinct` take any type"));
     }
-    Ok(Function { what, column, field: Field::new(name, what.result(kind), true) })
+    let is_whole = *kind == DataType::Int64;
+    Ok(Function { what, column, is_whole, field: Field::new(name, what.result(kind), true) })
 }
 
 /// Numbers, and times, which are numbers of milliseconds.
@@ -122,10 +125,10 @@ impl Function {
     pub(super) fn start(&self, removes: bool) -> Accumulator {
         match (self.what, removes) {
             (What::Count, _) => Accumulator::Count(0),
-            (What::Sum, false) => Accumulator::Sum(0, 0.0, 0.0),
-            (What::Sum, true) => Accumulator::ExactSum(0, Exact::default()),
-            (What::Mean, false) => Accumulator::Sum(0, 0.0, 0.0),
-            (What::Mean | What::Variance | What::Deviation, true) => Accumulator::ExactMoments(ExactMoments::default()),
+            (What::Sum | What::Mean, _) if self.is_whole => Accumulator::Whole(0, 0),
+            (What::Sum | What::Mean, false) => Accumulator::Sum(0, 0.0, 0.0),
+            (What::Sum | What::Mean, true) => Accumulator::ExactSum(0, Exact::default()),
+            (What::Variance | What::Deviation, true) => Accumulator::ExactMoments(ExactMoments::default()),
             (What::Variance | What::Deviation, false) => Accumulator::Moments(Moments::default()),
             (What::Min | What::Max, false) => Accumulator::Extremes(None),
             (What::Min | What::Max, true) => Accumulator::Sorted(BTreeMap::new()),
@@ -142,8 +145,10 @@ impl Function {
             (_, Accumulator::Count(count)) => Some(*count as f64),
             (What::Mean, Accumulator::Sum(count, sum, rest)) => (*count > 0).then(|| (sum + rest) / *count as f64),
             (_, Accumulator::Sum(count, sum, rest)) => (*count > 0).then_some(sum + rest),
+            (What::Mean, Accumulator::ExactSum(count, sum)) => (*count > 0).then(|| sum.value() / *count as f64),
             (_, Accumulator::ExactSum(count, sum)) => (*count > 0).then(|| sum.value()),
-            (What::Mean, Accumulator::ExactMoments(moments)) => moments.mean(),
+            (What::Mean, Accumulator::Whole(count, sum)) => (*count > 0).then(|| *sum as f64 / *count as f64),
+            (_, Accumulator::Whole(count, sum)) => (*count > 0).then_some(*sum as f64),
             (What::Deviation, Accumulator::ExactMoments(moments)) => moments.variance().map(f64::sqrt),
             (_, Accumulator::ExactMoments(moments)) => moments.variance(),
             (What::Deviation, Accumulator::Moments(moments)) => moments.variance().map(f64::sqrt),
@@ -170,6 +175,8 @@ pub(super) enum Accumulator {
     /// Count, sum, and what rounding has taken from it (Neumaier, ZAMM 54, 1974).
     Sum(i64, f64, f64),
     ExactSum(i64, Exact),
+    /// Count and sum of whole numbers.
+    Whole(i64, i128),
     Moments(Moments),
     ExactMoments(ExactMoments),
     /// Least and greatest.
@@ -208,6 +215,10 @@ impl Accumulator {
                 *count += 1;
                 sum.add(value);
             }
+            Self::Whole(count, sum) => {
+                *count += 1;
+                *sum += value as i128;
+            }
             Self::Moments(moments) => moments.push(value),
             Self::ExactMoments(moments) => moments.add(value),
             Self::Extremes(extremes) => {
@@ -230,6 +241,10 @@ impl Accumulator {
             (Self::ExactSum(count, sum), Value::Number(value)) => {
                 *count -= 1;
                 sum.remove(value);
+            }
+            (Self::Whole(count, sum), Value::Number(value)) => {
+                *count -= 1;
+                *sum -= value as i128;
             }
             (Self::ExactMoments(moments), Value::Number(value)) => moments.remove(value),
             (Self::Sorted(values), Value::Number(value)) => {
@@ -269,6 +284,10 @@ impl Accumulator {
             (Self::ExactSum(count, sum), Self::ExactSum(more, other)) => {
                 *count += more;
                 sum.merge(other);
+            }
+            (Self::Whole(count, sum), Self::Whole(more, other)) => {
+                *count += more;
+                *sum += other;
             }
             (Self::Moments(moments), Self::Moments(other)) => moments.merge(other),
             (Self::ExactMoments(moments), Self::ExactMoments(other)) => moments.merge(other),

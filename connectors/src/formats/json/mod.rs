@@ -2,13 +2,14 @@
 
 mod cursor;
 mod encode;
+mod envelope;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use millstream_engine::catalogue::{Kind, Planned, configuration, schema_of};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -27,6 +28,8 @@ pub struct Config {
     pub unknown: Unknown,
     /// The unit of timestamps that are numbers: since 1970, UTC. Default: `ms`.
     pub timestamps: Unit,
+    /// What is around the row. Default: `none`.
+    pub envelope: Envelope,
     /// Whether a missing value is written as `null` or its key left out. Default: `write`.
     pub nulls: Nulls,
 }
@@ -40,6 +43,18 @@ pub enum Unknown {
     Ignore,
     /// The record becomes a dead letter.
     Reject,
+}
+
+/// What is around the row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Envelope {
+    /// Nothing: the record is the row.
+    #[default]
+    None,
+    /// A change record of Debezium. The row is `after`, or `before` where it was deleted; a text column `op` says what was done:
+    /// `c`, `u`, `d` or `r`. The tombstones that follow deletions are left out.
+    Debezium,
 }
 
 /// The unit of timestamps that are numbers.
@@ -105,17 +120,42 @@ fn plan(value: &Value, columns: &SchemaRef) -> Planned<Format> {
 struct Json {
     config: Config,
     keys: Keys,
+    /// The column for what was done.
+    operation: Option<usize>,
 }
 
 impl Json {
     fn new(columns: &Schema, config: Config) -> Self {
-        Self { config, keys: Keys::new(columns) }
+        let is_operation = |field: &&FieldRef| field.name() == "op" && field.data_type() == &DataType::Utf8;
+        let operation = columns.fields().find("op").filter(|(_, field)| is_operation(field)).map(|(at, _)| at);
+        Self { config, keys: Keys::new(columns), operation }
     }
 }
 
 impl RowFormat for Json {
     #[inline]
     fn row(&mut self, record: &str, columns: &mut Columns) -> Result<(), Reason> {
+        match self.config.envelope {
+            Envelope::None => self.object(record, columns),
+            Envelope::Debezium => {
+                let change = envelope::change(record)?;
+                self.object(change.row, columns)?;
+                if let Some(Column::Text(column)) = self.operation.map(|operation| columns.open(operation)) {
+                    column.push(change.operation);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn skips_tombstones(&self) -> bool {
+        self.config.envelope == Envelope::Debezium
+    }
+}
+
+impl Json {
+    #[inline]
+    fn object(&mut self, record: &str, columns: &mut Columns) -> Result<(), Reason> {
         let cursor = &mut Cursor::new(record);
         cursor.space();
         cursor.expect(b'{')?;

@@ -45,6 +45,23 @@ fn good_records() {
 }
 
 #[test]
+fn change_records() {
+    let declared = [("id", "int"), ("s", "text"), ("op", "text")];
+    let envelope = json!({"json": {"envelope": "debezium"}});
+    for (record, expected) in [
+        (r#"{"before":null,"after":{"id":1,"s":"x"},"op":"c","ts_ms":7}"#, Ok("1|x|c")),
+        (r#"{"op":"u","before":{"id":1,"s":"x"},"after":{"id":1,"s":"y"}}"#, Ok("1|y|u")),
+        (r#"{"before":{"id":1,"s":"y"},"after":null,"op":"d"}"#, Ok("1|y|d")),
+        (r#"{"schema":{"fields":[]},"payload":{"after":{"id":2},"op":"r"}}"#, Ok("2||r")),
+        (r#"{"before":null,"after":null,"op":"d"}"#, Err("the change `d` has no `before`")),
+        (r#"{"id":1,"s":"x"}"#, Err("a change record has an `op`")),
+        (r#"{"op":"c","after":{"id":"x"}}"#, Err("column `id`: expected an int, found the text \"x\"")),
+    ] {
+        check(&envelope, &declared, record, expected);
+    }
+}
+
+#[test]
 fn bad_records() {
     let deep = format!(r#"{{"s":{}1{}}}"#, "[".repeat(65), "]".repeat(65));
     for (record, reason) in [

@@ -54,9 +54,16 @@ struct Window {
     rows: i64,
     /// The newest row's origin.
     newest: Origin,
-    accumulators: Vec<Accumulator>,
-    /// What was given of it, and not taken back.
-    given: Option<Vec<Option<f64>>>,
+    /// Whether it was given, and not taken back.
+    is_given: bool,
+    cells: Vec<Cell>,
+}
+
+/// What a function has seen, and its result when the window was given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Cell {
+    kept: Accumulator,
+    given: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,11 +86,11 @@ pub(super) struct Results {
 }
 
 impl Results {
-    fn push(&mut self, start: i64, end: i64, results: &[Option<f64>]) {
+    fn push(&mut self, start: i64, end: i64, results: impl Iterator<Item = Option<f64>>) {
         self.starts.push(start);
         self.ends.push(end);
         for (column, result) in self.columns.iter_mut().zip(results) {
-            column.push(*result);
+            column.push(result);
         }
     }
 }
@@ -152,21 +159,19 @@ impl Relational for Aggregate {
         if self.span == Span::All {
             return None;
         }
-        // When it ends, and when it takes corrections no more.
-        let next = |window: &Window| match window.given {
-            None => (window.end, window.newest),
-            Some(_) => (self.closes(window), Origin::FIRST),
+        // When it ends; and then, when it takes corrections no more.
+        let next = |window: &Window| match window.is_given {
+            false => (window.end, window.newest),
+            true => (self.closes(window), Origin::FIRST),
         };
         windows.open.iter().map(next).min()
     }
 
     fn fire(&self, now: Order, windows: &mut Windows, given: &mut Given<Results>) {
         let Windows { open, last } = windows;
-        for window in open.iter_mut().filter(|window| (window.end, window.newest) < now && window.given.is_none()) {
-            let results = self.results(&window.accumulators);
-            given.row((window.end, window.newest), 1).push(window.start, window.end, &results);
-            remember(last, window, &results);
-            window.given = Some(results);
+        for window in open.iter_mut().filter(|window| (window.end, window.newest) < now && !window.is_given) {
+            self.give((window.end, window.newest), window, given);
+            remember(last, window);
         }
         self.forget(windows, now.0);
     }
@@ -179,10 +184,15 @@ impl Relational for Aggregate {
         now: i64,
         given: &mut Given<Results>,
     ) -> Result<(), String> {
+        if self.span == Span::All {
+            let Some(all) = windows.open.first() else { return Err("nothing is known of its key".to_owned()) };
+            given.row(row.order, 1).push(all.start, all.end, all.given());
+            return Ok(());
+        }
         let complete = windows.last.as_ref();
         let complete = complete.filter(|last| last.end.saturating_add(self.horizon_ms) >= now);
         let Some(last) = complete else { return Err("no window of its key is complete".to_owned()) };
-        given.row(row.order, 1).push(last.start, last.end, &last.results);
+        given.row(row.order, 1).push(last.start, last.end, last.results.iter().copied());
         Ok(())
     }
 
@@ -199,21 +209,41 @@ impl Relational for Aggregate {
     }
 
     fn expired(&self, windows: &Windows, watermark: i64) -> bool {
-        let is_open = |window: &Window| window.given.is_none() || self.closes(window) > watermark;
+        let is_open = |window: &Window| !window.is_given || self.closes(window) > watermark;
         let answers = |last: &Complete| last.end.saturating_add(self.horizon_ms) >= watermark;
         !windows.open.iter().any(is_open) && !windows.last.as_ref().is_some_and(answers)
     }
 }
 
-fn remember(last: &mut Option<Complete>, window: &Window, results: &[Option<f64>]) {
+/// Keeps the window for requests, if it is the newest that was given.
+fn remember(last: &mut Option<Complete>, window: &Window) {
     if last.as_ref().is_none_or(|last| last.end <= window.end) {
-        *last = Some(Complete { start: window.start, end: window.end, results: results.to_vec() });
+        *last = Some(Complete { start: window.start, end: window.end, results: window.given().collect() });
+    }
+}
+
+impl Window {
+    /// The results as they were given.
+    fn given(&self) -> impl Iterator<Item = Option<f64>> {
+        self.cells.iter().map(|cell| cell.given)
+    }
+
+    /// Takes back what was given.
+    fn take_back(&mut self, order: Order, given: &mut Given<Results>) {
+        if std::mem::take(&mut self.is_given) {
+            given.row(order, -1).push(self.start, self.end, self.given());
+        }
     }
 }
 
 impl Aggregate {
-    fn results(&self, accumulators: &[Accumulator]) -> Vec<Option<f64>> {
-        self.functions.iter().zip(accumulators).map(|(function, kept)| function.result(kept)).collect()
+    /// Gives a window as it is now.
+    fn give(&self, order: Order, window: &mut Window, given: &mut Given<Results>) {
+        window.is_given = true;
+        for (function, cell) in self.functions.iter().zip(&mut window.cells) {
+            cell.given = function.result(&cell.kept);
+        }
+        given.row(order, 1).push(window.start, window.end, window.given());
     }
 
     fn closes(&self, window: &Window) -> i64 {
@@ -233,7 +263,7 @@ impl Aggregate {
     /// Drops windows that take rows no more.
     fn forget(&self, windows: &mut Windows, now: i64) {
         if self.span != Span::All {
-            windows.open.retain(|window| window.given.is_none() || self.closes(window) > now);
+            windows.open.retain(|window| !window.is_given || self.closes(window) > now);
         }
     }
 
@@ -266,30 +296,29 @@ impl Aggregate {
     }
 
     fn window(&self, start: i64, end: i64, row: Row) -> Window {
-        let accumulators = self.functions.iter().map(|function| function.start(self.removes)).collect();
-        Window { start, end, rows: 0, newest: row.order.1, accumulators, given: None }
+        let cell = |function: &Function| Cell { kept: function.start(self.removes), given: None };
+        let cells = self.functions.iter().map(cell).collect();
+        Window { start, end, rows: 0, newest: row.order.1, is_given: false, cells }
     }
 
     #[inline]
     fn accumulate(&self, view: &View<'_>, row: Row, window: &mut Window) {
         window.rows += row.diff;
         window.newest = row.order.1;
-        for (function, kept) in window.accumulators.iter_mut().enumerate() {
+        for (function, cell) in window.cells.iter_mut().enumerate() {
             let value = view.values.get(function, row.index);
-            if row.diff > 0 { kept.add(value, row.order) } else { kept.remove(value) }
+            if row.diff > 0 { cell.kept.add(value, row.order) } else { cell.kept.remove(value) }
         }
     }
 
     /// Takes back what was given of a window, and gives what it is now.
     fn correct(&self, order: Order, window: &mut Window, last: &mut Option<Complete>, given: &mut Given<Results>) {
-        if let Some(old) = window.given.take() {
-            given.row(order, -1).push(window.start, window.end, &old);
-        }
+        window.take_back(order, given);
         if window.rows > 0 {
-            let results = self.results(&window.accumulators);
-            given.row(order, 1).push(window.start, window.end, &results);
-            remember(last, window, &results);
-            window.given = Some(results);
+            self.give(order, window, given);
+            if self.span != Span::All {
+                remember(last, window);
+            }
         } else if last.as_ref().is_some_and(|last| (last.start, last.end) == (window.start, window.end)) {
             *last = None;
         }
@@ -309,14 +338,12 @@ impl Aggregate {
         let after = first + open[first..].partition_point(|window| window.start < end);
         let mut joined = self.window(start, end, row);
         for mut session in open.drain(first..after) {
-            if let Some(old) = session.given.take() {
-                given.row(row.order, -1).push(session.start, session.end, &old);
-            }
+            session.take_back(row.order, given);
             joined.start = joined.start.min(session.start);
             joined.end = joined.end.max(session.end);
             joined.rows += session.rows;
-            for (kept, more) in joined.accumulators.iter_mut().zip(&session.accumulators) {
-                kept.merge(more);
+            for (cell, more) in joined.cells.iter_mut().zip(&session.cells) {
+                cell.kept.merge(&more.kept);
             }
         }
         self.accumulate(view, row, &mut joined);
