@@ -31,7 +31,7 @@ mod median;
 mod moments;
 mod one_hot;
 mod other_stream;
-mod reading;
+pub(crate) mod reading;
 mod rename;
 mod require;
 mod row_format;
