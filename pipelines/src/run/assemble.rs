@@ -1,5 +1,6 @@
 //! From a planned pipeline to the engine's graph: opens the broker and the sources, starts nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_connectors::broker::Broker;
@@ -65,6 +66,7 @@ pub fn graph(pipeline: &Pipeline, world: &World) -> Result<Graph> {
         sources,
         nodes: pipeline.nodes.iter().map(node).collect(),
         outputs: pipeline.sinks.iter().map(output).collect(),
+        observers: BTreeMap::new(),
     })
 }
 
