@@ -14,12 +14,14 @@ pub mod fingerprint;
 pub mod graph;
 pub mod list;
 mod load;
+pub mod pattern;
 pub mod plan;
 pub mod report;
 pub mod run;
 pub mod schema;
 pub mod shape;
 pub mod stored;
+pub mod testing;
 
 pub use check::check;
 pub use load::{inspect, load};

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use millstream_engine::catalogue::schema_of;
 use serde_json::Value;
 
 use crate::catalogue::{Catalogue, Entry};
+use crate::shape;
 
 /// How wide the text is, in characters.
 const WIDTH: usize = 100;
@@ -19,6 +21,31 @@ const SECTIONS: [(&str, &str); 5] = [
     ("sink", "Sinks: where rows go"),
 ];
 
+/// Sections that are no kinds, and have their own story.
+fn sections() -> [Entry; 1] {
+    [Entry {
+        what: "section",
+        name: "tests",
+        about: "What must come of which records: `millstream test` checks it on the real engine, in memory.\n\n\
+            A test has a name, records that it gives to sources, and rows that it expects in places: after a source, a \
+            stream, one of its steps (`clean/2` is the third), a model; among the dead letters; among the answers to \
+            questions that it asks when everything given has been learned. Of a row only the columns that it names are \
+            compared, floats to nine digits; the number of rows and their order (event time, then source, partition and \
+            offset) must agree. A record is a map of columns, or a text as the source would read it; in a map, `_time`, \
+            `_key` and `_partition` are the record's own. Tests do not count as a change of the definition.",
+        schema: schema_of::<shape::Test>,
+        example: "\
+            free orders are refused:\n  \
+              given:\n    \
+                orders:\n      \
+                  - {at: \"2026-01-05T19:00:00Z\", customer: c7, amount: 80}\n      \
+                  - {at: \"2026-01-05T19:00:01Z\", customer: c8, amount: 0}\n  \
+              expect:\n    \
+                clean: [{customer: c7, evening: true}]\n  \
+              dead: [{step: clean/0/require, reason: \"*amount > 0*\"}]\n",
+    }]
+}
+
 /// All kinds, each with a line.
 pub fn overview(catalogue: &Catalogue) -> String {
     let entries = catalogue.entries();
@@ -31,13 +58,17 @@ pub fn overview(catalogue: &Catalogue) -> String {
         }
         out.push('\n');
     }
-    out.push_str("`millstream list NAME` tells more of one.\n");
+    let _ = writeln!(out, "Besides these, a definition may hold");
+    for section in sections() {
+        let _ = writeln!(out, "  {:width$}  {}", section.name, section.summary());
+    }
+    out.push_str("\n`millstream list NAME` tells more of one.\n");
     out
 }
 
 /// Everything about the kinds called `name` (a source and a sink may share one), or what there is instead.
 pub fn details(catalogue: &Catalogue, name: &str) -> Result<String, String> {
-    let entries = catalogue.entries();
+    let entries: Vec<Entry> = catalogue.entries().into_iter().chain(sections()).collect();
     let found: Vec<&Entry> = entries.iter().filter(|entry| entry.name == name).collect();
     if found.is_empty() {
         let names: Vec<String> = entries.iter().map(|entry| entry.name.to_owned()).collect();

@@ -5,7 +5,7 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use commands::{audit, diff, models, replay, rollback, run, state, topic};
+use commands::{audit, diff, models, replay, rollback, run, state, test, topic};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -32,6 +32,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Form::Text)]
         format: Form,
     },
+    /// Runs the tests that a definition holds, in memory: what must come of the records that they give.
+    ///
+    /// Exit code 0: all is as expected. 1: some is not; it is shown beside what was expected. 2: the definition is bad.
+    Test(test::Arguments),
     /// Prints the JSON Schema of definition files, for editors.
     ///
     /// In VS Code, for example: `# yaml-language-server: $schema=millstream.schema.json` in the first line.
@@ -106,6 +110,7 @@ fn main() -> ExitCode {
     // A bad command line ends here, with exit code 2.
     match Arguments::parse().command {
         Command::Check { file, format } => commands::check(&file, format),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Schema => commands::schema(),
         Command::Graph { file, format } => commands::graph(&file, format),
         Command::List { kind } => commands::list(kind.as_deref()),

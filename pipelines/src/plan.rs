@@ -56,6 +56,8 @@ pub struct Pipeline {
     pub sinks: Vec<Sink>,
     /// The address that metrics are served at.
     pub metrics: Option<std::net::SocketAddr>,
+    /// What must come of which records.
+    pub tests: Vec<Test>,
     /// All topics that the pipeline names, by name, each with its number of partitions.
     pub topics: Vec<(String, u32)>,
     /// The secrets that the definition refers to: pass whatever is printed through [`Secrets::redact`].
@@ -179,6 +181,69 @@ pub struct Sink {
     pub from: Input,
     /// What it writes.
     pub sink: PlannedSink,
+}
+
+/// A test: see [`crate::testing`].
+pub struct Test {
+    /// Its name.
+    pub name: String,
+    /// Records by the number of their source; requests follow the sources.
+    pub given: Vec<(usize, Vec<Given>)>,
+    /// What must come of them.
+    pub expected: Vec<Expected>,
+}
+
+/// A record that is given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Given {
+    /// What it holds.
+    pub content: GivenContent,
+    /// Its own timestamp, milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// Its key.
+    pub key: Option<String>,
+    /// Its partition.
+    pub partition: u32,
+}
+
+/// What a record holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GivenContent {
+    /// A text as it would be read.
+    Text(String),
+    /// Values by column.
+    Columns(Row),
+}
+
+impl Default for GivenContent {
+    fn default() -> Self {
+        Self::Columns(Row::new())
+    }
+}
+
+/// Values by column, in the order in which they were written.
+pub type Row = Vec<(String, Value)>;
+
+/// What must be found in a place.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// The place as the definition calls it.
+    pub name: String,
+    /// The place.
+    pub place: Place,
+    /// The rows.
+    pub rows: Vec<Row>,
+}
+
+/// Where something is expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// After a source, a step or a model.
+    Rows(Input),
+    /// Among the dead letters.
+    Dead,
+    /// Among the answers to the requests with this index.
+    Answers(usize),
 }
 
 impl Pipeline {

@@ -55,6 +55,9 @@ pub struct Definition {
     /// What the pipeline serves while it runs.
     #[serde(default)]
     pub serve: Serve,
+    /// What must come of which records; `millstream test` checks it.
+    #[serde(default)]
+    pub tests: BTreeMap<String, Test>,
 }
 
 /// How records are grouped before they enter the pipeline. An idle pipeline takes what there is at once; a busy
@@ -263,6 +266,60 @@ pub struct Sink {
 pub struct Serve {
     /// The address of the Prometheus metrics: `127.0.0.1:9464`.
     pub metrics: Option<String>,
+}
+
+/// A test of the pipeline: what is given, and what must come of it. It runs on the real engine, in memory, without
+/// topics, files or state. Of an expected row only the columns that it names are compared; the number of rows must agree.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Test {
+    /// Records by source; sources that are not named have none. Behind the last ones nobody is waited for any more.
+    #[serde(default)]
+    pub given: BTreeMap<String, Vec<Given>>,
+    /// Questions by their name in `requests`, asked when everything given has been learned.
+    #[serde(default)]
+    pub ask: BTreeMap<String, Vec<Given>>,
+    /// Rows after a source, a stream, a step of a stream (`clean/2` is the third one) or a model, in the order of event time.
+    #[serde(default)]
+    pub expect: BTreeMap<String, Vec<BTreeMap<String, Value>>>,
+    /// Dead letters, in the order of their sources and records; without this key they may be any.
+    pub dead: Option<Vec<Letter>>,
+    /// Answers by the name in `requests`: the answer's own columns, `model`, `revision`, `staleness_seconds`; for an error
+    /// answer `step` and `reason`, in which `*` stands for anything.
+    #[serde(default)]
+    pub answers: BTreeMap<String, Vec<BTreeMap<String, Value>>>,
+}
+
+/// A record: a text as it would be read, or a map of columns. In a map, `_time` is the record's own timestamp, `_key` its
+/// key and `_partition` its partition.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Given {
+    /// As it would be read.
+    Text(String),
+    /// Values by column; what is left out is missing.
+    Columns(BTreeMap<String, Value>),
+}
+
+/// What is expected of a dead letter; what is left out may be anything. In texts `*` stands for any text and `?` for any
+/// character.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Letter {
+    /// The source, or the name of the requests.
+    pub source: Option<String>,
+    /// The record's partition.
+    pub partition: Option<u64>,
+    /// The record's number in its partition, from 0.
+    pub offset: Option<u64>,
+    /// `learn` or `serve`.
+    pub lane: Option<String>,
+    /// Who could not take it: a source, a step (`clean/0/require`) or a model.
+    pub step: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// The record's bytes.
+    pub raw: Option<String>,
 }
 
 fn one() -> u32 {

@@ -8,7 +8,7 @@ use millstream_connectors::broker::Message;
 use crate::{NOW_MS, message};
 
 /// The topics of its sinks, by their names.
-pub const SINKS: [&str; 4] = ["rows", "rooms", "visits", "exposed"];
+pub const SINKS: [&str; 6] = ["rows", "rooms", "visits", "exposed", "mended", "grid"];
 
 /// The definition. `topics` goes before the names of its topics and its own, for brokers that others use, too.
 pub fn definition(broker: &str, topics: &str) -> String {
@@ -59,6 +59,25 @@ streams:
     steps:
       - join: {with: standing, by: [room], within_seconds: 20, kind: left, columns: [wind]}
       - aggregate: {by: [room], columns: {windiest: max(wind), known: count(wind)}}
+  mended:
+    input: readings
+    steps:
+      - require: {that: "sensor is not null", lanes: learn}
+      - interpolate: {columns: [temperature], by: [sensor], within_seconds: 4}
+      - outliers: {columns: [temperature], by: [sensor], method: {mad: {limit: 4}}, then: flag}
+      - outliers: {columns: [humidity], by: [room], method: {hampel: {window: 5, limit: 3}}}
+      - outliers: {columns: [count], method: {z_score: {limit: 3}}, then: clip}
+      - target_mean: {target: temperature, by: [room], prior: 15}
+      - rolling: {by: [sensor], within_seconds: 20, columns: {recent: mean(temperature), spread: deviation(humidity), rooms: distinct(room)}}
+      - flag_stuck: {columns: [humidity], by: [sensor], readings: 3}
+      - flag_drift: {columns: [temperature], by: [room]}
+      - mark_gaps: {by: [sensor], longer_than_seconds: 3}
+      - winsorise: {columns: [recent], by: [room]}
+      - scale: {columns: [spread], method: robust, by: [room]}
+  grid:
+    input: readings
+    steps:
+      - resample: {by: [room], every_seconds: 5, within_seconds: 10}
   room_results:
     input: rooms
     steps:
@@ -106,6 +125,8 @@ sinks:
   rooms: {from: rooms, to: {topic: {name: TOPICS-rooms}}}
   visits: {from: visits, to: {topic: {name: TOPICS-visits}}}
   exposed: {from: exposed, to: {topic: {name: TOPICS-exposed}}}
+  mended: {from: mended, to: {topic: {name: TOPICS-mended}}}
+  grid: {from: grid, to: {topic: {name: TOPICS-grid}}}
 "#;
 
 /// The definition with what fills its topics from [`files`] while the pipeline runs.

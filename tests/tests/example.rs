@@ -3,8 +3,12 @@
 use std::path::Path;
 
 use millstream_operators::registry::Registry;
+use millstream_pipelines::catalogue::Catalogue;
+use millstream_pipelines::load;
+use millstream_pipelines::plan::Test;
 use millstream_pipelines::run::state::models_path;
 use millstream_pipelines::run::{Checkpointing, Options, Summary};
+use millstream_pipelines::testing::{self, Report, Tested};
 use millstream_tests::{Site, message, one_answer_each};
 use serde_json::{Value, json};
 
@@ -128,4 +132,25 @@ fn asked_once_more(site: &Site, first: &Summary) {
     let last = answers.last().expect("many");
     assert_eq!((&last["request"]["offset"], &last["request"]["key"]), (&json!(QUESTIONS), &json!("N14228")));
     assert_eq!(last["revision"], json!(first.models["late"].revision), "the newest revision answers");
+}
+
+#[test]
+fn the_examples_keep_their_own_tests() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/examples");
+    let mut tested = 0;
+    for entry in std::fs::read_dir(examples).expect("the examples") {
+        let path = entry.expect("it can be listed").path();
+        if path.extension().is_none_or(|end| end != "yaml") {
+            continue;
+        }
+        let (pipeline, _) =
+            load(&path, &Catalogue::shipped()).unwrap_or_else(|report| panic!("{}", report.render(false)));
+        assert!(!pipeline.tests.is_empty(), "{} has no tests", path.display());
+        let run = |test: &Test| Tested { name: test.name.clone(), outcome: testing::run(&pipeline, test) };
+        let tests: Vec<Tested> = pipeline.tests.iter().map(run).collect();
+        tested += tests.len();
+        let report = Report { file: path.display().to_string(), tests, seconds: 0.0 };
+        assert!(report.is_good(), "{}", report.text());
+    }
+    assert!(tested >= 4, "{tested} tests");
 }

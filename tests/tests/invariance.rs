@@ -21,7 +21,7 @@ struct Given {
     versions: BTreeMap<String, Vec<String>>,
     answers: Vec<Record>,
     dead_letters: Vec<DeadLetter>,
-    rows: [Vec<Record>; 4],
+    rows: [Vec<Record>; small::SINKS.len()],
 }
 
 /// After how many epochs there was another revision.

@@ -21,7 +21,7 @@ mod record;
 mod rows;
 #[cfg(test)]
 pub(crate) mod tests;
-pub(crate) mod timestamp;
+pub mod timestamp;
 
 pub use rows::rows_decoder;
 

@@ -10,7 +10,7 @@ pub(crate) const EXPECTED: &str = "a timestamp like 2026-01-31T12:30:00Z";
 
 /// Reads `YYYY-MM-DD`, alone (midnight) or followed by `T` or a space, `HH:MM:SS`, a fraction (cut to
 /// milliseconds) and `Z` or `±HH:MM` (UTC where there is none).
-pub(crate) fn parse(text: &[u8]) -> Option<i64> {
+pub fn parse(text: &[u8]) -> Option<i64> {
     let (date, rest) = text.split_at_checked(10)?;
     let days = days(number(&date[..4])?, number(&date[5..7])?, number(&date[8..])?)?;
     if date[4] != b'-' || date[7] != b'-' {

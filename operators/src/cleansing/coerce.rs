@@ -28,8 +28,8 @@ pub(super) static KIND: StepKind = Kind {
             letters; so are blank texts (in columns that become text, only where `\"\"` is listed) and numbers that \
             are not finite. A float becomes a whole number only where it is one. Truth values are `true`, `t`, `yes`, \
             `y`, `on`, `1` and their opposites in either case; timestamps are RFC 3339 (UTC without a zone) or have \
-            the form `format`, and numbers count from 1970. Columns that are written in different ways go into steps \
-            of their own.",
+            the form `format`; numbers count from 1970, as text, too. Columns that are written in different ways go \
+            into steps of their own.",
     schema: schema_of::<Config>,
     example: "columns: {sensor: float, count: float}\ndecimal: \",\"\nthousands: \".\"\nmissing: [-200, \"N/A\"]\n\
               otherwise: \"null\"\n",
@@ -57,7 +57,7 @@ struct Config {
     /// Numbers and texts that stand for a missing value.
     #[serde(default)]
     missing: Vec<Missing>,
-    /// What becomes of a value that cannot be read.
+    /// What becomes of a value that cannot be read. Default: `dead_letter`.
     #[serde(default)]
     otherwise: Otherwise,
 }
@@ -240,9 +240,9 @@ impl Transform for Coerce {
             let target = Target { step: self, name, to, rejects };
             let from = rows.column(at);
             let column = match from.data_type() {
-                DataType::Utf8 => target.from_text(from),
-                DataType::Int64 => target.from_ints(from)?,
-                DataType::Float64 => target.from_floats(from)?,
+                DataType::Utf8 => target.of_text(from),
+                DataType::Int64 => target.of_ints(from)?,
+                DataType::Float64 => target.of_floats(from)?,
                 _ => cast(from, &to.data_type())?,
             };
             columns.push((name, column));
@@ -260,7 +260,7 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    fn from_text(mut self, from: &ArrayRef) -> ArrayRef {
+    fn of_text(mut self, from: &ArrayRef) -> ArrayRef {
         let (step, mut scratch) = (self.step, String::new());
         let cells = from.as_string::<i32>();
         let missing = |text: &str| step.missing_texts.iter().any(|missing| missing == text);
@@ -291,7 +291,7 @@ impl Target<'_> {
         }
     }
 
-    fn from_ints(mut self, from: &ArrayRef) -> Result<ArrayRef> {
+    fn of_ints(mut self, from: &ArrayRef) -> Result<ArrayRef> {
         let (step, cells) = (self.step, from.as_primitive::<Int64Type>());
         let known = |value: i64| (!step.missing_ints.contains(&value)).then_some(value);
         Ok(match self.to {
@@ -305,7 +305,7 @@ impl Target<'_> {
         })
     }
 
-    fn from_floats(mut self, from: &ArrayRef) -> Result<ArrayRef> {
+    fn of_floats(mut self, from: &ArrayRef) -> Result<ArrayRef> {
         let (step, cells) = (self.step, from.as_primitive::<Float64Type>());
         let known = |value: f64| Some(value).filter(|value| value.is_finite() && !step.missing.contains(value));
         Ok(match self.to {
@@ -383,7 +383,7 @@ mod tests {
     use super::super::harness::{check, problems};
 
     #[test]
-    fn numbers_are_read_from_text() {
+    fn numbers_are_read_of_text() {
         check(
             &super::KIND,
             &json!({"columns": {"sensor": "float", "room": "int"}, "missing": [-200, 2_147_483_647, "N/A"]}),
@@ -494,8 +494,8 @@ mod tests {
     fn all_problems_are_found() {
         let config = json!({"columns": {"_time": "text", "at": "float", "rom": "int"}, "decimal": "1",
             "thousands": "1", "format": "%Q"});
-        let expected = "columns._time reserved-column; columns.rom unknown-column; columns.at wrong-type; decimal bad-value; \
-                        thousands bad-value; thousands bad-value; format bad-value; format bad-value";
+        let expected = "columns._time reserved-column; columns.rom unknown-column; columns.at wrong-type; \
+                        decimal bad-value; thousands bad-value; thousands bad-value; format bad-value; format bad-value";
         assert_eq!(problems(&super::KIND, &config), expected);
         assert_eq!(problems(&super::KIND, &json!({"columns": {}})), "columns empty-list");
         assert_eq!(problems(&super::KIND, &json!({"columns": {"room": "number"}})), "columns.room bad-value");

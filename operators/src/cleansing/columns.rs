@@ -160,7 +160,8 @@ pub(super) enum Otherwise {
     Null,
 }
 
-/// As it is written: a bare `null` is no text in YAML.
+/// What becomes of a value that cannot be taken.
+// As it is written: a bare `null` is no text in YAML.
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum OtherwiseName {

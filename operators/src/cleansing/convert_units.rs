@@ -32,7 +32,8 @@ pub(super) static KIND: StepKind = Kind {
 struct Config {
     /// Columns of numbers, and from which unit to which each goes.
     columns: BTreeMap<String, Change>,
-    /// What becomes of a number whose record names no unit, one that is unknown, or one of another dimension.
+    /// What becomes of a number whose record names no unit, one that is unknown, or one of another dimension. Default:
+    /// `dead_letter`.
     #[serde(default)]
     otherwise: Otherwise,
 }

@@ -55,10 +55,15 @@ impl Moments {
         }
     }
 
+    /// The sample standard deviation; zero while the values have not differed.
+    pub(super) fn deviation(&self) -> f64 {
+        (self.squares / (self.count.max(2) - 1) as f64).sqrt()
+    }
+
     /// By how many standard deviations `value` lies above the mean, at most `limit` either way;
     /// zero while the values have not differed.
     pub(super) fn score(&self, value: f64, limit: f64) -> f64 {
-        let deviation = (self.squares / (self.count.max(2) - 1) as f64).sqrt();
+        let deviation = self.deviation();
         if deviation > 0.0 { ((value - self.mean) / deviation).clamp(-limit, limit) } else { 0.0 }
     }
 }

@@ -10,7 +10,7 @@ const FEW: usize = 16;
 /// How coarse the distances are: a hundredth, doubled twice. Near the middle there are buckets of all sizes, so finer ones would be many.
 const LEVELS: u8 = 2;
 
-/// Quantiles whose error is 4 % of the distance from the values' middle, not from zero.
+/// Quantiles whose error is 4 % of the distance from the middle of the first values, not from zero.
 ///
 /// Air pressures differ by less than a hundredth: in a [`Quantiles`] they all fall into one bucket. So the first 16 values are kept, and
 /// give exact quantiles; their median then is the middle from which all distances are measured.

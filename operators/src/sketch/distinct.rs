@@ -187,6 +187,12 @@ mod tests {
                 merged.merge(&parts.swap_remove(random.below(parts.len())));
             }
             assert_eq!(merged, expected, "seed {seed}");
+            // Of a sketch that keeps all hashes and one that keeps few.
+            let (few, many) = numbers.split_at(500);
+            let [mut few, many] = [few, many].map(|part| of(part.iter().map(|number| hash_of(*number))));
+            assert!(few.is_exact() && !many.is_exact());
+            few.merge(&many);
+            assert_eq!(few, expected, "seed {seed}");
             numbers.reverse();
             assert_eq!(of(numbers.iter().map(|number| hash_of(*number))), expected, "seed {seed}");
         }

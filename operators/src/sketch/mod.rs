@@ -3,7 +3,7 @@
 //! | sketch | of | error | takes back |
 //! |---|---|---|---|
 //! | [`Quantiles`] | numbers | 1 % of the number | yes |
-//! | [`Centred`] | numbers that lie close together, far from zero | 4 % of the distance from their middle | no |
+//! | [`Centred`] | numbers that lie close together, far from zero | 4 % of the distance from the middle of the first 16 | no |
 //! | [`Distinct`] | hashes | none up to 1,024 different ones, then about 4 % | yes |
 //!
 //! A sketch depends only on what was added, not on the order in which it was (but [`Centred`]: its middle is that of the first values).

@@ -13,6 +13,7 @@ mod outputs;
 mod sources;
 mod streams;
 mod sweep;
+mod testing;
 
 use std::collections::BTreeMap;
 
@@ -110,6 +111,7 @@ impl Checker<'_> {
         let requests = self.requests(root, &graph, &sources, &models);
         let sinks = self.sinks(root, &graph);
         let feeds = self.feeds(root, &sources);
+        let tests = self.tests(root, &graph, &sources);
         let metrics = self.metrics(root);
         let epochs = self.epochs(root);
         let checkpoints = self.checkpoints(root);
@@ -140,6 +142,7 @@ impl Checker<'_> {
             requests,
             sinks,
             metrics,
+            tests,
             topics: Vec::new(),
             secrets: Secrets::default(),
         })

@@ -1,4 +1,4 @@
-//! What each subcommand does, and the exit codes: 0 done, 1 the run failed or the audit found
+//! What each subcommand does, and the exit codes: 0 done, 1 the run failed, or a test did, or the audit found
 //! something wrong, 2 a bad definition or command line, 3 the new definition would lose state.
 
 pub(crate) mod audit;
@@ -8,6 +8,7 @@ pub(crate) mod replay;
 pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod state;
+pub(crate) mod test;
 pub(crate) mod topic;
 
 use std::io::{IsTerminal, Write};

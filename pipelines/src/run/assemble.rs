@@ -7,12 +7,13 @@ use millstream_connectors::broker::Broker;
 use millstream_connectors::formats;
 use millstream_connectors::sources::World;
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
-use millstream_engine::{Result, batch};
+use millstream_engine::source::{MakeDecoder, Source};
+use millstream_engine::{Fault, Result, batch};
 
 use crate::plan::{self, Pipeline};
 
 /// The largest record that is taken; a larger one becomes a dead letter.
-const RECORD_BYTES_MAX: usize = 16 << 20;
+pub const RECORD_BYTES_MAX: usize = 16 << 20;
 
 /// What the pipeline's sources may touch.
 pub fn world(pipeline: &Pipeline, broker: Arc<dyn Broker>) -> World {
@@ -48,13 +49,25 @@ impl Topics {
 
 /// The graph of a pipeline: its sources, then its requests; its nodes; its sinks.
 pub fn graph(pipeline: &Pipeline, world: &World) -> Result<Graph> {
+    graph_of(pipeline, world.max_record_bytes, |_, source| Ok(((source.source.open)(world)?, decoder(source))))
+}
+
+/// The same, of what `open` makes of each source and then of each request: where it is read from, and how.
+pub fn graph_of(
+    pipeline: &Pipeline,
+    max_record_bytes: usize,
+    mut open: impl FnMut(usize, &plan::Source) -> Result<(Arc<dyn Source>, MakeDecoder)>,
+) -> Result<Graph> {
     let mut sources = Vec::new();
-    for source in &pipeline.sources {
-        sources.push(source_node(source, None, world)?);
-    }
+    let mut add = |source: &plan::Source, asks| {
+        let (opened, decoder) = open(sources.len(), source)?;
+        sources.push(source_node(source, asks, opened, formats::limited(decoder, max_record_bytes)));
+        Ok::<(), Fault>(())
+    };
+    pipeline.sources.iter().try_for_each(|source| add(source, None))?;
     for request in &pipeline.requests {
         let asks = Asks { enters: request.enters, fold: pipeline.models[request.model].node };
-        sources.push(source_node(&request.source, Some(asks), world)?);
+        add(&request.source, Some(asks))?;
     }
     let node = |node: &plan::Node| Node {
         name: node.label.clone(),
@@ -70,28 +83,33 @@ pub fn graph(pipeline: &Pipeline, world: &World) -> Result<Graph> {
     })
 }
 
-fn source_node(source: &plan::Source, asks: Option<Asks>, world: &World) -> Result<SourceNode> {
-    let decoder = match &source.format {
+/// How a source's records become rows.
+pub fn decoder(source: &plan::Source) -> MakeDecoder {
+    match &source.format {
         Some(format) => format.decoder.clone(),
         None => formats::rows_decoder(source.columns.clone()),
-    };
+    }
+}
+
+fn source_node(source: &plan::Source, asks: Option<Asks>, opened: Arc<dyn Source>, decoder: MakeDecoder) -> SourceNode {
     let time = source.event_time.map_or(EventTime::Arrival, |column| EventTime::Column {
         column: batch::META + column,
         lateness_ms: source.lateness_ms,
         corrections_ms: source.corrections_ms,
     });
-    Ok(SourceNode {
+    SourceNode {
         name: source.name.clone(),
-        source: (source.source.open)(world)?,
+        source: opened,
         schema: source.schema.clone(),
-        decoder: formats::limited(decoder, world.max_record_bytes),
+        decoder,
         time,
         idle_ms: source.idle_ms,
         asks,
-    })
+    }
 }
 
-fn input(at: plan::Input) -> Input {
+/// A place of the plan in the graph.
+pub fn input(at: plan::Input) -> Input {
     match at {
         plan::Input::Source(source) => Input::Source(source),
         plan::Input::Node(node) => Input::Node(node),

@@ -14,7 +14,7 @@ mod promote;
 pub mod receive;
 pub mod recover;
 pub mod replay;
-mod reply;
+pub(crate) mod reply;
 pub mod rollback;
 #[doc(hidden)]
 pub mod sabotage;
@@ -46,7 +46,8 @@ use millstream_operators::registry::Registry;
 use crate::plan::{Delivery, Pipeline};
 use assemble::Topics;
 use change::Change;
-use commit::{Answers, BrokerCommit, Reached};
+pub(crate) use commit::Answers;
+use commit::{BrokerCommit, Reached};
 use feed::Feeds;
 use journal::{Definition, History, Writer};
 use promote::{Candidate, Promoter};
@@ -313,7 +314,8 @@ fn settings(
     }
 }
 
-fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
+/// Where the answers to each request source go.
+pub(crate) fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
     let first = pipeline.sources.len();
     let answers = |request: &crate::plan::Request| Answers {
         asked: request.source.source.topic.as_ref().map_or_else(String::new, |(topic, _)| topic.clone()),
