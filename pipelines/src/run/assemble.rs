@@ -1,6 +1,5 @@
 //! From a planned pipeline to the engine's graph: opens the broker and the sources, starts nothing.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_connectors::broker::Broker;
@@ -79,7 +78,7 @@ pub fn graph_of(
         sources,
         nodes: pipeline.nodes.iter().map(node).collect(),
         outputs: pipeline.sinks.iter().map(output).collect(),
-        observers: BTreeMap::new(),
+        ..Graph::default()
     })
 }
 
