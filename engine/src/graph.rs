@@ -1,10 +1,12 @@
 //! The graph that a run mounts: sources, operators, outputs. Plain data; nothing is open yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
+use crate::Result;
 use crate::operator::{Power, Step};
 use crate::source::{MakeDecoder, Source};
 
@@ -17,7 +19,18 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// The streams that leave.
     pub outputs: Vec<Output>,
+    /// Who looks at the learn lane's rows of a source (as decoded) or of a node.
+    pub observers: BTreeMap<Input, MakeObserver>,
 }
+
+/// Looks at rows as they come by. It cannot change them, nor anything that follows from them.
+pub trait Observe {
+    /// Some rows, on the worker that has them.
+    fn see(&mut self, rows: &RecordBatch) -> Result<()>;
+}
+
+/// Makes an observer for each worker.
+pub type MakeObserver = Arc<dyn Fn() -> Box<dyn Observe> + Send + Sync>;
 
 /// A source and how its records become rows in order.
 pub struct SourceNode {
@@ -74,7 +87,7 @@ pub struct Node {
 }
 
 /// What a port or an output reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Input {
     /// A source's rows.
     Source(usize),

@@ -2,6 +2,8 @@
 //!
 //! Labels are names from the definition, never data, so their number is bounded.
 
+use std::sync::Mutex;
+
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -14,6 +16,8 @@ use crate::operator::Measure;
 /// A run's metrics, each prefixed `millstream_`.
 pub struct Metrics {
     registry: Registry,
+    /// Sets gauges that are too dear to be kept up to date all the time.
+    refresh: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
     /// Epochs bound.
     pub epochs_total: IntCounter,
     /// Epochs published.
@@ -24,6 +28,8 @@ pub struct Metrics {
     rows_in_total: IntCounterVec,
     rows_out_total: IntCounterVec,
     dead_letters_total: IntCounterVec,
+    repaired_total: IntCounterVec,
+    expectations_failed_total: IntCounterVec,
     state_keys: IntGaugeVec,
     step_seconds_total: GaugeVec,
     held_rows: IntGauge,
@@ -79,6 +85,16 @@ impl Default for Metrics {
             rows_in_total: counters("rows_in_total", "Rows that entered a step.", &["step", "lane"]),
             rows_out_total: counters("rows_out_total", "Rows that left a step.", &["step", "lane"]),
             dead_letters_total: counters("dead_letters_total", "Records that a step could not take.", &["step"]),
+            repaired_total: counters(
+                "repaired_total",
+                "Values that a step has put in place of others.",
+                &["step", "lane"],
+            ),
+            expectations_failed_total: counters(
+                "expectations_failed_total",
+                "Spans of rows of which something was expected that does not hold.",
+                &["step"],
+            ),
             state_keys: int_gauges("state_keys", "Keys that a step keeps state for.", &["step", "worker"]),
             step_seconds_total: gauges("step_seconds_total", "Seconds spent in a step, over all workers.", &["step"]),
             held_rows: registered(r, IntGauge::new("held_rows", "Rows that wait for the watermark.")),
@@ -119,6 +135,7 @@ impl Default for Metrics {
                 "Commits whose outcome was open, and was read back by a new producer.",
             ),
             promotions_failed_total: counter("promotions_failed_total", "Promotions that could not be written."),
+            refresh: Mutex::default(),
             registry,
         }
     }
@@ -127,7 +144,23 @@ impl Default for Metrics {
 impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
+        // Whoever panicked while it refreshed has ended its thread; the others' gauges are still good.
+        let refresh = self.refresh.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        refresh.iter().for_each(|refresh| refresh());
         TextEncoder::new().encode_to_string(&self.registry.gather()).expect("gathered metrics can be written")
+    }
+
+    /// A family of gauges more.
+    ///
+    /// # Panics
+    /// If there is one of this name, or the name or a label is none.
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Gauges {
+        Gauges(registered(&self.registry, GaugeVec::new(Opts::new(name, help), labels)))
+    }
+
+    /// Has `set` called whenever all metrics are written out: for gauges whose values take some time.
+    pub fn before_rendering(&self, set: impl Fn() + Send + Sync + 'static) {
+        self.refresh.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Box::new(set));
     }
 
     pub(crate) fn records(&self, source: &str, count: usize, bytes: usize) {
@@ -175,6 +208,8 @@ impl Metrics {
         StepMetrics {
             rows_in: lanes(&self.rows_in_total),
             rows_out: lanes(&self.rows_out_total),
+            repaired: lanes(&self.repaired_total),
+            unmet: self.expectations_failed_total.with_label_values(&[step]),
             seconds: self.step_seconds_total.with_label_values(&[step]),
             keys: (self.state_keys.clone(), [step.to_owned(), worker.to_string()]),
         }
@@ -205,10 +240,26 @@ impl Metrics {
     }
 }
 
+/// A family of gauges.
+#[derive(Clone)]
+pub struct Gauges(GaugeVec);
+
+impl Gauges {
+    /// Sets the one with these labels' values.
+    ///
+    /// # Panics
+    /// If there are more or fewer of them than labels.
+    pub fn set(&self, labels: &[&str], value: f64) {
+        self.0.with_label_values(labels).set(value);
+    }
+}
+
 /// The counters of one step on one worker.
 pub(crate) struct StepMetrics {
     pub(crate) rows_in: [IntCounter; 2],
     pub(crate) rows_out: [IntCounter; 2],
+    pub(crate) repaired: [IntCounter; 2],
+    pub(crate) unmet: IntCounter,
     pub(crate) seconds: prometheus::Gauge,
     /// With its labels: only steps that have state show it.
     keys: (IntGaugeVec, [String; 2]),

@@ -111,7 +111,10 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
             ports.push(transform::only_serving(stream, serves, &graph));
         }
         let rows = match &node.step.power {
-            Power::Transform(operator) => transform::mount(ports.remove(0), operator.clone(), site.outlet(&node.name)),
+            Power::Transform(operator) => {
+                let outlet = site.outlet(&node.name).observed(Input::Node(at), site);
+                transform::mount(ports.remove(0), operator.clone(), outlet)
+            }
             Power::Keyed(operator) => keyed::mount(ports, operator, at, site, &walks)?,
             Power::Fold(make) => {
                 let rows = fold::mount(ports.remove(0), make, at, site, &walks)?;

@@ -26,10 +26,12 @@ use crate::batch::Lane;
 pub use crate::state::relational::{Given, Order, Relational, Row};
 use crate::state::{ErasedKeyed, Related, States};
 
-/// Rows that an operator could not take, with its reasons.
+/// Rows that an operator could not take, with its reasons; and what else it has to say of its input.
 #[derive(Debug, Default)]
 pub struct Rejects {
     rows: Vec<(usize, String)>,
+    repaired: u64,
+    unmet: Vec<String>,
 }
 
 impl Rejects {
@@ -37,6 +39,21 @@ impl Rejects {
     /// A rejected row must not be in the output. A row that is rejected twice keeps its first reason.
     pub fn push(&mut self, row: usize, reason: impl Into<String>) {
         self.rows.push((row, reason.into()));
+    }
+
+    /// Counts values that the operator has put in place of others, or of missing ones.
+    pub fn repaired(&mut self, values: usize) {
+        self.repaired += values as u64;
+    }
+
+    /// Tells that something that was expected of the rows does not hold.
+    pub fn unmet(&mut self, expectation: impl Into<String>) {
+        self.unmet.push(expectation.into());
+    }
+
+    /// How many values were repaired, and the expectations that do not hold, in the order in which they were told.
+    pub fn remarks(&mut self) -> (u64, Vec<String>) {
+        (std::mem::take(&mut self.repaired), std::mem::take(&mut self.unmet))
     }
 
     /// Whether no row was rejected.

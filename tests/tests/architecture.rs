@@ -15,12 +15,14 @@ const CRATES: [(&str, &[&str]); 6] = [
 ];
 
 /// Which of its sister modules a module may use.
-const MODULES: [(&str, &str, &[&str]); 12] = [
+const MODULES: [(&str, &str, &[&str]); 13] = [
     ("operators", "models", &[]),
     ("operators", "expression", &[]),
     ("operators", "sketch", &[]),
     ("operators", "registry", &["models"]),
     ("operators", "cleansing", &["models", "registry", "expression", "sketch"]),
+    // What a text might be is decided by the code that reads it.
+    ("operators", "profile", &["cleansing", "sketch"]),
     ("operators", "inference", &["models", "registry"]),
     // Training reads features by the code that answers requests, so that the two cannot differ.
     ("operators", "training", &["models", "registry", "inference"]),

@@ -14,7 +14,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 use crate::batch::{Batch, Lane, Meta, Origin};
 use crate::binding::Epoch;
 use crate::fault::{Fault, Result};
-use crate::graph::{EventTime, SourceNode};
+use crate::graph::{EventTime, Input, SourceNode};
 use crate::mount::order::worker_of;
 use crate::mount::{Outlet, Rows, Site};
 use crate::publish::DeadLetter;
@@ -25,7 +25,7 @@ use crate::source::Decoded;
 pub(crate) fn mount<'scope>(stream: StreamVec<'scope, Epoch, RawBatch>, at: usize, site: &Site) -> Rows<'scope> {
     let graph = site.graph.clone();
     let workers = site.workers as u32;
-    let outlet = site.outlet(&graph.sources[at].name);
+    let outlet = site.outlet(&graph.sources[at].name).observed(Input::Source(at), site);
     let mut decoder = (graph.sources[at].decoder)();
     stream.unary(Pipeline, "decode", move |_, _| {
         move |input, output| {

@@ -17,6 +17,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 use crate::batch::{Batch, Lane, Meta, Origin, canonical};
 use crate::binding::{Epoch, Watermark};
 use crate::fault::Result;
+use crate::graph::Input;
 use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
 use crate::mount::{Outlet, Rows, Site, Walks};
@@ -47,7 +48,8 @@ pub(crate) fn mount<'scope>(
     }
     let activator = scope.activator_for(builder.operator_info().address);
     let mut handover = Handover::new(&node.name, site, walks, activator);
-    let mut step = Step { instance, schemas, outlet: site.outlet(&node.name) };
+    let outlet = site.outlet(&node.name).observed(Input::Node(at), site);
+    let mut step = Step { instance, schemas, outlet };
     step.outlet.set_keys(step.instance.keys());
     let from_ms = site.from.as_ref().and_then(|from| from.manifest().frontier.time_ms);
     step.instance.set_now(from_ms.map_or(START, |from_ms| (from_ms, Origin::FIRST)));

@@ -1,5 +1,6 @@
 //! What leaves a step: dead letters, error answers, counts, and the rows of outputs.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
@@ -12,6 +13,7 @@ use crate::batch::{Batch, Lane, META, Meta, Origin};
 use crate::binding::Epoch;
 use crate::book::Book;
 use crate::fault::{Blame, Fault, Result};
+use crate::graph::{Input, Observe};
 use crate::metrics::StepMetrics;
 use crate::mount::{Rows, Site};
 use crate::operator::Rejects;
@@ -24,12 +26,25 @@ pub(crate) struct Outlet {
     book: Arc<Book>,
     metrics: StepMetrics,
     events: Sender<Event>,
+    observer: Option<RefCell<Box<dyn Observe>>>,
+    /// How many more unmet expectations are told one by one.
+    told: Cell<usize>,
 }
+
+/// Of each step, a worker tells so many unmet expectations; the others are only counted.
+const TOLD_MAX: usize = 10;
 
 impl Outlet {
     pub(crate) fn new(step: Arc<str>, site: &Site) -> Self {
         let metrics = site.metrics.step(&step, site.worker);
-        Self { step, book: site.book.clone(), metrics, events: site.events.clone() }
+        let (book, events) = (site.book.clone(), site.events.clone());
+        Self { step, book, metrics, events, observer: None, told: Cell::new(0) }
+    }
+
+    /// With whoever looks at these rows.
+    pub(crate) fn observed(self, rows: Input, site: &Site) -> Self {
+        let observer = site.graph.observers.get(&rows).map(|make| RefCell::new(make()));
+        Self { observer, ..self }
     }
 
     pub(crate) fn send(&self, event: Event) {
@@ -70,7 +85,13 @@ impl Outlet {
         let left = out.as_ref().map_or(0, RecordBatch::num_rows);
         self.metrics.rows_in[lane_at].inc_by(ports.iter().map(|rows| rows.num_rows() as u64).sum());
         self.metrics.rows_out[lane_at].inc_by(left as u64);
+        if let (Some(out), Some(observer), Lane::Learn) = (&out, &self.observer, lane)
+            && let Err(fault) = observer.borrow_mut().see(out)
+        {
+            self.abort(fault);
+        }
         for (rows, rejects) in ports.iter().zip(&mut rejects) {
+            self.remark(lane_at, rejects);
             let rejected = rejects.take();
             if lane == Lane::Serve && left + rejected.len() < rows.num_rows() {
                 self.refuse_dropped(epoch, rows, out.as_ref(), &rejected);
@@ -79,6 +100,23 @@ impl Outlet {
         }
         self.metrics.seconds.add(watch.seconds());
         out.filter(|out| out.num_rows() > 0)
+    }
+
+    /// Counts what was repaired, and tells what was expected and does not hold.
+    fn remark(&self, lane: usize, rejects: &mut Rejects) {
+        let (repaired, unmet) = rejects.remarks();
+        if repaired > 0 {
+            self.metrics.repaired[lane].inc_by(repaired);
+        }
+        for expectation in unmet {
+            self.metrics.unmet.inc();
+            self.told.set(self.told.get() + 1);
+            match self.told.get() {
+                ..=TOLD_MAX => eprintln!("step {}: {expectation}", self.step),
+                told if told == TOLD_MAX + 1 => eprintln!("step {}: more follow, and are only counted", self.step),
+                _ => {}
+            }
+        }
     }
 
     /// Lets an operator look at rows that it keeps for later; rejected ones become dead letters. Whether all went well.

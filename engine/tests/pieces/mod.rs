@@ -457,5 +457,6 @@ fn graph(case: Case) -> Graph {
             Node { name: "sum".into(), inputs: vec![Input::Node(0)], step: sum },
         ],
         outputs: vec![Output { name: "out".into(), from: Input::Node(1) }],
+        ..Graph::default()
     }
 }

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::{changeable, is_text};
+use super::columns::{changeable, changes, is_text};
 use super::mojibake::repair;
 
 const NFC: ComposingNormalizerBorrowed<'static> = ComposingNormalizerBorrowed::new_nfc();
@@ -97,9 +97,14 @@ struct CleanText {
 }
 
 impl Transform for CleanText {
-    fn apply(&self, _: Lane, rows: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
-        let clean = |at: &usize| (self.schema.field(*at).name().as_str(), self.column(rows.column(*at)));
-        with_columns(&self.schema, rows, self.columns.iter().map(clean).collect())
+    fn apply(&self, _: Lane, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
+        let mut cleaned = Vec::with_capacity(self.columns.len());
+        for &at in &self.columns {
+            let column = self.column(rows.column(at));
+            rejects.repaired(changes(rows.column(at), &column)?);
+            cleaned.push((self.schema.field(at).name().as_str(), column));
+        }
+        with_columns(&self.schema, rows, cleaned)
     }
 }
 

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::{finite, numeric};
+use super::columns::{changes, finite, numeric};
 
 pub(super) static KIND: StepKind = Kind {
     name: "clip",
@@ -109,10 +109,11 @@ struct Clip {
 }
 
 impl Transform for Clip {
-    fn apply(&self, _: Lane, rows: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
+    fn apply(&self, _: Lane, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
         let mut columns = rows.columns().to_vec();
         for (at, bounds) in &self.columns {
             columns[*at] = bounds.clip(&columns[*at])?;
+            rejects.repaired(changes(rows.column(*at), &columns[*at])?);
         }
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::{Otherwise, changeable_each, repaired, shown};
+use super::columns::{Otherwise, changeable_each, changes, repaired, shown};
 use super::reading::{Notation, Read, Unreadable, in_range, instant, instant_as, instant_of, is_format, truth, whole};
 
 pub(super) static KIND: StepKind = Kind {
@@ -245,6 +245,7 @@ impl Transform for Coerce {
                 DataType::Float64 => target.of_floats(from)?,
                 _ => cast(from, &to.data_type())?,
             };
+            rejects.repaired(changes(from, &column)?);
             columns.push((name, column));
         }
         repaired(&self.schema, rows, columns, rejects)

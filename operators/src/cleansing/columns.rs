@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::compute::cast;
+use arrow::compute::kernels::cmp::distinct;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimeUnit};
 use millstream_engine::Result;
 use millstream_engine::batch::{DIFF, META, filter, with_columns};
@@ -198,6 +199,14 @@ pub(super) fn repaired(
 ) -> Result<RecordBatch> {
     let output = with_columns(schema, rows, columns)?;
     if rejects.is_empty() { Ok(output) } else { filter(&output, &rejects.keep(rows.num_rows())) }
+}
+
+/// How many values of a column a step has changed. Where it has given it another type, those that it made missing, or that were.
+pub(super) fn changes(before: &ArrayRef, after: &ArrayRef) -> Result<usize> {
+    if before.data_type() == after.data_type() {
+        return Ok(distinct(before, after)?.true_count());
+    }
+    Ok(before.null_count().abs_diff(after.null_count()))
 }
 
 /// The most characters of a value that a reason repeats.

@@ -67,7 +67,8 @@ pub(super) fn functions(
     columns.iter().filter_map(function).collect()
 }
 
-fn function(schema: &SchemaRef, path: &str, name: &str, text: &str) -> Result<Function, Problem> {
+/// One function, as `mean(temperature)`; its result is called `name`.
+pub(super) fn function(schema: &SchemaRef, path: &str, name: &str, text: &str) -> Result<Function, Problem> {
     let unreadable = || {
         Problem::new(path, "bad-function", format!("`{text}` is no function of a column"))
             .help("write it like `mean(temperature)`, `count()` or `quantile(temperature, 0.95)`")

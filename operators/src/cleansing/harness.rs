@@ -29,6 +29,10 @@ pub(crate) struct Bench {
     pub(crate) state: Option<Box<dyn KeyedInstance>>,
     ports: Vec<SchemaRef>,
     pub(crate) rejects: Vec<(usize, String)>,
+    /// What was repaired in all rows so far.
+    pub(crate) repaired: u64,
+    /// What was expected of them and did not hold.
+    pub(crate) unmet: Vec<String>,
 }
 
 impl Bench {
@@ -51,7 +55,7 @@ impl Bench {
             Power::Keyed(operator) => Some(operator.clone().mount(&ports).unwrap()),
             _ => None,
         };
-        Self { step, state, ports, rejects: Vec::new() }
+        Self { step, state, ports, rejects: Vec::new(), repaired: 0, unmet: Vec::new() }
     }
 
     pub(crate) fn run(&mut self, lane: Lane, port: usize, rows: &RecordBatch) -> Option<RecordBatch> {
@@ -88,6 +92,10 @@ impl Bench {
             }
             _ => unreachable!("cleansing steps do not fold"),
         };
+        for (repaired, unmet) in rejects.iter_mut().map(Rejects::remarks) {
+            self.repaired += repaired;
+            self.unmet.extend(unmet);
+        }
         self.rejects = rejects.iter_mut().map(Rejects::take).find(|rejects| !rejects.is_empty()).unwrap_or_default();
         self.checked(output)
     }

@@ -116,10 +116,11 @@ struct Constant {
 }
 
 impl Transform for Constant {
-    fn apply(&self, _: Lane, rows: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
+    fn apply(&self, _: Lane, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
         let mut columns = rows.columns().to_vec();
         for (at, value) in &self.values {
             let known = finite(&columns[*at])?;
+            rejects.repaired(known.null_count());
             columns[*at] = zip(&is_not_null(&known)?, &known, &Scalar::new(value.clone()))?;
         }
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
@@ -178,7 +179,7 @@ impl<E: Estimate> Keyed for Estimated<E> {
         _: usize,
         rows: &RecordBatch,
         states: &mut States<'_, Vec<E>>,
-        _: &mut Rejects,
+        rejects: &mut Rejects,
     ) -> Result<Option<RecordBatch>> {
         let inputs = self.columns.iter().map(|&at| numbers(rows.column(at))).collect::<Result<Vec<_>>>()?;
         let mut outputs: Vec<_> = inputs.iter().map(|_| Float64Builder::with_capacity(rows.num_rows())).collect();
@@ -191,7 +192,11 @@ impl<E: Estimate> Keyed for Estimated<E> {
             states.update(row, |known| learn(known, &inputs, row));
         }
         let names = self.columns.iter().map(|&at| self.schema.field(at).name().as_str());
-        let columns = names.zip(outputs.iter_mut().map(|output| Arc::new(output.finish()) as ArrayRef)).collect();
+        let columns: Vec<_> =
+            names.zip(outputs.iter_mut().map(|output| Arc::new(output.finish()) as ArrayRef)).collect();
+        for (input, (_, output)) in inputs.iter().zip(&columns) {
+            rejects.repaired(input.null_count() - output.null_count());
+        }
         Ok(Some(with_columns(&self.schema, rows, columns)?))
     }
 
@@ -241,7 +246,7 @@ impl Keyed for Last {
         _: usize,
         rows: &RecordBatch,
         states: &mut States<'_, Vec<Vec<u8>>>,
-        _: &mut Rejects,
+        rejects: &mut Rejects,
     ) -> Result<Option<RecordBatch>> {
         let mut inputs: Vec<(ArrayRef, Rows, Rows)> = Vec::with_capacity(self.columns.len());
         for (at, converter, _) in &self.columns {
@@ -260,8 +265,9 @@ impl Keyed for Last {
             states.update(row, |known| remember(known, &inputs, row));
         }
         let mut columns = rows.columns().to_vec();
-        for ((at, converter, _), (_, _, filled)) in self.columns.iter().zip(&inputs) {
+        for ((at, converter, _), (given, _, filled)) in self.columns.iter().zip(&inputs) {
             columns[*at] = converter.convert_rows(filled)?.remove(0);
+            rejects.repaired(given.null_count() - columns[*at].null_count());
         }
         Ok(Some(RecordBatch::try_new(self.schema.clone(), columns)?))
     }

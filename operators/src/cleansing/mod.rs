@@ -21,6 +21,7 @@ mod convert_units;
 mod deduplicate;
 mod derive;
 mod exact;
+mod expect;
 mod flag_drift;
 mod flag_stuck;
 mod functions;
@@ -45,7 +46,7 @@ mod ordinal_category;
 mod other_stream;
 mod outliers;
 mod power_transform;
-mod reading;
+pub(crate) mod reading;
 mod rename;
 mod require;
 mod resample;
@@ -71,6 +72,7 @@ pub static KINDS: &[&StepKind] = &[
     &convert_units::KIND,
     &deduplicate::KIND,
     &derive::KIND,
+    &expect::KIND,
     &flag_drift::KIND,
     &flag_stuck::KIND,
     &hash_category::KIND,
@@ -155,6 +157,14 @@ mod tests {
             (&rolling::KIND, json!({"by": ["sensor"], "rows": 5, "columns": every_function()})),
             (&latest::KIND, json!({"by": ["sensor"], "version": "count", "horizon_seconds": 9, "deleted": "not ok"})),
             (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "mean", "by": ["sensor", "room"]})),
+            (
+                &expect::KIND,
+                json!({"that": "share(temperature > 20) < 0.6", "over_seconds": 7, "by": ["room"], "otherwise": "dead_letter"}),
+            ),
+            (
+                &expect::KIND,
+                json!({"that": "quantile(humidity, 0.5) between 0 and 55", "over_rows": 6, "otherwise": "dead_letter"}),
+            ),
             (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "median"})),
             (&impute::KIND, json!({"columns": ["sensor", "ok", "at"], "with": "last"})),
             (&impute::KIND, json!({"columns": ["temperature"], "with": {"constant": 1.5}})),
@@ -392,6 +402,40 @@ mod tests {
         assert_eq!(harness::show(&rows, &["t", "sensor", "room", "count", "utc"]), harness::tidy(expected));
         let expected = ["column `sensor`: `72.5` is no number", "column `count`: sqrt does not take `-4`"];
         assert_eq!(dead, expected);
+    }
+
+    #[test]
+    fn repaired_values_are_counted() {
+        let rows = super::harness::table(
+            &example_schema(),
+            "t temperature humidity count room
+             1 5           1        3     hall
+             2 null        NaN      9     null
+             3 90          4        null  ␣hall
+             4 7           5        -5    null",
+        );
+        let cases: Vec<(&StepKind, Value, u64)> = vec![
+            (&impute::KIND, json!({"columns": ["temperature", "humidity"], "with": {"constant": 0}}), 2),
+            (&impute::KIND, json!({"columns": ["temperature", "count"], "with": "mean"}), 2),
+            (&impute::KIND, json!({"columns": ["humidity", "room"], "with": "last"}), 3),
+            (&clip::KIND, json!({"columns": ["temperature", "count"], "min": 0, "max": 6}), 4),
+            (
+                &require::KIND,
+                json!({"that": "temperature < 50", "otherwise": {"null": ["temperature", "humidity"]}}),
+                3,
+            ),
+            (&coerce::KIND, json!({"columns": {"temperature": "int", "count": "int"}, "missing": [90, -5]}), 2),
+            (&coerce::KIND, json!({"columns": {"room": "float"}, "otherwise": null}), 2),
+            (&outliers::KIND, json!({"columns": ["temperature"], "method": {"range": {"min": 6, "max": 8}}}), 2),
+            (&clean_text::KIND, json!({"columns": ["room"]}), 1),
+            (&winsorise::KIND, json!({"columns": ["count"], "low": 0, "high": 0.5, "warm_up": 2}), 1),
+            (&standardise::KIND, json!({"columns": ["count"]}), 0),
+        ];
+        for (kind, config, expected) in cases {
+            let mut bench = Bench::new(kind, &config);
+            bench.learn(&rows);
+            assert_eq!(bench.repaired, expected, "{} {config}", kind.name);
+        }
     }
 
     #[test]

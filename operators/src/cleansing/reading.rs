@@ -7,11 +7,11 @@ use chrono::format::{Item, Parsed, StrftimeItems};
 use chrono::{NaiveTime, Utc};
 
 /// The value, `None` where it is missing.
-pub(super) type Read<T> = Result<Option<T>, Unreadable>;
+pub(crate) type Read<T> = Result<Option<T>, Unreadable>;
 
 /// The value is none of the wanted type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Unreadable;
+pub(crate) struct Unreadable;
 
 /// The first instant that is taken: year 1.
 const FIRST_MS: i64 = -62_135_596_800_000;
@@ -118,7 +118,7 @@ pub(super) fn whole(value: f64) -> Result<i64, Unreadable> {
 }
 
 /// A truth value from trimmed text.
-pub(super) fn truth(text: &str) -> Read<bool> {
+pub(crate) fn truth(text: &str) -> Read<bool> {
     let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
     if is_one_of(&["true", "t", "yes", "y", "on", "1"]) {
         return Ok(Some(true));
@@ -127,13 +127,13 @@ pub(super) fn truth(text: &str) -> Read<bool> {
 }
 
 /// Milliseconds since 1970 of an RFC 3339 text or its usual relaxations; UTC where it names no zone.
-pub(super) fn instant(text: &str) -> Result<i64, Unreadable> {
+pub(crate) fn instant(text: &str) -> Result<i64, Unreadable> {
     let instant = string_to_datetime(&Utc, text).map_err(|_| Unreadable)?;
     in_range(instant.timestamp_millis())
 }
 
 /// The same of a text in the form `format` (strftime's); midnight where it names no time of day.
-pub(super) fn instant_as(text: &str, format: &str) -> Result<i64, Unreadable> {
+pub(crate) fn instant_as(text: &str, format: &str) -> Result<i64, Unreadable> {
     let mut parsed = Parsed::new();
     chrono::format::parse(&mut parsed, text, StrftimeItems::new(format)).map_err(|_| Unreadable)?;
     let ms = match (parsed.to_datetime(), parsed.to_naive_datetime_with_offset(0), parsed.to_naive_date()) {

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::changeable;
+use super::columns::{changeable, changes};
 use crate::expression::Expression;
 
 pub(super) static KIND: StepKind = Kind {
@@ -97,7 +97,11 @@ impl Transform for Require {
             }
             Otherwise::Drop => filter(rows, &fulfilled),
             Otherwise::Null(_) => {
-                filter(&self.without_values(rows, &not(&fulfilled)?)?, &rejects.keep(rows.num_rows()))
+                let output = self.without_values(rows, &not(&fulfilled)?)?;
+                for &at in &self.nulled {
+                    rejects.repaired(changes(rows.column(at), output.column(at))?);
+                }
+                filter(&output, &rejects.keep(rows.num_rows()))
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float64Builder, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Builder, RecordBatch};
+use arrow::compute::kernels::cmp::distinct;
+use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use millstream_engine::Result;
 use millstream_engine::batch::{with_columns, with_fields};
 use millstream_engine::catalogue::{Problem, Problems};
@@ -45,6 +46,8 @@ pub(super) fn added(schema: &SchemaRef, problems: &mut Problems, columns: &[usiz
 pub(super) trait Rule: Send + Sync + 'static {
     /// What is known of the numbers before.
     type Known: Default + Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// Whether a number that changes is thereby repaired, and not only measured in another way.
+    const REPAIRS: bool;
     /// What stands in for a finite number.
     fn value(&self, known: &Self::Known, value: f64) -> f64;
     /// Takes the number in.
@@ -82,7 +85,7 @@ impl<R: Rule> Keyed for Replace<R> {
         _: usize,
         rows: &RecordBatch,
         states: &mut States<'_, Self::State>,
-        _: &mut Rejects,
+        rejects: &mut Rejects,
     ) -> Result<Option<RecordBatch>> {
         let inputs = self.columns.iter().map(|&at| numbers(rows.column(at))).collect::<Result<Vec<_>>>()?;
         let mut outputs: Vec<_> = inputs.iter().map(|_| Float64Builder::with_capacity(rows.num_rows())).collect();
@@ -100,7 +103,11 @@ impl<R: Rule> Keyed for Replace<R> {
             });
         }
         let names = self.columns.iter().map(|&at| self.schema.field(at).name().as_str());
-        let columns = names.zip(outputs.iter_mut().map(|output| Arc::new(output.finish()) as ArrayRef)).collect();
+        let columns: Vec<_> =
+            names.zip(outputs.iter_mut().map(|output| Arc::new(output.finish()) as ArrayRef)).collect();
+        for (input, (_, output)) in inputs.iter().zip(&columns).filter(|_| R::REPAIRS) {
+            rejects.repaired(distinct(input, output.as_primitive::<Float64Type>())?.true_count());
+        }
         Ok(Some(with_columns(&self.schema, rows, columns)?))
     }
 

@@ -86,6 +86,7 @@ struct Extremes {
 
 impl Rule for MinMax {
     type Known = Extremes;
+    const REPAIRS: bool = false;
 
     fn value(&self, known: &Extremes, value: f64) -> f64 {
         // Halves, since the difference of the extremes may be too large.
@@ -109,6 +110,7 @@ struct Robust {
 
 impl Rule for Robust {
     type Known = Centred;
+    const REPAIRS: bool = false;
 
     fn value(&self, known: &Centred, value: f64) -> f64 {
         match known.quantiles([0.25, 0.5, 0.75]) {
@@ -131,6 +133,7 @@ struct Quantile {
 
 impl Rule for Quantile {
     type Known = Centred;
+    const REPAIRS: bool = false;
 
     fn value(&self, known: &Centred, value: f64) -> f64 {
         known.rank(value).filter(|_| known.count() >= self.warm_up).unwrap_or(0.5)

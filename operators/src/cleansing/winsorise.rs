@@ -78,6 +78,7 @@ struct Winsorise {
 
 impl Rule for Winsorise {
     type Known = Centred;
+    const REPAIRS: bool = true;
 
     fn value(&self, known: &Centred, value: f64) -> f64 {
         match known.quantiles([self.low, self.high]) {

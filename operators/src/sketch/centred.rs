@@ -42,6 +42,25 @@ impl Centred {
         }
     }
 
+    /// Takes in all that `other` has. Its numbers are known within 4 % of their distance from its middle, and that error adds to this one's.
+    pub fn merge(&mut self, other: &Self) {
+        for value in &other.few {
+            self.add(*value);
+        }
+        if other.distances.count() == 0 {
+            return;
+        }
+        if self.distances.count() == 0 {
+            let few = std::mem::take(&mut self.few);
+            (self.centre, self.distances) = (other.centre, other.distances.clone());
+            few.into_iter().for_each(|value| self.add(value));
+            return;
+        }
+        for (at, count) in other.distances.values() {
+            self.distances.add_many(distance(other.place(at), self.centre), count);
+        }
+    }
+
     /// How many numbers there are.
     pub fn count(&self) -> u64 {
         self.few.len() as u64 + self.distances.count()
@@ -126,6 +145,27 @@ mod tests {
             let (median, deviation) = sketch.median_and_deviation().unwrap();
             let expected = distances[(count - 1) / 2];
             assert!((median - middle).abs() < 0.4 && (deviation - expected).abs() < 0.8, "seed {seed}: {deviation}");
+        }
+    }
+
+    #[test]
+    fn parts_can_be_merged() {
+        for seed in 0..30 {
+            let mut random = Random::new(seed);
+            let values: Vec<f64> = (0..400).map(|_| 101_300.0 + random.below(1000) as f64 / 100.0).collect();
+            let mut parts: Vec<Centred> = values.chunks(1 + random.below(120)).map(of).collect();
+            let mut merged = Centred::default();
+            while !parts.is_empty() {
+                merged.merge(&parts.swap_remove(random.below(parts.len())));
+            }
+            let mut exact = values.clone();
+            exact.sort_by(f64::total_cmp);
+            assert_eq!(merged.count(), 400);
+            for q in [0.0, 0.05, 0.5, 0.95, 1.0] {
+                let [found] = merged.quantiles([q]).unwrap();
+                let expected = exact[(q * 399.0) as usize];
+                assert!((found - expected).abs() < 0.85, "seed {seed}, {q}: {found}, not {expected}");
+            }
         }
     }
 

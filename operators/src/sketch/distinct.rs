@@ -58,6 +58,12 @@ impl Distinct {
         self.kept.len() as f64 * 2_f64.powi(i32::from(self.level))
     }
 
+    /// How often a hash was there on average, estimated from those that are kept; none if there are none.
+    pub fn times_each(&self) -> Option<f64> {
+        let times: u64 = self.kept.iter().map(|(_, count)| count).sum();
+        (!self.kept.is_empty()).then(|| times as f64 / self.kept.len() as f64)
+    }
+
     /// Whether [`Self::estimate`] is exact.
     pub fn is_exact(&self) -> bool {
         self.level == 0
@@ -132,6 +138,15 @@ mod tests {
         }
         assert!(worst < 0.15, "the standard error is 0.0375: {worst}");
         assert!((sum / 60.0).abs() < 0.015, "the mean's standard error is 0.005: {}", sum / 60.0);
+    }
+
+    #[test]
+    fn repetitions_are_seen() {
+        // Each tenth number is there twice.
+        let sketch = of((0..100_000).map(|number| hash_of(number - usize::from(number % 11 == 10))));
+        let times = sketch.times_each().unwrap();
+        assert!((times - 1.1).abs() < 0.04, "the standard error is 0.013: {times}");
+        assert_eq!((of((0..500).map(hash_of)).times_each(), Distinct::default().times_each()), (Some(1.0), None));
     }
 
     #[test]

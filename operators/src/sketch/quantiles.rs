@@ -49,6 +49,20 @@ impl Quantiles {
         }
     }
 
+    /// Takes a number in that was there so often.
+    pub fn add_many(&mut self, value: f64, count: u64) {
+        if value.is_finite() && count > 0 {
+            self.insert(coarser(bucket(value), self.level), count);
+            self.count += count;
+            self.shrink();
+        }
+    }
+
+    /// The numbers, ascending, each within [`Self::relative_error`], and how often there is each.
+    pub fn values(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
+        (0..self.buckets.len()).map(|place| (self.value(place), self.buckets[place].1))
+    }
+
     /// Takes a number that was added out again. One that cannot have been is left alone.
     pub fn remove(&mut self, value: f64) {
         if !value.is_finite() {

@@ -78,6 +78,7 @@ pub fn graph_of(
         sources,
         nodes: pipeline.nodes.iter().map(node).collect(),
         outputs: pipeline.sinks.iter().map(output).collect(),
+        ..Graph::default()
     })
 }
 

@@ -10,6 +10,7 @@ pub mod change;
 mod commit;
 pub mod feed;
 pub mod journal;
+mod profiles;
 mod promote;
 pub mod receive;
 pub mod recover;
@@ -148,6 +149,7 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     let observer = Observer {
         metrics,
         book: options.book.clone(),
+        steps: steps(pipeline),
         models: pipeline.models.iter().map(|model| ModelShown { name: model.name.clone(), fold: model.node }).collect(),
         watch,
     };
@@ -155,6 +157,13 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     drive(options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, commit))?;
     let registry = Registry::open(&models_path(state.path()))?;
     Ok(observer.summary(&pipeline.name, start, &versions(&registry)?))
+}
+
+/// The names under which sources, steps and models count, in the order in which rows meet them.
+fn steps(pipeline: &Pipeline) -> Vec<String> {
+    let sources = pipeline.sources.iter().map(|source| source.name.clone());
+    let requests = pipeline.requests.iter().map(|request| request.name.clone());
+    sources.chain(requests).chain(pipeline.nodes.iter().map(|node| node.label.clone())).collect()
 }
 
 /// A run of which everything is open and nothing has started.
@@ -177,7 +186,9 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     assemble::create_topics(pipeline, &*broker)?;
     let topics = Topics::of(&pipeline.name);
     let world = assemble::world(pipeline, broker.clone());
-    let graph = assemble::graph(pipeline, &world)?;
+    let mut graph = assemble::graph(pipeline, &world)?;
+    let metrics = Arc::new(Metrics::default());
+    graph.observers = profiles::observers(pipeline, &metrics);
     let definition = Definition::of(pipeline, &graph);
     let now_ms = options.clock.now_ms();
     let early = (options.sabotage == Some(Sabotage::ProgressReadBeforeFencing))
@@ -208,7 +219,6 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     tell(&decision);
     let feeds = Feeds::open(pipeline, &world, broker, options.book.clone(), now_ms)?;
     let registry = Registry::open(&models_path(&options.state))?;
-    let metrics = Arc::new(Metrics::default());
     let ledger = Arc::new(Ledger::new(definition.clone(), &decision));
     let commit = BrokerCommit {
         tenure,

@@ -54,8 +54,27 @@ pub struct Summary {
     pub refused: u64,
     /// Dead letters, by the step that could not take them.
     pub dead_letters: BTreeMap<String, u64>,
+    /// What each source, step and model has made of the rows of both lanes, in their order.
+    pub steps: Vec<StepSummary>,
     /// The models.
     pub models: BTreeMap<String, ModelSummary>,
+}
+
+/// What a step has made of its rows.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct StepSummary {
+    /// Its name, as in the metrics.
+    pub step: String,
+    /// Rows that came to it.
+    pub rows_in: u64,
+    /// Rows that left it.
+    pub rows_out: u64,
+    /// Values that it has put in place of others.
+    pub repaired: u64,
+    /// Records that it could not take.
+    pub dead_letters: u64,
+    /// Spans of rows of which something was expected that does not hold.
+    pub expectations_failed: u64,
 }
 
 /// A model's outcome.
@@ -77,6 +96,8 @@ pub struct Observer {
     pub metrics: Arc<Metrics>,
     /// The run's signals.
     pub book: Arc<Book>,
+    /// The names of its sources, steps and models, in their order.
+    pub steps: Vec<String>,
     /// Its models.
     pub models: Vec<ModelShown>,
     /// Since the run started.
@@ -174,7 +195,20 @@ impl Observer {
             answers: metrics.sum("answers_committed_total", &[]) as u64,
             refused: metrics.sum("answers_committed_total", &[("kind", "refused")]) as u64,
             dead_letters: by_label("dead_letters_total"),
+            steps: self.steps.iter().map(|step| self.step(step)).collect(),
             models: self.models.iter().map(|model| (model.name.clone(), self.model(model, versions))).collect(),
+        }
+    }
+
+    fn step(&self, step: &str) -> StepSummary {
+        let sum = |family: &str| self.metrics.sum(family, &[("step", step)]) as u64;
+        StepSummary {
+            step: step.to_owned(),
+            rows_in: sum("rows_in_total"),
+            rows_out: sum("rows_out_total"),
+            repaired: sum("repaired_total"),
+            dead_letters: sum("dead_letters_total"),
+            expectations_failed: sum("expectations_failed_total"),
         }
     }
 
@@ -215,6 +249,7 @@ impl Summary {
         text.line("answers", &format!("{answers}, {refused} of them errors"));
         text.line("dead letters", &thousands(self.dead_letters.values().sum::<u64>() as f64));
         text.counts(&self.dead_letters);
+        text.steps(&self.steps);
         for (name, model) in &self.models {
             let digest = model.digest.get(..16).unwrap_or("none");
             text.line("model", &format!("{name}, revision {}, digest {digest}", thousands(model.revision as f64)));
@@ -234,6 +269,29 @@ impl Text {
     fn line(&mut self, name: &str, value: &str) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "{name:<14}{value}");
+    }
+
+    /// A line for each step, and a column for what there is any of.
+    fn steps(&mut self, steps: &[StepSummary]) {
+        type Count = (&'static str, fn(&StepSummary) -> u64);
+        let counts: [Count; 5] = [
+            ("rows in", |step| step.rows_in),
+            ("out", |step| step.rows_out),
+            ("repaired", |step| step.repaired),
+            ("dead", |step| step.dead_letters),
+            ("unmet", |step| step.expectations_failed),
+        ];
+        let is_shown = |(at, (_, count)): &(usize, Count)| *at < 2 || steps.iter().any(|step| count(step) > 0);
+        let counts: Vec<Count> = counts.into_iter().enumerate().filter(is_shown).map(|(_, count)| count).collect();
+        let width = steps.iter().map(|step| step.step.chars().count()).max().unwrap_or_default();
+        let line = |name: &str, cells: &mut dyn Iterator<Item = String>| {
+            cells.fold(format!("{name:<width$}"), |line, cell| format!("{line} {cell:>13}"))
+        };
+        self.line("steps", &line("", &mut counts.iter().map(|(name, _)| (*name).to_owned())));
+        for step in steps {
+            let mut cells = counts.iter().map(|(_, count)| thousands(count(step) as f64));
+            self.line("", &line(&step.step, &mut cells));
+        }
     }
 
     fn counts(&mut self, counts: &BTreeMap<String, u64>) {
@@ -282,7 +340,27 @@ fn thousands(number: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::thousands;
+    use super::{StepSummary, Text, thousands};
+
+    #[test]
+    fn steps_show_what_there_is_any_of() {
+        let step = |step: &str, rows_in, rows_out, repaired| StepSummary {
+            step: step.to_owned(),
+            rows_in,
+            rows_out,
+            repaired,
+            dead_letters: 0,
+            expectations_failed: 0,
+        };
+        let mut text = Text(String::new());
+        text.steps(&[step("readings", 1200, 1200, 0), step("clean/0/impute", 1200, 1200, 7)]);
+        let lines: Vec<Vec<&str>> = text.0.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["steps", "rows", "in", "out", "repaired"]);
+        assert_eq!(lines[1], ["readings", "1,200", "1,200", "0"]);
+        assert_eq!(lines[2], ["clean/0/impute", "1,200", "1,200", "7"]);
+        let ends: Vec<usize> = text.0.lines().map(str::len).collect();
+        assert_eq!((ends[0], ends[1]), (ends[2], ends[2]), "the numbers stand below one another");
+    }
 
     #[test]
     fn thousands_are_apart() {

@@ -92,7 +92,10 @@ impl Action {
     /// Does with the outliers what is wanted.
     pub(super) fn take(&self, rows: &RecordBatch, judged: &Judged, rejects: &mut Rejects) -> Result<RecordBatch> {
         match self.then {
-            Then::Missing | Then::Clip => self.replaced(rows, judged),
+            Then::Missing | Then::Clip => {
+                rejects.repaired(judged.outliers.iter().flatten().filter(|outlier| **outlier).count());
+                self.replaced(rows, judged)
+            }
             Then::Flag => {
                 let flags = (0..self.names.len()).map(|place| Arc::new(judged.mask(place)) as ArrayRef);
                 with_columns(&self.schema, rows, self.names.iter().map(String::as_str).zip(flags).collect())
