@@ -4,8 +4,8 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use millstream_engine::Result;
-use millstream_engine::batch::Meta;
-use millstream_engine::catalogue::Problems;
+use millstream_engine::batch::{Meta, is_changing};
+use millstream_engine::catalogue::{Problem, Problems};
 use millstream_engine::state::hash;
 
 use super::columns::{is_category, readable};
@@ -69,9 +69,13 @@ fn origin(meta: &Meta<'_>, row: usize) -> [u8; 20] {
     key
 }
 
-/// The columns that decide; no `by` is fine.
+/// The columns that decide; no `by` is fine, unless rows may be taken back: what takes one back has another origin.
 pub(super) fn deciding(schema: &SchemaRef, problems: &mut Problems, by: &[String]) -> Vec<usize> {
     if by.is_empty() {
+        if is_changing(schema) {
+            let message = "a row and what takes it back have to be drawn alike, and their origins differ";
+            problems.push(Problem::new("by", "takes-no-changes", message).help("name the columns that decide"));
+        }
         return Vec::new();
     }
     let columns = readable(schema, problems, "by", by);
