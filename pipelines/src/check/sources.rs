@@ -86,9 +86,9 @@ impl Checker<'_> {
 
     /// What is received must not get among what the pipeline keeps for itself.
     fn received(&mut self, pipeline: &str, entry: &Entry, planned: &PlannedSource) {
-        let Topics { progress, dead, feeds } = Topics::of(pipeline);
+        let Topics { progress, dead, feeds, replayed } = Topics::of(pipeline);
         if let (Some(_), Some((topic, _))) = (&planned.receiver, &planned.topic)
-            && [progress, dead, feeds].contains(topic)
+            && [progress, dead, feeds, replayed].contains(topic)
         {
             let message = format!("the topic `{topic}` is the pipeline's own");
             let finding = Finding::error(entry.key_span, "own-topic", message);

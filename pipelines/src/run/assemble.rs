@@ -36,13 +36,15 @@ pub struct Topics {
     pub dead: String,
     /// How far each feed has come.
     pub feeds: String,
+    /// Which dead letters were replayed; made by the first replay.
+    pub replayed: String,
 }
 
 impl Topics {
     /// Their names.
     pub fn of(pipeline: &str) -> Self {
         let topic = |part: &str| format!("{pipeline}.{part}");
-        Self { progress: topic("progress"), dead: topic("dead"), feeds: topic("feeds") }
+        Self { progress: topic("progress"), dead: topic("dead"), feeds: topic("feeds"), replayed: topic("replayed") }
     }
 }
 
