@@ -11,6 +11,12 @@ use super::columns::Columns;
 pub(crate) trait RowFormat: Send {
     /// Reads a record into the open row of `columns`, or says why it cannot.
     fn row(&mut self, record: &str, columns: &mut Columns) -> Result<(), String>;
+
+    /// What follows is of this partition.
+    fn begin(&mut self, _partition: u32) {}
+
+    /// Says how a partition's records name their values: see [`Decoder::name`].
+    fn name(&mut self, _partition: u32, _header: &[u8]) {}
 }
 
 /// Why a record without a value is refused.
@@ -33,6 +39,7 @@ impl<F: RowFormat> Decoder for RowDecoder<F> {
     fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
         let columns = self.columns.as_mut().map_err(Fault::definition)?;
         let records = Records::of(raw)?;
+        self.format.begin(raw.partition);
         let mut record = Vec::with_capacity(raw.len());
         let mut rejects = Vec::new();
         for at in 0..raw.len() {
@@ -48,6 +55,10 @@ impl<F: RowFormat> Decoder for RowDecoder<F> {
             }
         }
         Ok(Decoded { rows: columns.finish(), record, rejects })
+    }
+
+    fn name(&mut self, partition: u32, header: &[u8]) {
+        self.format.name(partition, header);
     }
 }
 

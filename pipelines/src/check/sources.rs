@@ -56,6 +56,7 @@ impl Checker<'_> {
             let column = event_time.entry("column")?;
             self.timestamp(column, &columns)
         });
+        let required = self.required(node, &columns);
         if let Some((topic, partitions)) = planned.as_ref().and_then(|planned| planned.topic.as_ref()) {
             self.topic(topic, *partitions, node.entry("from").map_or(entry.key_span, Entry::mark));
         }
@@ -75,6 +76,7 @@ impl Checker<'_> {
                     columns: columns.schema.clone(),
                     schema: schema_of(&columns.schema),
                     format,
+                    required,
                     event_time,
                     lateness_ms: shape.event_time.map_or(0, |event_time| milliseconds(event_time.lateness_seconds)),
                     idle_ms: milliseconds(shape.idle_seconds),
@@ -211,6 +213,20 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// The columns that every record must have.
+    fn required(&mut self, node: &Node, columns: &Columns) -> Vec<usize> {
+        let mut found = Vec::new();
+        for item in node.get("required").map_or(&[][..], Node::items) {
+            let Some(name) = item.text() else { continue };
+            match columns.schema.index_of(name) {
+                Ok(column) => found.push(column),
+                Err(_) if !columns.doubt.covers(name) => self.unknown_column(item.span, name, columns),
+                Err(_) => {}
+            }
+        }
+        found
     }
 
     /// Looks up a timestamp column that `entry` names.

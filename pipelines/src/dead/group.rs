@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use millstream_connectors::formats::mismatch::Mismatch;
 use serde::Serialize;
 
 use super::Letter;
@@ -38,6 +39,20 @@ pub struct Group {
     pub first_time: String,
     /// When the last one did.
     pub last_time: String,
+    /// What has become of a column, where that is why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<Column>,
+}
+
+/// A column that is not what it is declared as.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Column {
+    /// The column.
+    pub name: String,
+    /// What it is declared as.
+    pub declared: String,
+    /// What was found instead; `nothing` for a required column that is missing.
+    pub found: String,
 }
 
 /// All groups.
@@ -63,13 +78,16 @@ struct Span {
     replayed: u64,
     offsets: (u64, u64),
     times_ms: (i64, i64),
+    column: Option<Column>,
 }
 
 impl Grouping {
     pub(super) fn add(&mut self, letter: &Letter, is_replayed: bool) {
-        let mut kind =
-            (letter.source.clone(), letter.partition, letter.asked, letter.step.clone(), collapsed(&letter.reason));
-        if self.kinds.len() >= GROUPS_MAX && !self.kinds.contains_key(&kind) {
+        let mismatch = Mismatch::parse(&letter.reason);
+        let reason = mismatch.map_or_else(|| collapsed(&letter.reason), |mismatch| said(&mismatch));
+        let mut kind = (letter.source.clone(), letter.partition, letter.asked, letter.step.clone(), reason);
+        let kind_is_told = self.kinds.len() < GROUPS_MAX || self.kinds.contains_key(&kind);
+        if !kind_is_told {
             OTHERS.clone_into(&mut kind.4);
         }
         let (offset, time_ms) = (letter.offset, letter.timestamp_ms);
@@ -78,6 +96,11 @@ impl Grouping {
             replayed: 0,
             offsets: (offset, offset),
             times_ms: (time_ms, time_ms),
+            column: mismatch.filter(|_| kind_is_told).map(|mismatch| Column {
+                name: mismatch.column.to_owned(),
+                declared: mismatch.declared.to_owned(),
+                found: mismatch.found.to_owned(),
+            }),
         });
         span.records += 1;
         span.replayed += u64::from(is_replayed);
@@ -98,6 +121,7 @@ impl Grouping {
             last_offset: span.offsets.1,
             first_time: time(span.times_ms.0),
             last_time: time(span.times_ms.1),
+            column: span.column,
         };
         let mut groups: Vec<Group> = self.kinds.into_iter().map(group).collect();
         groups.sort_by(|a, b| (&a.source, a.partition, a.first_offset).cmp(&(&b.source, b.partition, b.first_offset)));
@@ -113,6 +137,17 @@ pub fn groups<'a>(letters: impl IntoIterator<Item = &'a Letter>, replayed: &BTre
     }
     grouping.finish(0)
 }
+
+/// What has become of a column, without the value.
+fn said(Mismatch { column, declared, found }: &Mismatch<'_>) -> String {
+    match *found {
+        NOTHING => format!("`{column}` is missing, and required ({declared})"),
+        found => format!("`{column}` is {found}, not {declared}"),
+    }
+}
+
+/// What is found where a required column has no value.
+const NOTHING: &str = "nothing";
 
 /// A reason without what differs from record to record: numbers and quoted values. What stands in backticks are names.
 fn collapsed(reason: &str) -> String {
@@ -168,6 +203,20 @@ impl Groups {
         };
         let rows: Vec<[String; 8]> = [head].into_iter().chain(self.groups.iter().map(row)).collect();
         let mut text = String::new();
+        for group in self.groups.iter().filter(|group| group.column.is_some()) {
+            let Group { source, partition, first_offset, last_offset, records, reason, .. } = group;
+            let offsets = last_offset - first_offset + 1;
+            let noun = if *records == 1 { "record" } else { "records" };
+            let share = if *records == offsets { "all".to_owned() } else { format!("of {offsets}") };
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "{source}/{partition} from offset {first_offset}: {reason} ({records} {noun}, {share} up to offset {last_offset})"
+            );
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
         for row in &rows {
             for (at, cell) in row.iter().enumerate() {
                 let width = rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
@@ -238,6 +287,28 @@ mod tests {
         assert_eq!(found.groups[0].first_time, "1970-01-01T00:00:05.000Z");
         let text = found.text();
         assert!(text.contains("      2         1  orders/0:5  9   "), "{text}");
+    }
+
+    #[test]
+    fn what_has_become_of_a_column_is_said_first() {
+        let mut letters: Vec<Letter> = (1200..1257)
+            .map(|offset| {
+                letter(0, offset, &format!("column `amount`: expected a float, found the text \"{offset},5\""))
+            })
+            .collect();
+        letters.push(letter(1, 7, "column `at`: expected a timestamp like 2026-01-31T12:30:00Z, found nothing"));
+        letters.push(letter(1, 9, "column `at`: expected a timestamp like 2026-01-31T12:30:00Z, found nothing"));
+        let found = groups(&letters, &BTreeSet::new());
+        assert_eq!(found.groups.len(), 2);
+        let text = found.text();
+        let expected = "\
+orders/0 from offset 1200: `amount` is text, not float (57 records, all up to offset 1256)
+orders/1 from offset 7: `at` is missing, and required (timestamp) (2 records, of 3 up to offset 9)
+
+records";
+        assert!(text.starts_with(expected), "{text}");
+        let column = Column { name: "amount".to_owned(), declared: "float".to_owned(), found: "text".to_owned() };
+        assert_eq!(found.groups[0].column, Some(column));
     }
 
     #[test]
