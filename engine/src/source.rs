@@ -28,6 +28,11 @@ pub trait Source: Send + Sync + 'static {
     /// Whether it ends (files, bounded generators). A topic does not. The readers of one that ends give `None` only
     /// there, and nothing after it.
     fn is_finite(&self) -> bool;
+
+    /// The line that names the values of a partition's records, where it has one (CSV files do).
+    fn header(&self, _partition: u32) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 }
 
 /// Reads a source in offset order per partition. Its thread belongs to the engine.
@@ -55,6 +60,10 @@ pub struct Decoded {
 pub trait Decoder: Send {
     /// Decodes all records. A bad one is rejected; the rest is unharmed.
     fn decode(&mut self, raw: &RawBatch) -> Result<Decoded>;
+
+    /// Says how the values of a partition's records are named: see [`Source::header`]. Decoders whose records name their
+    /// values themselves need not know.
+    fn name(&mut self, _partition: u32, _header: &[u8]) {}
 }
 
 /// Makes a decoder for each worker.

@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod catalogue;
 mod check;
+pub mod dead;
 pub mod definition;
 pub mod diff;
 pub mod fingerprint;

@@ -5,7 +5,7 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use commands::{audit, diff, models, replay, rollback, run, state, test, topic};
+use commands::{audit, dead, diff, models, replay, rollback, run, state, test, topic};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -82,6 +82,8 @@ enum Command {
     Rollback(rollback::Arguments),
     /// Looks at a pipeline's topics, or adds to them.
     Topic(topic::Arguments),
+    /// Shows what could not be taken, since where and why, and gives it to its source again once that is mended.
+    Dead(dead::Arguments),
     /// Shows the promoted versions of a pipeline's models.
     Models(models::Arguments),
 }
@@ -121,6 +123,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Rollback(arguments) => rollback::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
+        Command::Dead(arguments) => dead::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
     }
 }

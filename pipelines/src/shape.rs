@@ -156,6 +156,9 @@ pub struct Source {
     pub format: Option<Value>,
     /// The columns and their types, in order. A value may be missing in any of them.
     pub columns: Option<BTreeMap<String, ColumnType>>,
+    /// Columns that every record must have: one in which a value is missing becomes a dead letter. Questions need not have them.
+    #[serde(default)]
+    pub required: Vec<String>,
     /// When things happened; by default the record's own timestamp.
     pub event_time: Option<EventTime>,
     /// How long a partition may be silent before the pipeline no longer waits for it.

@@ -166,6 +166,8 @@ pub struct Record {
     pub value: Vec<u8>,
     /// Its headers, as text.
     pub headers: BTreeMap<String, String>,
+    /// Its timestamp.
+    pub timestamp_ms: i64,
 }
 
 impl Record {
@@ -265,6 +267,7 @@ fn rows(fetched: &Fetched) -> Vec<Record> {
             .flatten()
             .map(|(name, value)| (name.clone(), text(value)))
             .collect(),
+        timestamp_ms: raw.timestamps[at],
     };
     (0..raw.len()).map(row).collect()
 }

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use millstream_engine::Result;
 use millstream_engine::catalogue::{Kind, Planned, Problem};
 use millstream_engine::raw::{Payload, RawBatch};
-use millstream_engine::source::{Decoded, Decoder, MakeDecoder};
+use millstream_engine::source::{Decoded, Decoder, MakeDecoder, Source};
 use serde_json::Value;
 
 pub mod arrow_ipc;
@@ -16,13 +16,16 @@ mod cells;
 mod columns;
 pub mod csv;
 pub mod json;
+pub mod mismatch;
 pub mod raw;
 mod record;
+mod required;
 mod rows;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod timestamp;
 
+pub use required::required;
 pub use rows::rows_decoder;
 
 /// A format's entry. It is planned against the declared columns (without the engine's), which it decodes into or encodes.
@@ -69,6 +72,24 @@ pub fn plan(named: &Value, columns: &SchemaRef) -> Planned<Format> {
         .map_err(|problems| problems.into_iter().map(|problem| problem.under(under)).collect())
 }
 
+/// Tells `decoder` how the records of a source's partitions name their values, where they do.
+pub fn named(decoder: MakeDecoder, source: &dyn Source) -> Result<MakeDecoder> {
+    let mut headers = Vec::new();
+    for partition in source.partitions()? {
+        headers.extend(source.header(partition)?.map(|header| (partition, header)));
+    }
+    if headers.is_empty() {
+        return Ok(decoder);
+    }
+    Ok(Arc::new(move || {
+        let mut decoder = decoder();
+        for (partition, header) in &headers {
+            decoder.name(*partition, header);
+        }
+        decoder
+    }))
+}
+
 /// Rejects records of more than `max_record_bytes` before `decoder` sees them.
 pub fn limited(decoder: MakeDecoder, max_record_bytes: usize) -> MakeDecoder {
     Arc::new(move || Box::new(Limited { decoder: decoder(), max_record_bytes }))
@@ -96,6 +117,10 @@ impl Decoder for Limited {
         decoded.rejects.extend(large.into_iter().map(|at| (at, reason.clone())));
         decoded.rejects.sort_by_key(|(record, _)| *record);
         Ok(decoded)
+    }
+
+    fn name(&mut self, partition: u32, header: &[u8]) {
+        self.decoder.name(partition, header);
     }
 }
 

@@ -16,6 +16,12 @@ pub(crate) trait RowFormat: Send {
     fn skips_tombstones(&self) -> bool {
         false
     }
+
+    /// What follows is of this partition.
+    fn begin(&mut self, _partition: u32) {}
+
+    /// Says how a partition's records name their values: see [`Decoder::name`].
+    fn name(&mut self, _partition: u32, _header: &[u8]) {}
 }
 
 /// Why a record without a value is refused.
@@ -38,6 +44,7 @@ impl<F: RowFormat> Decoder for RowDecoder<F> {
     fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
         let columns = self.columns.as_mut().map_err(Fault::definition)?;
         let records = Records::of(raw)?;
+        self.format.begin(raw.partition);
         let mut record = Vec::with_capacity(raw.len());
         let mut rejects = Vec::new();
         let skips = self.format.skips_tombstones();
@@ -54,6 +61,10 @@ impl<F: RowFormat> Decoder for RowDecoder<F> {
             }
         }
         Ok(Decoded { rows: columns.finish(), record, rejects })
+    }
+
+    fn name(&mut self, partition: u32, header: &[u8]) {
+        self.format.name(partition, header);
     }
 }
 

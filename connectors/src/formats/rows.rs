@@ -10,10 +10,16 @@ use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::source::{Decoded, Decoder, MakeDecoder};
 use millstream_engine::{Fault, Result};
 
+use super::mismatch::{expected, found};
+
+/// Characters of a value that a reason shows, at most.
+const SHOWN_MAX: usize = 32;
+
 /// Decodes [`Payload::Rows`] into the declared columns, found by name and cast to their types.
 ///
 /// A value that cannot be cast rejects its row; so do infinite floats, and floats with a fraction for an int. NaN
-/// counts as missing, as data frames write it. A column that is not there, or whose type can never be cast, stops the run.
+/// counts as missing, as data frames write it, and so does a column that is not there, as in the other formats. Rows that
+/// have none of the columns are something else, and stop the run.
 pub fn rows_decoder(columns: SchemaRef) -> MakeDecoder {
     Arc::new(move || Box::new(RowsDecoder { columns: columns.clone() }))
 }
@@ -27,9 +33,16 @@ impl Decoder for RowsDecoder {
         let Payload::Rows(rows) = &raw.payload else {
             return Err(Fault::ours("bytes were given to the decoder of rows"));
         };
-        if let Some(missing) = self.columns.fields().iter().find(|field| rows.column_by_name(field.name()).is_none()) {
-            let there: Vec<&str> = rows.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
-            let message = format!("the data have no column `{}`; they have {}", missing.name(), there.join(", "));
+        let fields = self.columns.fields();
+        if !fields.is_empty() && fields.iter().all(|field| rows.column_by_name(field.name()).is_none()) {
+            let names = |schema: &SchemaRef| {
+                schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>().join(", ")
+            };
+            let message = format!(
+                "the data have none of the columns {}; they have {}",
+                names(&self.columns),
+                names(rows.schema_ref())
+            );
             return Err(Fault::definition(message));
         }
         let (rows, rejects) = select(rows, &self.columns).map_err(Fault::definition)?;
@@ -68,7 +81,9 @@ pub(crate) fn select(rows: &RecordBatch, schema: &SchemaRef) -> Result<(RecordBa
 fn convert(column: &ArrayRef, field: &Field, rejects: &mut Vec<(u32, String)>) -> Result<ArrayRef, String> {
     let (from, to) = (column.data_type(), field.data_type());
     if !can_cast_types(from, to) {
-        return Err(format!("column `{}` is declared {to}, and {from} cannot be cast to that", field.name()));
+        // Nothing of it can be kept, but what is missing anyway.
+        rejects.extend((0..column.len()).filter(|row| column.is_valid(*row)).map(|row| mismatch(column, field, row)));
+        return Ok(new_null_array(to, column.len()));
     }
     let mut column = column.clone();
     if from.is_floating() {
@@ -81,11 +96,16 @@ fn convert(column: &ArrayRef, field: &Field, rejects: &mut Vec<(u32, String)>) -
         cast_with_options(&column, to, &options).map_err(|error| error.to_string())?
     };
     let lossy = lossy(&column, &converted).map_err(|error| error.to_string())?;
-    for row in lossy {
-        let found = array_value_to_string(&column, row).unwrap_or_default();
-        rejects.push((row as u32, format!("column `{}`: expected {to}, found {from} {found}", field.name())));
-    }
+    rejects.extend(lossy.into_iter().map(|row| mismatch(&column, field, row)));
     Ok(converted)
+}
+
+/// Why a row is rejected.
+#[cold]
+fn mismatch(column: &ArrayRef, field: &Field, row: usize) -> (u32, String) {
+    let value: String = array_value_to_string(column, row).unwrap_or_default().chars().take(SHOWN_MAX).collect();
+    let (expected, found) = (expected(field.data_type()), found(column.data_type(), &value));
+    (row as u32, format!("column `{}`: expected {expected}, found {found}", field.name()))
 }
 
 /// NaN becomes null.
@@ -151,11 +171,11 @@ mod tests {
             floats.clone(),
             "float",
             &["1.0", "2.5", "", ""],
-            &[(4, "column `x`: expected Float64, found Float64 inf")],
+            &[(4, "column `x`: expected a float, found the number inf")],
         );
         let reasons = [
-            (1, "column `x`: expected Int64, found Float64 2.5"),
-            (4, "column `x`: expected Int64, found Float64 inf"),
+            (1, "column `x`: expected an int, found the number 2.5"),
+            (4, "column `x`: expected an int, found the number inf"),
         ];
         check(floats, "int", &["1", "", ""], &reasons);
         let ints = Arc::new(Int64Array::from(vec![Some(-1), None]));
@@ -163,8 +183,8 @@ mod tests {
         check(ints, "text", &["-1", ""], &[]);
         let texts = Arc::new(StringArray::from(vec!["1.5", "x", "2026-01-31T12:30:00Z"]));
         let reasons = [
-            (1, "column `x`: expected Float64, found Utf8 x"),
-            (2, "column `x`: expected Float64, found Utf8 2026-01-31T12:30:00Z"),
+            (1, "column `x`: expected a float, found the text \"x\""),
+            (2, "column `x`: expected a float, found the text \"2026-01-31T12:30:00Z\""),
         ];
         check(texts, "float", &["1.5"], &reasons);
         let micros = TimestampMicrosecondArray::from(vec![1_500_000]).with_timezone("+02:00");
@@ -184,6 +204,6 @@ mod tests {
         };
         let fault = rows_decoder(columns(&[("y", "int")]))().decode(&raw).err().expect("no such column");
         assert_eq!(fault.blame, Blame::Definition);
-        assert_eq!(fault.message, "the data have no column `y`; they have x");
+        assert_eq!(fault.message, "the data have none of the columns y; they have x");
     }
 }

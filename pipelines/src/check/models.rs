@@ -193,6 +193,7 @@ impl Checker<'_> {
             columns: columns.clone(),
             schema: schema_of(columns),
             format: Some(format?),
+            required: Vec::new(),
             event_time: entered.event_time,
             lateness_ms: entered.lateness_ms,
             corrections_ms: entered.corrections_ms,

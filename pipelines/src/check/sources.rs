@@ -67,6 +67,7 @@ impl Checker<'_> {
             let column = event_time.entry("column")?;
             self.timestamp(column, &columns)
         });
+        let required = self.required(node, &columns);
         let columns = columns.with_event_time(event_time);
         if let Some((topic, partitions)) = planned.as_ref().and_then(|planned| planned.topic.as_ref()) {
             self.topic(topic, *partitions, node.entry("from").map_or(entry.key_span, Entry::mark));
@@ -87,6 +88,7 @@ impl Checker<'_> {
                     columns: columns.schema.clone(),
                     schema: schema_of(&columns.schema),
                     format,
+                    required,
                     event_time,
                     lateness_ms: shape.event_time.as_ref().map_or(0, |time| milliseconds(time.lateness_seconds)),
                     corrections_ms: shape.event_time.as_ref().map_or(0, |time| milliseconds(time.corrections_seconds)),
@@ -99,9 +101,9 @@ impl Checker<'_> {
 
     /// What is received must not get among what the pipeline keeps for itself.
     fn received(&mut self, pipeline: &str, entry: &Entry, planned: &PlannedSource) {
-        let Topics { progress, dead, feeds } = Topics::of(pipeline);
+        let Topics { progress, dead, feeds, replayed } = Topics::of(pipeline);
         if let (Some(_), Some((topic, _))) = (&planned.receiver, &planned.topic)
-            && [progress, dead, feeds].contains(topic)
+            && [progress, dead, feeds, replayed].contains(topic)
         {
             let message = format!("the topic `{topic}` is the pipeline's own");
             let finding = Finding::error(entry.key_span, "own-topic", message);
@@ -224,6 +226,20 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// The columns that every record must have.
+    fn required(&mut self, node: &Node, columns: &Columns) -> Vec<usize> {
+        let mut found = Vec::new();
+        for item in node.get("required").map_or(&[][..], Node::items) {
+            let Some(name) = item.text() else { continue };
+            match columns.schema.index_of(name) {
+                Ok(column) => found.push(column),
+                Err(_) if !columns.doubt.covers(name) => self.unknown_column(item.span, name, columns),
+                Err(_) => {}
+            }
+        }
+        found
     }
 
     /// Looks up a timestamp column that `entry` names.

@@ -2,6 +2,7 @@
 //! something wrong, 2 a bad definition or command line, 3 the new definition would lose state.
 
 pub(crate) mod audit;
+pub(crate) mod dead;
 pub(crate) mod diff;
 pub(crate) mod models;
 pub(crate) mod replay;

@@ -36,19 +36,25 @@ pub struct Topics {
     pub dead: String,
     /// How far each feed has come.
     pub feeds: String,
+    /// Which dead letters were replayed; made by the first replay.
+    pub replayed: String,
 }
 
 impl Topics {
     /// Their names.
     pub fn of(pipeline: &str) -> Self {
         let topic = |part: &str| format!("{pipeline}.{part}");
-        Self { progress: topic("progress"), dead: topic("dead"), feeds: topic("feeds") }
+        Self { progress: topic("progress"), dead: topic("dead"), feeds: topic("feeds"), replayed: topic("replayed") }
     }
 }
 
 /// The graph of a pipeline: its sources, then its requests; its nodes; its sinks.
 pub fn graph(pipeline: &Pipeline, world: &World) -> Result<Graph> {
-    graph_of(pipeline, world.max_record_bytes, |_, source| Ok(((source.source.open)(world)?, decoder(source))))
+    graph_of(pipeline, world.max_record_bytes, |_, source| {
+        let opened = (source.source.open)(world)?;
+        let decoder = formats::named(decoder(source), &*opened)?;
+        Ok((opened, decoder))
+    })
 }
 
 /// The same, of what `open` makes of each source and then of each request: where it is read from, and how.
@@ -60,7 +66,8 @@ pub fn graph_of(
     let mut sources = Vec::new();
     let mut add = |source: &plan::Source, asks| {
         let (opened, decoder) = open(sources.len(), source)?;
-        sources.push(source_node(source, asks, opened, formats::limited(decoder, max_record_bytes)));
+        let decoder = formats::required(formats::limited(decoder, max_record_bytes), source.required.clone());
+        sources.push(source_node(source, asks, opened, decoder));
         Ok::<(), Fault>(())
     };
     pipeline.sources.iter().try_for_each(|source| add(source, None))?;

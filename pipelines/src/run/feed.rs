@@ -227,6 +227,7 @@ impl Feed {
             Some(format) => format.decoder.clone(),
             None => formats::rows_decoder(feed.columns.clone()),
         };
+        let decoder = formats::named(decoder, &*source)?;
         Ok(Self {
             name: feed.name.clone(),
             topic: feed.topic.clone(),

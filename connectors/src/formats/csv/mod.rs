@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{BinaryArray, RecordBatch};
@@ -29,7 +30,8 @@ pub struct Config {
     #[serde(alias = "null")]
     pub missing: Vec<String>,
     /// The columns in the order that the records have them, where it differs from the declared one. Names that are not
-    /// declared are skipped; declared ones that are not here are null.
+    /// declared are skipped; declared ones that are not here are null. A file's own header tells the same of that file,
+    /// if it names any declared column; what is written here comes before it.
     pub header: Option<Vec<String>>,
     /// The unit of timestamps that are numbers: since 1970, UTC. Default: `ms`.
     pub timestamps: Unit,
@@ -47,7 +49,8 @@ pub(crate) const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
 /// The entry of `csv`.
 pub static KIND: FormatKind = Kind {
     name: "csv",
-    about: "One line of comma-separated values in each record, in the declared order (or that of `header`).\n\n\
+    about: "One line of comma-separated values in each record, in the order of the file's header, or of `header`, or the \
+        declared one.\n\n\
         Values may be quoted (`\"`, doubled inside); a quoted value may hold delimiters and line breaks. Space around \
         numbers, truth values and timestamps is ignored. Truth values are `true`, `false`, `t`, `f`, `1`, `0` in \
         either case; timestamps are RFC 3339 (UTC without a zone, a space for the `T` and a date alone are taken, too) \
@@ -102,17 +105,47 @@ struct Csv {
     unit: Unit,
     /// For each value of a line, the column that it is for.
     places: Vec<Option<usize>>,
+    /// The same where there is no header, or the configuration has it.
+    declared: Vec<Option<usize>>,
+    /// The same by partition, for those that have a header.
+    named: BTreeMap<u32, Vec<Option<usize>>>,
+    /// The columns' names, if a header counts.
+    names: Vec<String>,
     scratch: String,
 }
 
 impl Csv {
     fn new(config: &Config, columns: &Schema) -> Self {
-        let places = match &config.header {
+        let places: Vec<Option<usize>> = match &config.header {
             Some(header) => header.iter().map(|name| columns.index_of(name).ok()).collect(),
             None => (0..columns.fields().len()).map(Some).collect(),
         };
-        let delimiter = config.delimiter as u8;
-        Self { delimiter, missing: config.missing.clone(), unit: config.timestamps, places, scratch: String::new() }
+        let names = columns.fields().iter().filter(|_| config.header.is_none()).map(|field| field.name().clone());
+        Self {
+            delimiter: config.delimiter as u8,
+            missing: config.missing.clone(),
+            unit: config.timestamps,
+            declared: places.clone(),
+            places,
+            named: BTreeMap::new(),
+            names: names.collect(),
+            scratch: String::new(),
+        }
+    }
+
+    /// The columns that a header's names are for; `None` if it names none, and so is about something else. Of a name that
+    /// comes twice, the first counts.
+    fn places_of(&self, header: &str) -> Option<Vec<Option<usize>>> {
+        let (mut places, mut rest, mut scratch) = (Vec::new(), Some(header), String::new());
+        while let Some(line) = rest {
+            scratch.clear();
+            let (name, after) = split(line, self.delimiter, &mut scratch).ok()?;
+            let name = name.unwrap_or(&scratch).trim();
+            let column = self.names.iter().position(|other| other == name);
+            places.push(column.filter(|column| !places.contains(&Some(*column))));
+            rest = after;
+        }
+        places.iter().any(Option::is_some).then_some(places)
     }
 
     fn value(&self, text: &str, quoted: bool, column: &mut Column) -> Result<(), String> {
@@ -163,6 +196,18 @@ impl RowFormat for Csv {
         self.scratch = scratch;
         let expected = self.places.len();
         if found == expected { Ok(()) } else { Err(format!("expected {expected} values, found {found}")) }
+    }
+
+    fn begin(&mut self, partition: u32) {
+        if !self.named.is_empty() {
+            self.places.clone_from(self.named.get(&partition).unwrap_or(&self.declared));
+        }
+    }
+
+    fn name(&mut self, partition: u32, header: &[u8]) {
+        if let Some(places) = std::str::from_utf8(header).ok().and_then(|header| self.places_of(header)) {
+            self.named.insert(partition, places);
+        }
     }
 }
 
@@ -218,7 +263,7 @@ fn instant(text: &str, unit: Unit) -> Option<i64> {
 #[cold]
 fn mismatch(expected: &str, found: &str) -> String {
     let shown: String = found.chars().take(32).collect();
-    format!("expected {expected}, found {shown:?}{}", if shown.len() < found.len() { "…" } else { "" })
+    format!("expected {expected}, found the text {shown:?}{}", if shown.len() < found.len() { "…" } else { "" })
 }
 
 /// Writes lines.

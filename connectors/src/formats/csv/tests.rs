@@ -1,15 +1,18 @@
 //! Cases, and a comparison with an independent parser.
 
+use millstream_engine::raw::RawBatch;
+use millstream_engine::source::Decoder;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::formats::tests::{check, columns, decode, seeded, shown};
+use crate::formats::plan;
+use crate::formats::tests::{check, columns, decode, raw_batch, seeded, shown};
 
 const DECLARED: [(&str, &str); 5] = [("i", "int"), ("f", "float"), ("b", "bool"), ("t", "timestamp"), ("s", "text")];
 
 #[test]
 fn lines() {
-    let timestamp = "column `t`: expected a timestamp like 2026-01-31T12:30:00Z, found";
+    let timestamp = "column `t`: expected a timestamp like 2026-01-31T12:30:00Z, found the text";
     for (line, row) in [
         ("1,2.5,true,1970-01-01T00:00:01Z,x", Ok("1|2.5|true|1970-01-01T00:00:01|x")),
         (",,,,", Ok("||||")),
@@ -22,12 +25,15 @@ fn lines() {
         ("", Err("expected 5 values, found 1")),
         ("1,2,true,0", Err("expected 5 values, found 4")),
         ("1,2,true,0,x,", Err("expected 5 values, found 6")),
-        ("1.0,,,,", Err("column `i`: expected an int of 64 bits, found \"1.0\"")),
-        ("9223372036854775808,,,,", Err("column `i`: expected an int of 64 bits, found \"9223372036854775808\"")),
-        (",NaN,,,", Err("column `f`: expected a finite float, found \"NaN\"")),
-        (",-inf,,,", Err("column `f`: expected a finite float, found \"-inf\"")),
-        (",1e999,,,", Err("column `f`: expected a finite float, found \"1e999\"")),
-        (",,yes,,", Err("column `b`: expected true or false, found \"yes\"")),
+        ("1.0,,,,", Err("column `i`: expected an int of 64 bits, found the text \"1.0\"")),
+        (
+            "9223372036854775808,,,,",
+            Err("column `i`: expected an int of 64 bits, found the text \"9223372036854775808\""),
+        ),
+        (",NaN,,,", Err("column `f`: expected a finite float, found the text \"NaN\"")),
+        (",-inf,,,", Err("column `f`: expected a finite float, found the text \"-inf\"")),
+        (",1e999,,,", Err("column `f`: expected a finite float, found the text \"1e999\"")),
+        (",,yes,,", Err("column `b`: expected true or false, found the text \"yes\"")),
         (",,,soon,", Err(&format!("{timestamp} \"soon\""))),
         (",,,,\"open", Err("a quoted value is not closed")),
         (",,,,\"open\"\"", Err("a quoted value is not closed")),
@@ -44,13 +50,51 @@ fn options() {
         (json!({"delimiter": ";"}), "1;x,y;2", Ok("1|x,y|2.0")),
         (json!({"delimiter": "\t"}), "1\tx\t2", Ok("1|x|2.0")),
         (json!({"null": ["-"]}), "-,,-", Ok("||")),
-        (json!({"missing": ["-"]}), ",,", Err("column `a`: expected an int of 64 bits, found \"\"")),
+        (json!({"missing": ["-"]}), ",,", Err("column `a`: expected an int of 64 bits, found the text \"\"")),
         (json!({"header": ["c", "other", "a"]}), "1.5,x,2", Ok("2||1.5")),
         (json!({"header": ["c", "other", "a"]}), "1.5,x", Err("expected 3 values, found 2")),
     ] {
         check(&json!({"csv": config}), &declared, line, row);
     }
     check(&json!({"csv": {"timestamps": "s"}}), &[("t", "timestamp")], "2", Ok("1970-01-01T00:00:02"));
+}
+
+/// What a header makes of the line `1,2,3` in the columns `a` and `b`; `None` where it is refused.
+fn by_header(config: &Value, header: &str) -> Option<String> {
+    let columns = columns(&[("a", "int"), ("b", "int")]);
+    let mut decoder = (plan(config, &columns).expect("a good configuration").decoder)();
+    decoder.name(7, header.as_bytes());
+    let decode = |decoder: &mut Box<dyn Decoder>, partition, line: &str| {
+        let raw = RawBatch { partition, ..raw_batch([Some(line.as_bytes())]) };
+        shown(&decoder.decode(&raw).expect("bytes").rows).pop()
+    };
+    let found = decode(&mut decoder, 7, "1,2,3");
+    assert_eq!(decode(&mut decoder, 6, "1,2"), Some("1|2".to_owned()), "another file has no header");
+    assert_eq!(decode(&mut decoder, 7, "1,2,3"), found);
+    found
+}
+
+#[test]
+fn a_header_names_the_values_of_its_file() {
+    for (header, expected) in [
+        ("a,b,c", Some("1|2")),
+        ("b,a,c", Some("2|1")),
+        ("c,b,d", Some("|2")),
+        ("c,\"b\",a", Some("3|2")),
+        ("\" b\",c, a", Some("3|1")),
+        ("a,a,b", Some("1|3")),
+        ("a,b", None),
+        ("x,y,z", None),
+        ("\"open", None),
+        ("", None),
+    ] {
+        assert_eq!(by_header(&json!("csv"), header).as_deref(), expected, "{header}");
+    }
+    let config = json!({"csv": {"header": ["a", "x", "b"]}});
+    let mut decoder = (plan(&config, &columns(&[("a", "int"), ("b", "int")])).expect("good").decoder)();
+    decoder.name(0, b"b,a,c");
+    let found = decoder.decode(&raw_batch([Some(b"1,2,3".as_slice())])).expect("bytes");
+    assert_eq!(shown(&found.rows), ["1|3"], "what the definition says comes first");
 }
 
 /// The values of a line, by an independent parser.

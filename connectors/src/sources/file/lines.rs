@@ -105,6 +105,8 @@ pub(super) struct LineReader<C> {
     /// One byte more than this is kept of a longer record, so that it is seen to be too long.
     max_record_bytes: usize,
     ended: bool,
+    /// The line that names the values; empty if there is none.
+    header: Vec<u8>,
 }
 
 /// Opens a file at a record: those before it are read and forgotten, since lines have no index.
@@ -126,10 +128,18 @@ pub(super) fn open<C: Cut>(path: &Path, position: Position, cut: C, max_record_b
         offset: 0,
         max_record_bytes,
         ended: false,
+        header: Vec::new(),
         cut,
     };
     reader.skip_mark()?;
-    reader.skip(reader.cut.header())?;
+    let mut named = Vec::new();
+    for _ in 0..reader.cut.header() {
+        named.clear();
+        if !reader.next(&mut named)? {
+            break;
+        }
+    }
+    reader.header = named;
     reader.offset = 0;
     reader.skip(position.offset)?;
     if reader.offset < position.offset {
@@ -141,6 +151,11 @@ pub(super) fn open<C: Cut>(path: &Path, position: Position, cut: C, max_record_b
 }
 
 impl<C: Cut> LineReader<C> {
+    /// The line that names the values; empty if there is none.
+    pub(super) fn into_header(self) -> Vec<u8> {
+        self.header
+    }
+
     /// Skips the byte order mark.
     fn skip_mark(&mut self) -> Result<()> {
         let start = self.input.fill_buf().map_err(|error| unreadable(&self.path, error))?;

@@ -28,7 +28,8 @@ pub struct Config {
     /// What is in them. Default: by the path's extension, before `.gz` or `.zst`.
     #[serde(default, rename = "type")]
     pub kind: Type,
-    /// Whether CSV files start with a line of names, which is skipped. Default: true.
+    /// Whether CSV files start with a line of names. It tells the order of each file's columns, if it names any declared
+    /// one; else it is skipped. Default: true.
     #[serde(default = "yes")]
     pub header: bool,
 }
@@ -177,6 +178,15 @@ impl Source for Files {
 
     fn is_finite(&self) -> bool {
         true
+    }
+
+    fn header(&self, partition: u32) -> Result<Option<Vec<u8>>> {
+        let Some(path) = self.paths.get(partition as usize).filter(|_| self.kind == Type::Csv && self.header) else {
+            return Ok(None);
+        };
+        let start = Position { partition, offset: 0 };
+        let header = lines::open(path, start, lines::Csv::new(true), self.max_record_bytes)?.into_header();
+        Ok(Some(header).filter(|header| !header.is_empty()))
     }
 }
 
