@@ -5,7 +5,7 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use commands::{audit, diff, models, replay, rollback, run, state, test, topic};
+use commands::{audit, diff, models, profile, replay, rollback, run, state, test, topic};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -82,6 +82,10 @@ enum Command {
     Rollback(rollback::Arguments),
     /// Looks at a pipeline's topics, or adds to them.
     Topic(topic::Arguments),
+    /// Tells what is in a file or a source, and proposes a definition for a file.
+    ///
+    /// The definition is a first draft: sources with the types that were found, and cleansing steps, each with what was seen.
+    Profile(profile::Arguments),
     /// Shows the promoted versions of a pipeline's models.
     Models(models::Arguments),
 }
@@ -121,6 +125,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Rollback(arguments) => rollback::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
     }
 }
