@@ -17,6 +17,7 @@ pub mod list;
 mod load;
 pub mod pattern;
 pub mod plan;
+pub mod profile;
 pub mod report;
 pub mod run;
 pub mod schema;

@@ -5,7 +5,7 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use commands::{audit, dead, diff, models, replay, rollback, run, state, test, topic};
+use commands::{audit, dead, diff, models, profile, replay, rollback, run, state, test, topic};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -84,6 +84,10 @@ enum Command {
     Topic(topic::Arguments),
     /// Shows what could not be taken, since where and why, and gives it to its source again once that is mended.
     Dead(dead::Arguments),
+    /// Tells what is in a file or a source, and proposes a definition for a file.
+    ///
+    /// The definition is a first draft: sources with the types that were found, and cleansing steps, each with what was seen.
+    Profile(profile::Arguments),
     /// Shows the promoted versions of a pipeline's models.
     Models(models::Arguments),
 }
@@ -124,6 +128,7 @@ fn main() -> ExitCode {
         Command::Rollback(arguments) => rollback::run(&arguments),
         Command::Topic(arguments) => topic::run(&arguments),
         Command::Dead(arguments) => dead::run(&arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
     }
 }

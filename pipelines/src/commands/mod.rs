@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod dead;
 pub(crate) mod diff;
 pub(crate) mod models;
+pub(crate) mod profile;
 pub(crate) mod replay;
 pub(crate) mod rollback;
 pub(crate) mod run;
