@@ -206,7 +206,8 @@ pub fn canonical(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBa
         _ => concat_batches(schema, batches)?,
     };
     let meta = Meta::of(&rows);
-    if (1..rows.num_rows()).all(|row| meta.order(row - 1) <= meta.order(row)) {
+    let time = meta.time;
+    if (1..time.len()).all(|row| time[row - 1] < time[row] || meta.order(row - 1) <= meta.order(row)) {
         return Ok(rows);
     }
     let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();

@@ -43,7 +43,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_records: 65_536, max_bytes: 16 << 20, in_flight_bytes: 128 << 20, held_rows: 4_000_000 }
+        Self { max_records: 65_536, max_bytes: 16 << 20, in_flight_bytes: 48 << 20, held_rows: 4_000_000 }
     }
 }
 

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BinaryViewArray, RecordBatch, StringViewArray, TimestampMillisecondArray};
+use arrow::compute::{concat_batches, interleave_record_batch};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -196,10 +197,12 @@ impl Watermarks {
 }
 
 /// Rows of one source that wait for the watermark, as sorted runs, each at most half as long as the one before: so
-/// there are few, and a row is merged few times.
+/// there are few, and a row is merged few times. Most rows never come into a run: they leave with the epoch that brought them.
 #[derive(Debug, Default)]
 pub struct Hold {
     runs: Vec<RecordBatch>,
+    /// What was added since the last release, as it came.
+    fresh: Vec<RecordBatch>,
     /// By partition: the time that its last row was raised to, as long as what follows has to stay behind it.
     raised: BTreeMap<u32, i64>,
 }
@@ -231,7 +234,7 @@ impl Hold {
             crate::batch::filter(rows, &keep.into())?
         };
         if rows.num_rows() > 0 {
-            self.runs.push(canonical(&rows.schema(), &[rows])?);
+            self.fresh.push(rows);
         }
         Ok(())
     }
@@ -256,20 +259,23 @@ impl Hold {
 
     /// Takes out all rows before the watermark, in canonical order.
     pub fn release(&mut self, watermark: Watermark) -> Result<Option<RecordBatch>> {
-        let mut out = Vec::new();
+        let mut parts = Vec::new();
         for run in std::mem::take(&mut self.runs) {
             let ready = ready(&run, watermark);
             if ready > 0 {
-                out.push(run.slice(0, ready));
+                parts.push(run.slice(0, ready));
             }
             if ready < run.num_rows() {
                 self.push(run.slice(ready, run.num_rows() - ready))?;
             }
         }
-        match out.first() {
-            Some(first) => Ok(Some(canonical(&first.schema(), &out)?)),
-            None => Ok(None),
+        parts.append(&mut self.fresh);
+        let order = Order::of(&parts);
+        let ready = order.before(watermark);
+        if let Some(later) = order.gather(&parts, ready..)? {
+            self.push(compacted(&later)?)?;
         }
+        order.gather(&parts, ..ready)
     }
 
     /// Adds a run, merged with those before it that are not twice as long.
@@ -283,7 +289,57 @@ impl Hold {
 
     /// How many rows wait.
     pub fn rows(&self) -> usize {
-        self.runs.iter().map(RecordBatch::num_rows).sum()
+        self.runs.iter().chain(&self.fresh).map(RecordBatch::num_rows).sum()
+    }
+}
+
+/// The canonical order of all rows of some batches: each row by its time, its batch and its place there.
+struct Order<'a> {
+    metas: Vec<Meta<'a>>,
+    rows: Vec<(i64, u32, u32)>,
+}
+
+impl<'a> Order<'a> {
+    fn of(parts: &'a [RecordBatch]) -> Self {
+        let metas: Vec<Meta<'a>> = parts.iter().map(Meta::of).collect();
+        let mut rows = Vec::with_capacity(parts.iter().map(RecordBatch::num_rows).sum());
+        for (part, meta) in (0..).zip(&metas) {
+            rows.extend((0..).zip(meta.time).map(|(row, time)| (*time, part, row)));
+        }
+        // Stable, and quick where there is some order already.
+        rows.sort_by(|a, b| {
+            let origin = |row: &(i64, u32, u32)| metas[row.1 as usize].origin(row.2 as usize);
+            a.0.cmp(&b.0).then_with(|| origin(a).cmp(&origin(b)))
+        });
+        Self { metas, rows }
+    }
+
+    /// How many rows are before the watermark.
+    fn before(&self, watermark: Watermark) -> usize {
+        self.rows.partition_point(|(_, part, row)| self.metas[*part as usize].order(*row as usize) < watermark)
+    }
+
+    /// Some of the rows as one batch; `None` where there are none. Each value is copied once at most.
+    fn gather(
+        &self,
+        parts: &[RecordBatch],
+        range: impl std::slice::SliceIndex<[(i64, u32, u32)], Output = [(i64, u32, u32)]>,
+    ) -> Result<Option<RecordBatch>> {
+        let rows = &self.rows[range];
+        let Some((_, first, _)) = rows.first() else { return Ok(None) };
+        let follows = |a: &(i64, u32, u32), b: &(i64, u32, u32)| a.1 == b.1 && a.2 + 1 == b.2;
+        if rows.chunk_by(follows).nth(parts.len()).is_none() {
+            // Hardly any row is out of order.
+            let slice = |run: &[(i64, u32, u32)]| parts[run[0].1 as usize].slice(run[0].2 as usize, run.len());
+            let mut slices: Vec<RecordBatch> = rows.chunk_by(follows).map(slice).collect();
+            let one = if slices.len() == 1 { slices.pop() } else { None };
+            return one.map_or_else(
+                || Ok(Some(concat_batches(&parts[*first as usize].schema(), &slices)?)),
+                |one| Ok(Some(one)),
+            );
+        }
+        let places: Vec<(usize, usize)> = rows.iter().map(|(_, part, row)| (*part as usize, *row as usize)).collect();
+        Ok(Some(interleave_record_batch(&parts.iter().collect::<Vec<_>>(), &places)?))
     }
 }
 

@@ -28,11 +28,34 @@ pub const BINS: usize = 256;
 /// A key's hash: FNV-1a over its bytes, then a finaliser that spreads short keys over all bits.
 /// Stable over runs, versions and machines, which the standard library's hasher is not.
 pub fn hash(key: &[u8]) -> u64 {
-    let fnv = key
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    finished(key.iter().fold(BASIS, step))
+}
+
+const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn step(hash: u64, byte: &u8) -> u64 {
+    (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+}
+
+fn finished(fnv: u64) -> u64 {
     let mixed = (fnv ^ (fnv >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     mixed ^ (mixed >> 32)
+}
+
+/// The hashes of four keys. Each byte of a key waits for the one before; those of four keys do not wait for each other.
+fn hash_four(keys: [&[u8]; 4]) -> [u64; 4] {
+    let common = keys.iter().map(|key| key.len()).min().unwrap_or_default();
+    let [a, b, c, d] = keys.map(|key| &key[..common]);
+    let mut hashes = [BASIS; 4];
+    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+        for (hash, byte) in hashes.iter_mut().zip([a, b, c, d]) {
+            *hash = step(*hash, byte);
+        }
+    }
+    for (hash, key) in hashes.iter_mut().zip(keys) {
+        *hash = finished(key[common..].iter().fold(*hash, step));
+    }
+    hashes
 }
 
 /// The bin of a key with this hash.
@@ -120,18 +143,82 @@ fn unwritable(error: postcard::Error) -> Fault {
     Fault::ours("a state cannot be written").because(error)
 }
 
+/// How many rows are looked up together: the memory that one look-up waits for does not keep the others waiting.
+const AHEAD: usize = 64;
+
+/// Looks up the keys of a batch's rows, some ahead of the row that is asked for.
+#[derive(Default)]
+struct LookUp {
+    /// The row at which those begin that were looked up.
+    from: usize,
+    /// Their keys' hashes, and what was found.
+    ahead: Vec<(u64, Option<Place>)>,
+    /// The row whose key was looked for last in vain.
+    unknown: Option<usize>,
+}
+
+impl LookUp {
+    /// The hash of a row's key, and where its state is if it has one. States may be added between two calls.
+    #[inline]
+    fn find<S: Default + Serialize>(
+        &mut self,
+        store: &Store<S>,
+        keys: Option<&Rows>,
+        row: usize,
+    ) -> (u64, Option<Place>) {
+        let row = if keys.is_some() { row } else { 0 };
+        if row < self.from || row - self.from >= self.ahead.len() {
+            self.look_ahead(store, keys, row);
+        }
+        let (hash, found) = &mut self.ahead[row - self.from];
+        if found.is_none() && self.unknown != Some(row) {
+            // A row before may have brought its key.
+            *found = store.find(*hash, key(keys, row));
+            self.unknown = found.is_none().then_some(row);
+        }
+        (*hash, *found)
+    }
+
+    /// Looks up `row` and those that follow.
+    #[cold]
+    fn look_ahead<S: Default + Serialize>(&mut self, store: &Store<S>, keys: Option<&Rows>, row: usize) {
+        let end = keys.map_or(1, |keys| keys.num_rows().min(row + AHEAD));
+        let keys: Vec<&[u8]> = (row..end).map(|row| key(keys, row)).collect();
+        let (fours, rest) = keys.as_chunks();
+        let hashes = fours.iter().flat_map(|four| hash_four(*four)).chain(rest.iter().map(|key| hash(key)));
+        self.from = row;
+        self.ahead.clear();
+        self.ahead.extend(hashes.map(|hash| (hash, None)));
+        store.touch(self.ahead.iter().map(|(hash, _)| *hash));
+        for ((hash, found), key) in self.ahead.iter_mut().zip(keys) {
+            *found = store.find(*hash, key);
+        }
+    }
+
+    /// Remembers where the state of a row's key was put.
+    fn put(&mut self, keys: Option<&Rows>, row: usize, place: Place) {
+        let row = if keys.is_some() { row } else { 0 };
+        self.ahead[row - self.from].1 = Some(place);
+    }
+}
+
+/// A row's key; without key columns, the empty one.
+#[inline]
+fn key(keys: Option<&Rows>, row: usize) -> &[u8] {
+    keys.map_or(&[], |keys| keys.row(row).data())
+}
+
 /// The states of a batch's rows, for [`Keyed::apply`].
 pub struct States<'a, S> {
     store: &'a mut Store<S>,
     keys: Option<&'a Rows>,
     lane: Lane,
-    /// The row looked up last, and what was found: `get` and `update` of a row cost one look-up.
-    last: Option<(usize, Option<Place>)>,
+    look_up: LookUp,
 }
 
 impl<'a, S: Default + Serialize> States<'a, S> {
     fn new(store: &'a mut Store<S>, keys: Option<&'a Rows>, lane: Lane) -> Self {
-        Self { store, keys, lane, last: None }
+        Self { store, keys, lane, look_up: LookUp::default() }
     }
 
     /// Whether these rows teach or ask: for steps that let every request pass.
@@ -139,26 +226,9 @@ impl<'a, S: Default + Serialize> States<'a, S> {
         self.lane
     }
 
-    fn key(&self, row: usize) -> &'a [u8] {
-        // The rows outlive the batch's processing, so a key borrows from them and not from `self`.
-        self.keys.map_or(&[], |keys| keys.row(row).data())
-    }
-
-    fn place(&mut self, row: usize) -> Option<Place> {
-        if let Some((last, found)) = self.last
-            && last == row
-        {
-            return found;
-        }
-        let key = self.key(row);
-        let found = self.store.find(hash(key), key);
-        self.last = Some((row, found));
-        found
-    }
-
     /// The state of row `row`'s key as it is before this row; the default for an unknown key.
     pub fn get(&mut self, row: usize) -> &S {
-        match self.place(row) {
+        match self.look_up.find(self.store, self.keys, row).1 {
             Some(place) => self.store.get(place),
             None => &self.store.unknown,
         }
@@ -169,11 +239,12 @@ impl<'a, S: Default + Serialize> States<'a, S> {
         if self.lane == Lane::Serve {
             return;
         }
-        let place = self.place(row).unwrap_or_else(|| {
-            let key = self.key(row);
-            self.store.insert(hash(key), key, S::default())
+        let (hash, found) = self.look_up.find(self.store, self.keys, row);
+        let place = found.unwrap_or_else(|| {
+            let place = self.store.insert(hash, key(self.keys, row), S::default());
+            self.look_up.put(self.keys, row, place);
+            place
         });
-        self.last = Some((row, Some(place)));
         self.store.change(place, change);
     }
 }
@@ -395,8 +466,8 @@ mod tests {
             Lane::Serve => instance.serve(&rows, &mut rejects[0]),
         };
         // Without rows nothing is given.
-        let numbers = |out: RecordBatch| out.column(0).as_primitive::<Int64Type>().values().to_vec();
-        out.expect("no fault").map(numbers).unwrap_or_default()
+        let Some(out) = out.expect("no fault") else { return Vec::new() };
+        out.column(0).as_primitive::<Int64Type>().values().to_vec()
     }
 
     /// Times that grow, each with a key.
@@ -475,6 +546,14 @@ mod tests {
     fn a_foreign_snapshot_is_the_worlds_fault() {
         let fault = instance().restore(&[255, 255, 255]).expect_err("no map");
         assert_eq!((fault.blame, fault.retry), (crate::Blame::World, false));
+    }
+
+    proptest! {
+        #[test]
+        fn four_hashes_are_those_of_each(keys in prop::array::uniform4(prop::collection::vec(any::<u8>(), 0..40))) {
+            let [a, b, c, d] = &keys;
+            prop_assert_eq!(hash_four([a, b, c, d]), [hash(a), hash(b), hash(c), hash(d)]);
+        }
     }
 
     #[test]

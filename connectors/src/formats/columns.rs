@@ -10,41 +10,67 @@ use arrow::array::{
     ArrayRef, ArrowPrimitiveType, BooleanArray, BooleanBufferBuilder, NullBufferBuilder, PrimitiveArray, RecordBatch,
     RecordBatchOptions, StringArray,
 };
-use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
     ArrowNativeType, DataType, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType,
 };
 
+/// The rows of a column that have no value: few, or many.
+#[derive(Default)]
+struct Gaps {
+    rows: Vec<usize>,
+}
+
+impl Gaps {
+    fn truncate(&mut self, rows: usize) {
+        while self.rows.pop_if(|gap| *gap >= rows).is_some() {}
+    }
+
+    /// As a column of so many rows has them.
+    fn finish(&mut self, rows: usize) -> Option<NullBuffer> {
+        if self.rows.is_empty() {
+            return None;
+        }
+        let mut valid = BooleanBufferBuilder::new(rows);
+        valid.append_n(rows, true);
+        for gap in self.rows.drain(..) {
+            valid.set_bit(gap, false);
+        }
+        Some(NullBuffer::new(valid.finish()))
+    }
+}
+
 /// A growing column of fixed-width values.
 pub(crate) struct Values<T> {
     values: Vec<T>,
-    nulls: NullBufferBuilder,
+    gaps: Gaps,
 }
 
 impl<T: ArrowNativeType> Values<T> {
     fn new() -> Self {
-        Self { values: Vec::new(), nulls: NullBufferBuilder::new(0) }
+        Self { values: Vec::new(), gaps: Gaps::default() }
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, value: T) {
         self.values.push(value);
-        self.nulls.append_non_null();
     }
 
     fn push_null(&mut self) {
+        self.gaps.rows.push(self.values.len());
         self.values.push(T::default());
-        self.nulls.append_null();
     }
 
     fn truncate(&mut self, rows: usize) {
         self.values.truncate(rows);
-        self.nulls.truncate(rows);
+        self.gaps.truncate(rows);
     }
 
     fn finish<A: ArrowPrimitiveType<Native = T>>(&mut self) -> ArrayRef {
         let capacity = self.values.len();
         let values = std::mem::replace(&mut self.values, Vec::with_capacity(capacity));
-        Arc::new(PrimitiveArray::<A>::new(ScalarBuffer::from(values), self.nulls.finish()))
+        let nulls = self.gaps.finish(values.len());
+        Arc::new(PrimitiveArray::<A>::new(ScalarBuffer::from(values), nulls))
     }
 }
 
@@ -76,7 +102,7 @@ pub(crate) struct Texts {
     bytes: Vec<u8>,
     /// Where each value ends.
     ends: Vec<i32>,
-    nulls: NullBufferBuilder,
+    gaps: Gaps,
 }
 
 impl Texts {
@@ -96,26 +122,26 @@ impl Texts {
     /// A value is never longer than what it was read from, and records come in Arrow arrays with such offsets.
     fn close(&mut self) {
         self.ends.push(i32::try_from(self.bytes.len()).expect("a batch's text is no longer than its records"));
-        self.nulls.append_non_null();
     }
 
     fn push_null(&mut self) {
+        self.gaps.rows.push(self.ends.len());
         self.ends.push(self.bytes.len() as i32);
-        self.nulls.append_null();
     }
 
     fn truncate(&mut self, rows: usize) {
         self.ends.truncate(rows);
         self.bytes.truncate(self.ends.last().map_or(0, |end| *end as usize));
-        self.nulls.truncate(rows);
+        self.gaps.truncate(rows);
     }
 
     fn finish(&mut self) -> ArrayRef {
+        let nulls = self.gaps.finish(self.ends.len());
         let offsets: Vec<i32> = std::iter::once(0).chain(self.ends.drain(..)).collect();
         let capacity = self.bytes.len();
         let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity));
         let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-        Arc::new(StringArray::new(offsets, Buffer::from_vec(bytes), self.nulls.finish()))
+        Arc::new(StringArray::new(offsets, Buffer::from_vec(bytes), nulls))
     }
 }
 
@@ -138,9 +164,7 @@ impl Column {
                 Self::Bool(Bools { values: BooleanBufferBuilder::new(0), nulls: NullBufferBuilder::new(0) })
             }
             DataType::Timestamp(TimeUnit::Millisecond, None) => Self::Timestamp(Values::new()),
-            DataType::Utf8 => {
-                Self::Text(Texts { bytes: Vec::new(), ends: Vec::new(), nulls: NullBufferBuilder::new(0) })
-            }
+            DataType::Utf8 => Self::Text(Texts { bytes: Vec::new(), ends: Vec::new(), gaps: Gaps::default() }),
             _ => return None,
         })
     }
@@ -189,6 +213,8 @@ pub(crate) struct Columns {
     growing: Vec<Column>,
     /// Complete rows.
     rows: usize,
+    /// How many columns have been opened for the row after these.
+    opened: usize,
 }
 
 impl Columns {
@@ -200,7 +226,7 @@ impl Columns {
             })
         };
         let growing = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
-        Ok(Self { schema: schema.clone(), growing, rows: 0 })
+        Ok(Self { schema: schema.clone(), growing, rows: 0, opened: 0 })
     }
 
     pub(crate) fn name(&self, column: usize) -> &str {
@@ -213,6 +239,8 @@ impl Columns {
         let column = &mut self.growing[column];
         if column.len() > self.rows {
             column.truncate(self.rows);
+        } else {
+            self.opened += 1;
         }
         column
     }
@@ -220,6 +248,10 @@ impl Columns {
     /// Completes the row; columns without a value get a null.
     pub(crate) fn end_row(&mut self) {
         self.rows += 1;
+        if std::mem::take(&mut self.opened) == self.growing.len() {
+            // Each has its value.
+            return;
+        }
         for column in &mut self.growing {
             if column.len() < self.rows {
                 column.push_null();
@@ -229,6 +261,7 @@ impl Columns {
 
     /// Forgets what the row has so far.
     pub(crate) fn undo_row(&mut self) {
+        self.opened = 0;
         for column in &mut self.growing {
             column.truncate(self.rows);
         }

@@ -12,6 +12,7 @@ use millstream_engine::{Fault, Result};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -183,12 +184,23 @@ impl Parts {
         let part = self.folder.join(format!("part-{:05}.parquet", self.number));
         let unfinished = part.with_extension("unfinished");
         let file = File::create(&unfinished).map_err(|error| unwritable(&unfinished, error))?;
-        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+        let properties = properties(&self.rows.schema());
         ArrowWriter::try_new(file, self.rows.schema(), Some(properties))
             .and_then(|mut writer| writer.write(&self.rows).and_then(|()| writer.close()))
             .map_err(|error| unwritable(&unfinished, error))?;
         rename(&unfinished, &part).map_err(|error| unwritable(&part, error))
     }
+}
+
+/// Floats hardly ever repeat: no dictionary of them pays.
+fn properties(schema: &SchemaRef) -> WriterProperties {
+    let floats = schema.fields().iter().filter(|field| field.data_type().is_floating());
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
+    floats
+        .fold(properties, |properties, field| {
+            properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false)
+        })
+        .build()
 }
 
 fn part_number(name: &str) -> Option<u64> {

@@ -68,11 +68,12 @@ impl Hold {
     /// What is held, by partition.
     pub fn held(&self) -> Vec<Held> {
         let of = |run: &RecordBatch| Meta::of(run).partition.iter().copied().collect::<BTreeSet<u32>>();
-        let partitions: Vec<BTreeSet<u32>> = self.runs.iter().map(of).collect();
+        let runs: Vec<&RecordBatch> = self.runs.iter().chain(&self.fresh).collect();
+        let partitions: Vec<BTreeSet<u32>> = runs.iter().map(|run| of(run)).collect();
         let all: BTreeSet<u32> = partitions.iter().flatten().copied().chain(self.raised.keys().copied()).collect();
         let held = |partition: u32| {
-            let runs = self.runs.iter().zip(&partitions).filter(|(_, partitions)| partitions.contains(&partition));
-            let runs = runs.map(|(run, _)| run.clone()).collect();
+            let runs = runs.iter().zip(&partitions).filter(|(_, partitions)| partitions.contains(&partition));
+            let runs = runs.map(|(run, _)| (*run).clone()).collect();
             Held { partition, runs, raised_ms: self.raised.get(&partition).copied() }
         };
         all.into_iter().map(held).collect()

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Place, Store};
-use super::{Entries, ErasedKeyed, KeyReader, KeyedInstance, hash, restore};
+use super::{Entries, ErasedKeyed, KeyReader, KeyedInstance, LookUp, hash, key, restore};
 use crate::Result;
 use crate::batch::{self, META, Meta, Origin, canonical};
 use crate::operator::Rejects;
@@ -224,9 +224,14 @@ impl<R: Relational> Instance<R> {
         }
     }
 
-    fn take(&mut self, view: &R::View<'_>, row: Row, key: &[u8], given: &mut Given<R::Values>) -> Option<String> {
-        let hash = hash(key);
-        let place = self.store.find(hash, key).unwrap_or_else(|| self.store.insert(hash, key, Timed::default()));
+    fn take(&mut self, port: &mut Port<'_, R>, row: Row, given: &mut Given<R::Values>) -> Option<String> {
+        let (hash, found) = port.look_up.find(&self.store, port.keys.as_ref(), row.index);
+        let (view, key) = (&port.view, key(port.keys.as_ref(), row.index));
+        let place = found.unwrap_or_else(|| {
+            let place = self.store.insert(hash, key, Timed::default());
+            port.look_up.put(port.keys.as_ref(), row.index, place);
+            place
+        });
         let (operator, given) = (&self.operator, given.with(key));
         let mut refused = None;
         self.store.change(place, |timed| {
@@ -313,8 +318,7 @@ impl<R: Relational> KeyedInstance for Instance<R> {
             let port = &mut ports[next];
             let row = port.row(next);
             port.next += 1;
-            let port = &ports[next];
-            if let Some(reason) = self.take(&port.view, row, port.key(row.index), &mut given) {
+            if let Some(reason) = self.take(port, row, &mut given) {
                 rejects[next].push(row.index, reason);
             }
         }
@@ -326,7 +330,7 @@ impl<R: Relational> KeyedInstance for Instance<R> {
         let mut given = Given::new(self.operator.values());
         let port = Port::new(&*self.operator, &self.readers[0], 0, rows)?;
         for index in 0..rows.num_rows() {
-            let key = port.key(index);
+            let key = key(port.keys.as_ref(), index);
             let state = match self.store.find(hash(key), key) {
                 Some(place) => self.store.get(place),
                 None => &self.store.unknown,
@@ -392,16 +396,14 @@ struct Port<'a, R: Relational + 'a> {
     keys: Option<arrow::row::Rows>,
     diffs: Option<&'a [i64]>,
     next: usize,
+    look_up: LookUp,
 }
 
 impl<'a, R: Relational> Port<'a, R> {
     fn new(operator: &R, reader: &KeyReader, port: usize, rows: &'a RecordBatch) -> Result<Self> {
         let view = operator.view(port, rows)?;
-        Ok(Self { view, meta: Meta::of(rows), keys: reader.read(rows)?, diffs: batch::diffs(rows), next: 0 })
-    }
-
-    fn key(&self, row: usize) -> &[u8] {
-        self.keys.as_ref().map_or(&[], |keys| keys.row(row).data())
+        let (meta, keys, diffs) = (Meta::of(rows), reader.read(rows)?, batch::diffs(rows));
+        Ok(Self { view, meta, keys, diffs, next: 0, look_up: LookUp::default() })
     }
 
     fn row(&self, port: usize) -> Row {

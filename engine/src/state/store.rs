@@ -1,130 +1,166 @@
-//! The keys of one operator on one worker: a dense sub-store for each bin, and snapshots that are walked while they change.
-
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+//! The keys of one operator on one worker: an index for each bin, all states in one row, and snapshots that are walked while
+//! they change.
+//!
+//! What costs time with many keys is waiting for memory. So keys that come one after the other lie side by side, whatever their
+//! bins; a state that is dropped leaves its place to the next key; and the keys of some rows are [touched](Store::touch)
+//! together before each is looked up.
 
 use serde::Serialize;
 
 use super::{BINS, Entries, bin};
 use crate::fault::{Fault, Result};
 
-/// Keys are hashed once, by [`super::hash`]; the maps take that hash, turned by half. All keys of a bin have the same
-/// top bits, and a map tells keys apart by its hashes' top and bottom bits: turned, the equal bits are in the middle.
-#[derive(Default)]
-struct Turned(u64);
-
-impl Hasher for Turned {
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(32)
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only u64 hashes are keys of this map")
-    }
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
 /// All keys of one operator on one worker.
 pub(super) struct Store<S> {
-    bins: Vec<Bin<S>>,
+    /// By bin.
+    indexes: Vec<Index>,
+    slots: Vec<Option<Slot<S>>>,
+    free: Vec<u32>,
     pub(super) unknown: S,
-    keys: usize,
-    /// Where the sweep for expired states goes on: a bin and a slot of it.
-    hand: (usize, usize),
+    /// The slot at which the sweep for expired states goes on.
+    hand: usize,
     /// Grows with each snapshot that begins. A state that has this number is not in it, or was copied already.
     generation: u32,
     walk: Option<Walk>,
 }
 
-struct Bin<S> {
-    /// From a key's hash to the slots of the keys that have it.
-    index: HashMap<u64, Slots, BuildHasherDefault<Turned>>,
-    slots: Vec<Option<Slot<S>>>,
-    free: Vec<u32>,
-}
-
 /// A key with its state.
 struct Slot<S> {
-    hash: u64,
-    key: Box<[u8]>,
+    key: Key,
+    /// The lower half of the key's hash.
+    mark: u32,
     generation: u32,
+    bin: u8,
     state: S,
+}
+
+/// A key's bytes: most keys are short, and then one look at a slot is a look at its key.
+enum Key {
+    Short(u8, [u8; SHORT]),
+    Long(Box<[u8]>),
+}
+
+/// As many bytes as make a key four words.
+const SHORT: usize = 30;
+
+impl Key {
+    #[inline]
+    fn new(bytes: &[u8]) -> Self {
+        if bytes.len() > SHORT {
+            return Self::Long(bytes.into());
+        }
+        let mut short = [0; SHORT];
+        short[..bytes.len()].copy_from_slice(bytes);
+        Self::Short(bytes.len() as u8, short)
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(length, bytes) => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+/// From the marks of keys to their slots: a table with open addressing, at most half full. An entry is a mark and, in its
+/// lower half, the slot's number plus one; zero where there is none. What is taken out leaves no gap behind: entries
+/// that stood there only because their place was taken move up.
+#[derive(Default)]
+struct Index {
+    entries: Vec<u64>,
+    len: usize,
+}
+
+impl Index {
+    fn mask(&self) -> usize {
+        self.entries.len().wrapping_sub(1)
+    }
+
+    /// All slots.
+    fn slots(&self) -> impl Iterator<Item = u32> {
+        self.entries.iter().filter(|entry| **entry != 0).map(|entry| *entry as u32 - 1)
+    }
+
+    /// The entry at which a look-up of this mark begins; zero where there is none.
+    #[inline]
+    fn first(&self, mark: u32) -> u64 {
+        self.entries.get(mark as usize & self.mask()).copied().unwrap_or(0)
+    }
+
+    /// The slots that a mark may mean.
+    fn candidates(&self, mark: u32) -> impl Iterator<Item = u32> {
+        let mask = self.mask();
+        let all = (mark as usize..).map(move |at| self.entries.get(at & mask).copied().unwrap_or(0));
+        let same = move |entry: &u64| (entry >> 32) as u32 == mark;
+        all.take_while(|entry| *entry != 0).filter(same).map(|entry| entry as u32 - 1)
+    }
+
+    fn insert(&mut self, mark: u32, slot: u32) {
+        if 2 * (self.len + 1) > self.entries.len() {
+            let larger = vec![0; (2 * self.entries.len()).max(4)];
+            let entries = std::mem::replace(&mut self.entries, larger);
+            entries.into_iter().filter(|entry| *entry != 0).for_each(|entry| self.put(entry));
+        }
+        self.len += 1;
+        self.put(u64::from(mark) << 32 | u64::from(slot + 1));
+    }
+
+    fn put(&mut self, entry: u64) {
+        let mask = self.mask();
+        let mut at = (entry >> 32) as usize & mask;
+        while self.entries[at] != 0 {
+            at = (at + 1) & mask;
+        }
+        self.entries[at] = entry;
+    }
+
+    fn remove(&mut self, mark: u32, slot: u32) {
+        let mask = self.mask();
+        let mut hole = mark as usize & mask;
+        while self.entries[hole] != u64::from(mark) << 32 | u64::from(slot + 1) {
+            hole = (hole + 1) & mask;
+        }
+        self.len -= 1;
+        let mut at = hole;
+        loop {
+            self.entries[hole] = 0;
+            let entry = loop {
+                at = (at + 1) & mask;
+                let entry = self.entries[at];
+                let home = (entry >> 32) as usize & mask;
+                // An entry may move up to the hole if its own place is not behind it.
+                if entry == 0 || at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+                    break entry;
+                }
+            };
+            if entry == 0 {
+                return;
+            }
+            self.entries[hole] = entry;
+            hole = at;
+        }
+    }
 }
 
 /// Where a key's state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    bin: u8,
-    slot: u32,
-}
+pub(super) struct Place(u32);
 
 /// A snapshot that is being taken: where it goes on, and what was copied before it got there.
 struct Walk {
     bin: usize,
-    slot: usize,
+    /// The slots that the bin had when the walk came to it, as far as they are ahead.
+    ahead: Option<Vec<u32>>,
     copied: Vec<Entries>,
     fault: Option<Fault>,
 }
 
-/// Nearly always one; more where hashes collide.
-enum Slots {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl Slots {
-    fn as_slice(&self) -> &[u32] {
-        match self {
-            Self::One(slot) => std::slice::from_ref(slot),
-            Self::Many(slots) => slots,
-        }
-    }
-}
-
-impl<S> Bin<S> {
-    fn new() -> Self {
-        Self { index: HashMap::default(), slots: Vec::new(), free: Vec::new() }
-    }
-
-    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        let candidates = self.index.get(&hash)?.as_slice();
-        let is_it = |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|slot| *slot.key == *key);
-        candidates.iter().copied().find(is_it)
-    }
-
-    fn insert(&mut self, new: Slot<S>) -> u32 {
-        let hash = new.hash;
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() as u32 - 1
-        });
-        self.slots[slot as usize] = Some(new);
-        self.index
-            .entry(hash)
-            .and_modify(|slots| *slots = Slots::Many([slots.as_slice(), &[slot]].concat()))
-            .or_insert(Slots::One(slot));
-        slot
-    }
-
-    fn remove(&mut self, slot: usize) {
-        let Some(Slot { hash, .. }) = self.slots[slot].take() else { return };
-        let rest: Vec<u32> =
-            self.index[&hash].as_slice().iter().copied().filter(|&other| other as usize != slot).collect();
-        match rest.as_slice() {
-            [] => drop(self.index.remove(&hash)),
-            [one] => drop(self.index.insert(hash, Slots::One(*one))),
-            _ => drop(self.index.insert(hash, Slots::Many(rest))),
-        }
-        self.free.push(slot as u32);
-    }
-}
-
 impl Walk {
     /// Copies a state that the snapshot has not reached, and which is about to change. How many bytes it took.
-    fn copy<S: Serialize>(&mut self, bin: usize, slot: &mut Slot<S>, generation: u32) -> usize {
+    fn copy<S: Serialize>(&mut self, slot: &mut Slot<S>, generation: u32) -> usize {
         slot.generation = generation;
-        self.copied[bin].push(&slot.key, &slot.state).unwrap_or_else(|fault| {
+        self.copied[usize::from(slot.bin)].push(slot.key.bytes(), &slot.state).unwrap_or_else(|fault| {
             self.fault.get_or_insert(fault);
             0
         })
@@ -134,86 +170,108 @@ impl Walk {
 impl<S: Default + Serialize> Store<S> {
     pub(super) fn new() -> Self {
         Self {
-            bins: (0..BINS).map(|_| Bin::new()).collect(),
+            indexes: (0..BINS).map(|_| Index::default()).collect(),
+            slots: Vec::new(),
+            free: Vec::new(),
             unknown: S::default(),
-            keys: 0,
-            hand: (0, 0),
+            hand: 0,
             generation: 0,
             walk: None,
         }
     }
 
+    /// Reads what look-ups of these hashes will read first, without waiting for one before the next.
+    pub(super) fn touch(&self, hashes: impl Iterator<Item = u64> + Clone) {
+        let first = |hash: u64| self.indexes[bin(hash)].first(hash as u32);
+        let entries = hashes.clone().fold(0, |all, hash| all ^ first(hash));
+        let slot = |hash: u64| {
+            let entry = first(hash);
+            let slot = if (entry >> 32) as u32 == hash as u32 {
+                self.slots.get((entry as u32).wrapping_sub(1) as usize)
+            } else {
+                None
+            };
+            slot.and_then(Option::as_ref).map_or(0, |slot| slot.generation)
+        };
+        let slots = hashes.fold(0, |all, hash| all ^ slot(hash));
+        std::hint::black_box((entries, slots));
+    }
+
+    #[inline]
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
-        let bin = bin(hash);
-        self.bins[bin].find(hash, key).map(|slot| Place { bin: bin as u8, slot })
+        let is_it = |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|slot| slot.key.bytes() == key);
+        self.indexes[bin(hash)].candidates(hash as u32).find(is_it).map(Place)
     }
 
     pub(super) fn insert(&mut self, hash: u64, key: &[u8], state: S) -> Place {
-        self.keys += 1;
-        let bin = bin(hash);
-        let slot = self.bins[bin].insert(Slot { hash, key: key.into(), generation: self.generation, state });
-        Place { bin: bin as u8, slot }
+        let (bin, mark) = (bin(hash), hash as u32);
+        let new = Some(Slot { key: Key::new(key), mark, generation: self.generation, bin: bin as u8, state });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = new;
+                slot
+            }
+            None => {
+                self.slots.push(new);
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.indexes[bin].insert(mark, slot);
+        Place(slot)
     }
 
-    pub(super) fn get(&self, place: Place) -> &S {
-        let slot = &self.bins[usize::from(place.bin)].slots[place.slot as usize];
-        &slot.as_ref().expect("found slots are occupied").state
+    #[inline]
+    pub(super) fn get(&self, Place(slot): Place) -> &S {
+        &self.slots[slot as usize].as_ref().expect("found slots are occupied").state
     }
 
-    pub(super) fn change(&mut self, place: Place, change: impl FnOnce(&mut S)) {
-        let bin = usize::from(place.bin);
-        let slot = self.bins[bin].slots[place.slot as usize].as_mut().expect("found slots are occupied");
+    #[inline]
+    pub(super) fn change(&mut self, Place(slot): Place, change: impl FnOnce(&mut S)) {
+        let slot = self.slots[slot as usize].as_mut().expect("found slots are occupied");
         if slot.generation != self.generation
             && let Some(walk) = &mut self.walk
         {
-            walk.copy(bin, slot, self.generation);
+            walk.copy(slot, self.generation);
         }
         change(&mut slot.state);
     }
 
     /// The state at a place that may have been emptied, or given to another key, since it was found.
-    pub(super) fn peek(&self, place: Place) -> Option<&S> {
-        self.bins[usize::from(place.bin)].slots[place.slot as usize].as_ref().map(|slot| &slot.state)
+    pub(super) fn peek(&self, Place(slot): Place) -> Option<&S> {
+        self.slots[slot as usize].as_ref().map(|slot| &slot.state)
     }
 
-    pub(super) fn key(&self, place: Place) -> &[u8] {
-        &self.bins[usize::from(place.bin)].slots[place.slot as usize].as_ref().expect("found slots are occupied").key
+    pub(super) fn key(&self, Place(slot): Place) -> &[u8] {
+        self.slots[slot as usize].as_ref().expect("found slots are occupied").key.bytes()
     }
 
     /// Changes what snapshots leave out.
-    pub(super) fn note(&mut self, place: Place, change: impl FnOnce(&mut S)) {
-        let slot = self.bins[usize::from(place.bin)].slots[place.slot as usize].as_mut();
-        change(&mut slot.expect("found slots are occupied").state);
+    pub(super) fn note(&mut self, Place(slot): Place, change: impl FnOnce(&mut S)) {
+        change(&mut self.slots[slot as usize].as_mut().expect("found slots are occupied").state);
     }
 
     /// How many keys there are.
     pub(super) fn len(&self) -> usize {
-        self.keys
+        self.slots.len() - self.free.len()
     }
 
     /// Looks at up to `budget` states, and drops those that have expired. Called with a budget in proportion
     /// to the rows of an epoch, so that the cost per row does not grow with the number of keys.
     pub(super) fn sweep(&mut self, budget: usize, expired: impl Fn(&S) -> bool) {
-        let (mut looks, mut passed) = (0, 0);
         // Once round at most.
-        while looks < budget && passed <= BINS {
-            let (at, slot) = self.hand;
-            let bin = &mut self.bins[at];
-            if slot >= bin.slots.len() {
-                self.hand = ((at + 1) % BINS, 0);
-                passed += 1;
-                continue;
-            }
-            self.hand.1 += 1;
-            looks += 1;
-            let Some(found) = bin.slots[slot].as_mut().filter(|slot| expired(&slot.state)) else { continue };
+        for _ in 0..budget.min(self.slots.len()) {
+            let at = if self.hand < self.slots.len() { self.hand } else { 0 };
+            self.hand = at + 1;
+            let slot = &mut self.slots[at];
+            let Some(found) = slot.as_mut().filter(|slot| expired(&slot.state)) else { continue };
             if found.generation != self.generation
                 && let Some(walk) = &mut self.walk
             {
-                walk.copy(at, found, self.generation);
+                walk.copy(found, self.generation);
             }
-            bin.remove(slot);
-            self.keys -= 1;
+            self.indexes[usize::from(found.bin)].remove(found.mark, at as u32);
+            *slot = None;
+            self.free.push(at as u32);
         }
     }
 
@@ -221,7 +279,7 @@ impl<S: Default + Serialize> Store<S> {
     pub(super) fn begin(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         let copied = (0..BINS).map(|_| Entries::default()).collect();
-        self.walk = Some(Walk { bin: 0, slot: 0, copied, fault: None });
+        self.walk = Some(Walk { bin: 0, ahead: None, copied, fault: None });
     }
 
     pub(super) fn abandon(&mut self) {
@@ -240,16 +298,17 @@ impl<S: Default + Serialize> Store<S> {
         let Some(walk) = &mut self.walk else { return Ok(finished) };
         let mut done = 0;
         while walk.bin < BINS {
-            let slots = &mut self.bins[walk.bin].slots;
-            while walk.slot < slots.len() {
+            let mut ahead = walk.ahead.take().unwrap_or_else(|| self.indexes[walk.bin].slots().collect());
+            while !ahead.is_empty() {
                 if done >= bytes {
+                    walk.ahead = Some(ahead);
                     return Ok(finished);
                 }
-                let at = walk.slot;
-                walk.slot += 1;
                 done += LOOK_BYTES;
-                if let Some(slot) = slots[at].as_mut().filter(|slot| slot.generation != self.generation) {
-                    done += walk.copy(walk.bin, slot, self.generation);
+                // A slot that was emptied since, or given to another key, has nothing more for the snapshot.
+                let slot = ahead.pop().and_then(|slot| self.slots[slot as usize].as_mut());
+                if let Some(slot) = slot.filter(|slot| slot.generation != self.generation) {
+                    done += walk.copy(slot, self.generation);
                 }
             }
             if let Some(fault) = walk.fault.take() {
@@ -260,7 +319,7 @@ impl<S: Default + Serialize> Store<S> {
             if !entries.is_empty() {
                 finished.push((walk.bin as u8, entries));
             }
-            (walk.bin, walk.slot) = (walk.bin + 1, 0);
+            walk.bin += 1;
         }
         self.walk = None;
         Ok(finished)
@@ -300,7 +359,7 @@ mod tests {
     }
 
     fn slots<S>(store: &Store<S>) -> usize {
-        store.bins.iter().map(|bin| bin.slots.len()).sum()
+        store.slots.len()
     }
 
     type Bins = BTreeMap<u8, Vec<u8>>;
@@ -367,6 +426,27 @@ mod tests {
                 prop_assert_eq!(found, oracle.get(&key).copied());
             }
             prop_assert!(slots(&store) <= 24, "free slots are used again");
+        }
+    }
+
+    proptest! {
+        /// Few marks, next to each other and at both ends: entries stand far from their places, and around the end.
+        #[test]
+        fn an_index_is_a_map(ops in prop::collection::vec((0_u32..12, any::<bool>()), 0..200)) {
+            let mark = |slot: u32| [0, 1, 2, 7, u32::MAX, u32::MAX - 1][slot as usize % 6];
+            let (mut index, mut oracle) = (Index::default(), std::collections::BTreeSet::new());
+            for (slot, adds) in ops {
+                if adds && oracle.insert(slot) {
+                    index.insert(mark(slot), slot);
+                } else if !adds && oracle.remove(&slot) {
+                    index.remove(mark(slot), slot);
+                }
+                for slot in 0..12 {
+                    prop_assert_eq!(index.candidates(mark(slot)).any(|found| found == slot), oracle.contains(&slot));
+                }
+                prop_assert!(2 * oracle.len() <= index.entries.len());
+                prop_assert_eq!(index.entries.iter().filter(|entry| **entry != 0).count(), oracle.len());
+            }
         }
     }
 

@@ -194,7 +194,15 @@ pub(super) enum Accumulator {
 
 impl Accumulator {
     /// Takes a value in, at its place in the canonical order.
+    #[inline]
     pub(super) fn add(&mut self, value: Value, order: Order) {
+        if let (Self::Sum(..) | Self::Moments(_), Value::Number(value)) = (&*self, value) {
+            return self.add_number(value, order);
+        }
+        self.add_any(value, order);
+    }
+
+    fn add_any(&mut self, value: Value, order: Order) {
         match (self, value) {
             (_, Value::Null) => {}
             (Self::Count(count), _) => *count += 1,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Float64Array, Float64Builder, Int64Array, RecordBatch, Scalar, StringArray,
+    Array, ArrayRef, BooleanArray, BooleanBufferBuilder, Float64Array, Int64Array, RecordBatch, Scalar, StringArray,
 };
+use arrow::buffer::NullBuffer;
 use arrow::compute::is_not_null;
 use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::{DataType, SchemaRef};
@@ -182,20 +183,27 @@ impl<E: Estimate> Keyed for Estimated<E> {
         rejects: &mut Rejects,
     ) -> Result<Option<RecordBatch>> {
         let inputs = self.columns.iter().map(|&at| numbers(rows.column(at))).collect::<Result<Vec<_>>>()?;
-        let mut outputs: Vec<_> = inputs.iter().map(|_| Float64Builder::with_capacity(rows.num_rows())).collect();
-        for row in 0..rows.num_rows() {
-            let known = states.get(row);
-            for (place, (input, output)) in inputs.iter().zip(&mut outputs).enumerate() {
-                let given = input.is_valid(row).then(|| input.value(row));
-                output.append_option(given.or_else(|| known.get(place).and_then(E::value)));
+        let mut outputs: Vec<Option<Filled>> = inputs.iter().map(Filled::of).collect();
+        let gaps = gaps(&inputs, rows.num_rows());
+        for (row, gap) in gaps.iter().enumerate() {
+            if !gap {
+                states.update(row, |known| learn(known, &inputs, row));
+                continue;
             }
-            states.update(row, |known| learn(known, &inputs, row));
+            let known = states.get(row);
+            for (output, estimate) in outputs.iter_mut().zip(known) {
+                if let (Some(output), Some(value)) = (output, estimate.value()) {
+                    output.fill(row, value);
+                }
+            }
+            states.update(row, |known| learn_some(known, &inputs, row));
         }
         let names = self.columns.iter().map(|&at| self.schema.field(at).name().as_str());
-        let columns: Vec<_> =
-            names.zip(outputs.iter_mut().map(|output| Arc::new(output.finish()) as ArrayRef)).collect();
-        for (input, (_, output)) in inputs.iter().zip(&columns) {
-            rejects.repaired(input.null_count() - output.null_count());
+        let missing: Vec<usize> = inputs.iter().map(Array::null_count).collect();
+        let filled = outputs.into_iter().zip(inputs).map(|(output, input)| output.map_or(input, Filled::finish));
+        let columns: Vec<_> = names.zip(filled.map(|column| Arc::new(column) as ArrayRef)).collect();
+        for (missing, (_, output)) in missing.into_iter().zip(&columns) {
+            rejects.repaired(missing - output.null_count());
         }
         Ok(Some(with_columns(&self.schema, rows, columns)?))
     }
@@ -205,7 +213,52 @@ impl<E: Estimate> Keyed for Estimated<E> {
     }
 }
 
+/// A column whose gaps are being filled in.
+struct Filled {
+    values: Vec<f64>,
+    valid: BooleanBufferBuilder,
+}
+
+impl Filled {
+    /// Nothing where nothing is missing.
+    fn of(column: &Float64Array) -> Option<Self> {
+        let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0)?;
+        let mut valid = BooleanBufferBuilder::new(column.len());
+        valid.append_buffer(nulls.inner());
+        Some(Self { values: column.values().to_vec(), valid })
+    }
+
+    fn fill(&mut self, row: usize, value: f64) {
+        if !self.valid.get_bit(row) {
+            self.values[row] = value;
+            self.valid.set_bit(row, true);
+        }
+    }
+
+    fn finish(mut self) -> Float64Array {
+        let valid = NullBuffer::new(self.valid.finish());
+        Float64Array::new(self.values.into(), Some(valid).filter(|valid| valid.null_count() > 0))
+    }
+}
+
+/// For each row, whether it misses anything.
+fn gaps(columns: &[Float64Array], rows: usize) -> Vec<bool> {
+    let mut gaps = vec![false; rows];
+    for nulls in columns.iter().filter_map(Array::nulls) {
+        nulls.iter().zip(&mut gaps).for_each(|(valid, gap)| *gap |= !valid);
+    }
+    gaps
+}
+
+/// A row without gaps.
 fn learn<E: Estimate>(known: &mut Vec<E>, inputs: &[Float64Array], row: usize) {
+    known.resize(inputs.len(), E::default());
+    for (estimate, input) in known.iter_mut().zip(inputs) {
+        estimate.learn(input.value(row));
+    }
+}
+
+fn learn_some<E: Estimate>(known: &mut Vec<E>, inputs: &[Float64Array], row: usize) {
     known.resize(inputs.len(), E::default());
     for (estimate, input) in known.iter_mut().zip(inputs) {
         if input.is_valid(row) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float64Array, Float64Builder, RecordBatch};
+use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use millstream_engine::Result;
 use millstream_engine::batch::{with_columns, with_fields};
@@ -95,18 +95,21 @@ impl Keyed for Standardise {
         _: &mut Rejects,
     ) -> Result<Option<RecordBatch>> {
         let inputs = self.columns.iter().map(|&at| numbers(rows.column(at))).collect::<Result<Vec<_>>>()?;
-        let mut outputs: Vec<_> = inputs.iter().map(|_| Float64Builder::with_capacity(rows.num_rows())).collect();
+        let mut outputs = vec![vec![0.0; rows.num_rows()]; inputs.len()];
         for row in 0..rows.num_rows() {
-            let known = states.get(row);
-            for (place, (input, output)) in inputs.iter().zip(&mut outputs).enumerate() {
-                let moments = known.get(place).copied().unwrap_or_default();
-                output.append_option(input.is_valid(row).then(|| self.score(moments, input.value(row))));
+            // A key without a state has no moments; its rows stay 0.
+            for ((moments, input), output) in states.get(row).iter().zip(&inputs).zip(&mut outputs) {
+                output[row] = self.score(*moments, input.value(row));
             }
             states.update(row, |known| learn(known, &inputs, row));
         }
         let names = self.columns.iter().map(|&at| self.schema.field(at).name().as_str());
-        let columns = names.zip(outputs.iter_mut().map(|output| Arc::new(output.finish()) as ArrayRef)).collect();
-        Ok(Some(with_columns(&self.schema, rows, columns)?))
+        // What has no value has no score.
+        let scores = outputs.into_iter().zip(&inputs).map(|(scores, input)| {
+            let scores = Float64Array::new(scores.into(), input.nulls().cloned());
+            Arc::new(scores) as ArrayRef
+        });
+        Ok(Some(with_columns(&self.schema, rows, names.zip(scores).collect())?))
     }
 
     fn expired(&self, _: &Vec<Moments>, _: i64) -> bool {

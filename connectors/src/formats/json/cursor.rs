@@ -64,7 +64,7 @@ impl<'a> Cursor<'a> {
     /// Goes on past `bytes` if they are next.
     #[inline]
     pub(super) fn eat_all(&mut self, bytes: &[u8]) -> bool {
-        let found = self.text.as_bytes()[self.at..].starts_with(bytes);
+        let found = starts_with(&self.text.as_bytes()[self.at..], bytes);
         self.at += if found { bytes.len() } else { 0 };
         found
     }
@@ -129,6 +129,48 @@ impl<'a> Cursor<'a> {
                 None => return Err(self.error("expected `\"`")),
             }
         }
+    }
+
+    /// A number as most are written, if it is next: an optional sign, few digits, perhaps a fraction of few digits.
+    #[inline]
+    pub(super) fn plain_float(&mut self) -> Option<f64> {
+        let bytes = &self.text.as_bytes()[self.at..];
+        let negative = bytes.first() == Some(&b'-');
+        let start = usize::from(negative);
+        let mut mantissa = 0;
+        let mut at = plain_digits(bytes, start, &mut mantissa);
+        let mut places = 0;
+        if bytes.get(at) == Some(&b'.') {
+            let end = plain_digits(bytes, at + 1, &mut mantissa);
+            places = end - at - 1;
+            // A point needs a digit on either side.
+            if places == 0 {
+                return None;
+            }
+            at = end;
+        }
+        if at == start || !is_plain(bytes, start, at) {
+            return None;
+        }
+        self.at += at;
+        // At most 15 digits and a power below 10^15 are exact, so one division rounds once: the nearest float.
+        let size = mantissa as f64 / POWERS[places];
+        Some(if negative { -size } else { size })
+    }
+
+    /// The same of whole numbers.
+    #[inline]
+    pub(super) fn plain_int(&mut self) -> Option<i64> {
+        let bytes = &self.text.as_bytes()[self.at..];
+        let negative = bytes.first() == Some(&b'-');
+        let start = usize::from(negative);
+        let mut value = 0;
+        let at = plain_digits(bytes, start, &mut value);
+        if at == start || !is_plain(bytes, start, at) {
+            return None;
+        }
+        self.at += at;
+        Some(if negative { -(value as i64) } else { value as i64 })
     }
 
     /// A number, from its sign or first digit.
@@ -294,6 +336,37 @@ impl Number<'_> {
         }
         self.text.parse().ok().filter(|value: &f64| value.is_finite())
     }
+}
+
+/// Whether `text` starts with `bytes`; without a call for those that fit into two words, as most keys do.
+#[inline]
+fn starts_with(text: &[u8], bytes: &[u8]) -> bool {
+    let word =
+        |bytes: &[u8], at: usize| bytes.get(at..at + 8).and_then(|word| word.try_into().ok().map(u64::from_le_bytes));
+    let length = bytes.len();
+    if (8..=16).contains(&length) && text.len() >= length {
+        return word(text, 0) == word(bytes, 0) && word(text, length - 8) == word(bytes, length - 8);
+    }
+    text.starts_with(bytes)
+}
+
+/// Takes in the digits from `at` on, and tells where they end.
+#[inline]
+fn plain_digits(bytes: &[u8], mut at: usize, mantissa: &mut u64) -> usize {
+    while let Some(byte @ b'0'..=b'9') = bytes.get(at) {
+        *mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
+        at += 1;
+    }
+    at
+}
+
+/// Whether the number in these places is as JSON wants it, has few digits, and goes on with nothing that belongs to it.
+#[inline]
+fn is_plain(bytes: &[u8], start: usize, end: usize) -> bool {
+    let leads = bytes[start] == b'0' && matches!(bytes.get(start + 1), Some(b'0'..=b'9'));
+    let goes_on = matches!(bytes.get(end), Some(b'e' | b'E' | b'.'));
+    // A point may be among them.
+    end - start <= 16 && bytes[start] != b'.' && !leads && !goes_on
 }
 
 /// The powers of ten that are exact.

@@ -194,6 +194,34 @@ impl Json {
 
 #[inline]
 fn value(cursor: &mut Cursor<'_>, column: &mut Column, unit: Unit) -> Result<(), Reason> {
+    match column {
+        Column::Float(column) => {
+            if let Some(value) = cursor.plain_float() {
+                column.push(value);
+                return Ok(());
+            }
+        }
+        Column::Int(column) => {
+            if let Some(value) = cursor.plain_int() {
+                column.push(value);
+                return Ok(());
+            }
+        }
+        Column::Timestamp(column) if unit == Unit::Ms => {
+            let before = cursor.clone();
+            if let Some(ms) = cursor.plain_int().filter(|ms| timestamp::in_range(*ms)) {
+                column.push(ms);
+                return Ok(());
+            }
+            *cursor = before;
+        }
+        _ => {}
+    }
+    any_value(cursor, column, unit)
+}
+
+/// Numbers as they are seldom written, missing values, and other types.
+fn any_value(cursor: &mut Cursor<'_>, column: &mut Column, unit: Unit) -> Result<(), Reason> {
     if cursor.null() {
         column.push_null();
         return Ok(());

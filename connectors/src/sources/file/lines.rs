@@ -104,6 +104,8 @@ pub(super) struct LineReader<C> {
     offset: u64,
     /// One byte more than this is kept of a longer record, so that it is seen to be too long.
     max_record_bytes: usize,
+    /// How much space the next batch will need: a little more than the last one.
+    room: usize,
     ended: bool,
     /// The line that names the values; empty if there is none.
     header: Vec<u8>,
@@ -127,6 +129,7 @@ pub(super) fn open<C: Cut>(path: &Path, position: Position, cut: C, max_record_b
         partition: position.partition,
         offset: 0,
         max_record_bytes,
+        room: 0,
         ended: false,
         header: Vec::new(),
         cut,
@@ -209,7 +212,7 @@ impl<C: Cut> LineReader<C> {
 impl<C: Cut> FileReader for LineReader<C> {
     fn read(&mut self, max_bytes: usize) -> Result<Option<RawBatch>> {
         let max_bytes = max_bytes.min(BATCH_BYTES_MAX);
-        let (mut bytes, mut ends, mut offsets) = (Vec::new(), vec![0], Vec::new());
+        let (mut bytes, mut ends, mut offsets) = (Vec::with_capacity(self.room), vec![0], Vec::new());
         while !self.ended && bytes.len() < max_bytes {
             let (start, offset) = (bytes.len(), self.offset);
             if self.next(&mut bytes)? && !bytes[start..].trim_ascii().is_empty() {
@@ -222,6 +225,7 @@ impl<C: Cut> FileReader for LineReader<C> {
         if offsets.is_empty() {
             return Ok(None);
         }
+        self.room = bytes.len() + bytes.len() / 64;
         let values = BinaryArray::new(OffsetBuffer::new(ScalarBuffer::from(ends)), Buffer::from_vec(bytes), None);
         Ok(Some(RawBatch {
             partition: self.partition,
