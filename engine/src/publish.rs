@@ -44,8 +44,10 @@ pub struct DeadLetter {
     pub step: Arc<str>,
     /// Why.
     pub reason: String,
-    /// Its bytes as they were fetched; for sources of columns, the row as text.
+    /// Its bytes as they were fetched; where there are none, the row as text.
     pub raw: Option<Vec<u8>>,
+    /// Whether `raw` is a row as text: of a source of columns, or one that a step has made of several.
+    pub is_row: bool,
 }
 
 /// The answer to a request.

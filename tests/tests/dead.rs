@@ -211,6 +211,28 @@ fn what_a_changed_definition_takes_from_the_log_is_not_replayed() {
     }
 }
 
+/// What a step makes of several records has no bytes of its own: the record that it came from goes back, not the row.
+#[test]
+fn a_row_that_a_step_made_goes_back_as_its_record() {
+    let steps = "      - latest: {by: [customer]}\n      - require: {that: \"amount < 5\"}\n      - as_stream: {}\n";
+    let text =
+        definition("", "embedded", "float").replace("      - require: {that: \"customer is not null\"}\n", steps);
+    let site = Site::new(&text, &[("list.csv", b"customer,limit\nc,5\n")]);
+    fill(&*site.broker(), "");
+    site.run();
+    let filter = Filter { step: some("clean/1/require"), source: some("orders"), ..Filter::default() };
+    let letters = letters(&*site.broker(), "shop", &filter);
+    assert!(letters.len() > 10 && letters.iter().all(|letter| letter.is_row), "{letters:?}");
+    assert!(letters[0].content().1.contains("amount="), "{:?}", letters[0]);
+    let wanted = Replay { filter, ..Replay::default() };
+    let done = dead::replay(&site.pipeline, &*site.broker(), &wanted, NOW_MS).expect("it can be replayed");
+    assert_eq!((done.without_original, done.impossible.len()), (0, 0), "{}", done.text());
+    let all = site.records("orders");
+    let (old, new): (Vec<&Record>, Vec<&Record>) = all.iter().partition(|record| record.headers.is_empty());
+    assert_eq!(done.records["orders"], new.len() as u64);
+    assert!(new.len() > 10 && new.iter().all(|record| old.iter().any(|old| old.value == record.value)), "{new:?}");
+}
+
 #[test]
 fn a_record_that_its_topic_no_longer_holds_goes_without_a_key() {
     let (site, broker) = simulated();

@@ -77,6 +77,7 @@ fn to_rows(
             }
             Payload::Rows(_) => None,
         },
+        is_row: false,
     };
     outlet.dead(epoch, decoded.rejects.iter().map(letter).collect());
     if decoded.record.is_empty() {

@@ -164,6 +164,7 @@ impl Outlet {
             lane,
             step: self.step.clone(),
             reason,
+            is_row: meta.raw.is_null(row),
             raw: Some(if meta.raw.is_valid(row) { meta.raw.value(row).to_vec() } else { as_text(rows, row) }),
         };
         self.dead(epoch, rejected.into_iter().map(letter).collect());

@@ -265,6 +265,7 @@ mod tests {
             step: "clean/0/require".to_owned(),
             reason: reason.to_owned(),
             raw: None,
+            is_row: false,
         }
     }
 

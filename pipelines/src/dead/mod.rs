@@ -54,6 +54,8 @@ pub struct Letter {
     pub reason: String,
     /// Its bytes; none for tombstones and for rows of sources that have no bytes.
     pub raw: Option<Vec<u8>>,
+    /// Whether they are those of a row, as text: the record is only where it came from.
+    pub is_row: bool,
 }
 
 impl Letter {
@@ -72,6 +74,7 @@ impl Letter {
             step: text("step")?.to_owned(),
             reason: text("reason")?.to_owned(),
             raw: raw.map(<[u8]>::to_vec),
+            is_row: text("content") == Some("row"),
         })
     }
 

@@ -216,9 +216,11 @@ fn dead_letter(letter: &DeadLetter, sources: &[String], now_ms: i64) -> Message 
         Lane::Serve => "serve",
     };
     let header = |name: &str, value: String| (name.to_owned(), value.into_bytes());
+    let content = if letter.is_row { "row" } else { "record" };
     Message {
         value: letter.raw.clone(),
         headers: vec![
+            header("content", content.to_owned()),
             header("source", sources[origin.source as usize].clone()),
             header("partition", origin.partition.to_string()),
             header("offset", origin.offset.to_string()),
