@@ -184,6 +184,7 @@ impl<'a> Meta<'a> {
     }
 
     /// A row's origin.
+    #[inline]
     pub fn origin(&self, row: usize) -> Origin {
         Origin {
             source: self.source[row],
@@ -194,6 +195,7 @@ impl<'a> Meta<'a> {
     }
 
     /// A row's place in the canonical order: event time, then origin.
+    #[inline]
     pub fn order(&self, row: usize) -> (i64, Origin) {
         (self.time[row], self.origin(row))
     }

@@ -28,13 +28,13 @@ pub const BINS: usize = 256;
 /// A key's hash: FNV-1a over its bytes, then a finaliser that spreads short keys over all bits.
 /// Stable over runs, versions and machines, which the standard library's hasher is not.
 pub fn hash(key: &[u8]) -> u64 {
-    finished(key.iter().fold(BASIS, step))
+    finished(key.iter().copied().fold(BASIS, step))
 }
 
 const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 
-fn step(hash: u64, byte: &u8) -> u64 {
-    (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+fn step(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
 }
 
 fn finished(fnv: u64) -> u64 {
@@ -49,11 +49,11 @@ fn hash_four(keys: [&[u8]; 4]) -> [u64; 4] {
     let mut hashes = [BASIS; 4];
     for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
         for (hash, byte) in hashes.iter_mut().zip([a, b, c, d]) {
-            *hash = step(*hash, byte);
+            *hash = step(*hash, *byte);
         }
     }
     for (hash, key) in hashes.iter_mut().zip(keys) {
-        *hash = finished(key[common..].iter().fold(*hash, step));
+        *hash = finished(key[common..].iter().copied().fold(*hash, step));
     }
     hashes
 }

@@ -152,7 +152,9 @@ impl Step {
         if let Some(rows) = self.sorted(0, &gathered.serve).filter(|rows| rows.num_rows() > 0) {
             let instance = &mut self.instance;
             let out = self.outlet.run(epoch, Lane::Serve, &rows, |rejects| instance.serve(&rows, rejects));
-            out.into_iter().for_each(|out| give(Batch::new(Lane::Serve, out)));
+            if let Some(out) = out {
+                give(Batch::new(Lane::Serve, out));
+            }
         }
         self.instance.set_now(now);
         if gathered.learn.is_empty() && !self.instance.is_due() {
@@ -166,7 +168,9 @@ impl Step {
         };
         let instance = &mut self.instance;
         let out = self.outlet.run_ports(epoch, Lane::Learn, &ports, |rejects| instance.learn(&ports, rejects));
-        out.into_iter().for_each(|out| give(Batch::new(Lane::Learn, out)));
+        if let Some(out) = out {
+            give(Batch::new(Lane::Learn, out));
+        }
         let rows = ports.iter().map(RecordBatch::num_rows).sum();
         // Rows leave the sources in order, so nothing older than the newest can come any more.
         let newest_ms = ports.iter().flat_map(|rows| Meta::of(rows).time).copied().max().unwrap_or(now.0);

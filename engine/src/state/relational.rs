@@ -384,7 +384,9 @@ impl<R: Relational> KeyedInstance for Instance<R> {
     fn restore(&mut self, bin: &[u8]) -> Result<()> {
         let mut places = Vec::new();
         restore(bin, |key, state: Timed<R::State>| places.push(self.store.insert(hash(key), key, state)))?;
-        places.into_iter().for_each(|place| self.enqueue(place));
+        for place in places {
+            self.enqueue(place);
+        }
         Ok(())
     }
 }

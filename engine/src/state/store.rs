@@ -90,8 +90,8 @@ impl Index {
 
     /// The slots that a mark may mean.
     fn candidates(&self, mark: u32) -> impl Iterator<Item = u32> {
-        let mask = self.mask();
-        let all = (mark as usize..).map(move |at| self.entries.get(at & mask).copied().unwrap_or(0));
+        let wrap = self.mask();
+        let all = (mark as usize..).map(move |at| self.entries.get(at & wrap).copied().unwrap_or(0));
         let same = move |entry: &u64| (entry >> 32) as u32 == mark;
         all.take_while(|entry| *entry != 0).filter(same).map(|entry| entry as u32 - 1)
     }
@@ -107,30 +107,30 @@ impl Index {
     }
 
     fn put(&mut self, entry: u64) {
-        let mask = self.mask();
-        let mut at = (entry >> 32) as usize & mask;
+        let wrap = self.mask();
+        let mut at = (entry >> 32) as usize & wrap;
         while self.entries[at] != 0 {
-            at = (at + 1) & mask;
+            at = (at + 1) & wrap;
         }
         self.entries[at] = entry;
     }
 
     fn remove(&mut self, mark: u32, slot: u32) {
-        let mask = self.mask();
-        let mut hole = mark as usize & mask;
+        let wrap = self.mask();
+        let mut hole = mark as usize & wrap;
         while self.entries[hole] != u64::from(mark) << 32 | u64::from(slot + 1) {
-            hole = (hole + 1) & mask;
+            hole = (hole + 1) & wrap;
         }
         self.len -= 1;
         let mut at = hole;
         loop {
             self.entries[hole] = 0;
             let entry = loop {
-                at = (at + 1) & mask;
+                at = (at + 1) & wrap;
                 let entry = self.entries[at];
-                let home = (entry >> 32) as usize & mask;
+                let own = (entry >> 32) as usize & wrap;
                 // An entry may move up to the hole if its own place is not behind it.
-                if entry == 0 || at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+                if entry == 0 || at.wrapping_sub(own) & wrap >= at.wrapping_sub(hole) & wrap {
                     break entry;
                 }
             };
@@ -206,15 +206,12 @@ impl<S: Default + Serialize> Store<S> {
     pub(super) fn insert(&mut self, hash: u64, key: &[u8], state: S) -> Place {
         let (bin, mark) = (bin(hash), hash as u32);
         let new = Some(Slot { key: Key::new(key), mark, generation: self.generation, bin: bin as u8, state });
-        let slot = match self.free.pop() {
-            Some(slot) => {
-                self.slots[slot as usize] = new;
-                slot
-            }
-            None => {
-                self.slots.push(new);
-                self.slots.len() as u32 - 1
-            }
+        let slot = if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize] = new;
+            slot
+        } else {
+            self.slots.push(new);
+            self.slots.len() as u32 - 1
         };
         self.indexes[bin].insert(mark, slot);
         Place(slot)

@@ -38,7 +38,7 @@ impl Exact {
         let sign = if value < 0.0 { -1 } else { 1 };
         let limbs = self.reach(first, first + 3);
         for (part, limb) in limbs.iter_mut().enumerate() {
-            *limb += sign * ((wide >> (LIMB * part as i32)) as u32 as i64);
+            *limb += sign * i64::from((wide >> (LIMB * part as i32)) as u32);
         }
         self.changes += 1;
         if self.changes == CHANGES_MAX {
@@ -175,9 +175,9 @@ impl ExactMoments {
         let ((sum, sum_rest), (squares, squares_rest)) = (self.sum.double(), self.squares.double());
         // The sum's square over the count, in two floats: the difference to the squares is small beside either.
         let square = sum * sum;
-        let square_rest = sum.mul_add(sum, -square) + 2.0 * sum * sum_rest;
+        let lost = sum.mul_add(sum, -square) + 2.0 * sum * sum_rest;
         let share = square / count;
-        let share_rest = ((-share).mul_add(count, square) + square_rest) / count;
+        let share_rest = ((-share).mul_add(count, square) + lost) / count;
         let deviations = (squares - share) + (squares_rest - share_rest);
         Some(deviations.max(0.0) / (count - 1.0))
     }
@@ -199,10 +199,15 @@ mod tests {
             let mut random = Random::new(seed);
             let (kept, gone): (Vec<f64>, Vec<f64>) = (0..40).map(|_| (float(&mut random), float(&mut random))).unzip();
             let (mut sum, mut only) = (ExactMoments::default(), ExactMoments::default());
-            gone.iter().for_each(|value| sum.add(*value));
-            kept.iter().for_each(|value| sum.add(*value));
-            gone.iter().rev().for_each(|value| sum.remove(*value));
-            kept.iter().rev().for_each(|value| only.add(*value));
+            for value in gone.iter().chain(&kept) {
+                sum.add(*value);
+            }
+            for value in gone.iter().rev() {
+                sum.remove(*value);
+            }
+            for value in kept.iter().rev() {
+                only.add(*value);
+            }
             assert_eq!((sum.sum.value(), sum.variance()), (only.sum.value(), only.variance()), "seed {seed}");
         }
     }
@@ -211,18 +216,25 @@ mod tests {
     fn sums_are_rounded_once() {
         let sum = |values: &[f64]| {
             let mut sum = Exact::default();
-            values.iter().for_each(|value| sum.add(*value));
+            for value in values {
+                sum.add(*value);
+            }
             sum.value()
         };
-        assert_eq!(sum(&[1e308, 1.0, -1e308]), 1.0);
-        assert_eq!(sum(&[1e16, 1.0, 1.0, 1.0, -1e16]), 3.0);
-        assert_eq!(sum(&[0.1; 10]), 1.0);
-        assert_eq!(sum(&[-0.5, 0.25]), -0.25);
-        assert_eq!(sum(&[5e-324, 5e-324, -5e-324]), 5e-324);
-        assert_eq!(sum(&[f64::MAX, -f64::MAX, f64::MIN_POSITIVE]), f64::MIN_POSITIVE);
-        assert_eq!(sum(&[]), 0.0);
-        // A half of the last digit, and a trace that decides the tie.
-        assert_eq!(sum(&[1.0, f64::EPSILON / 2.0, 1e-300]), 1.0 + f64::EPSILON);
+        let cases: [(&[f64], f64); 8] = [
+            (&[1e308, 1.0, -1e308], 1.0),
+            (&[1e16, 1.0, 1.0, 1.0, -1e16], 3.0),
+            (&[0.1; 10], 1.0),
+            (&[-0.5, 0.25], -0.25),
+            (&[5e-324, 5e-324, -5e-324], 5e-324),
+            (&[f64::MAX, -f64::MAX, f64::MIN_POSITIVE], f64::MIN_POSITIVE),
+            (&[], 0.0),
+            // A half of the last digit, and a trace that decides the tie.
+            (&[1.0, f64::EPSILON / 2.0, 1e-300], 1.0 + f64::EPSILON),
+        ];
+        for (values, expected) in cases {
+            assert_eq!(sum(values).to_bits(), expected.to_bits(), "{values:?}");
+        }
     }
 
     #[test]
@@ -245,7 +257,9 @@ mod tests {
     #[test]
     fn close_large_values_keep_their_digits() {
         let mut moments = ExactMoments::default();
-        [1e9 + 4.0, 1e9 + 7.0, 1e9 + 13.0, 1e9 + 16.0].iter().for_each(|value| moments.add(*value));
+        for value in [4.0, 7.0, 13.0, 16.0] {
+            moments.add(1e9 + value);
+        }
         assert_eq!(moments.variance(), Some(30.0));
     }
 }

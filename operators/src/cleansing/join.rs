@@ -139,7 +139,7 @@ impl Relational for Join {
         &self.keys[port]
     }
 
-    fn view<'a>(&self, port: usize, rows: &'a RecordBatch) -> Result<View> {
+    fn view(&self, port: usize, rows: &RecordBatch) -> Result<View> {
         let nulls = self.keys[port].iter().map(|&at| rows.column(at).logical_nulls());
         let complete = nulls.fold(None, |all, nulls| NullBuffer::union(all.as_ref(), nulls.as_ref()));
         Ok(View { rows: self.rows[port].rows(rows)?, complete })
@@ -158,7 +158,7 @@ impl Relational for Join {
             return Ok(());
         }
         for side in &mut sides.0 {
-            let old = side.partition_point(|held| self.is_older(held, row.order, self.keep_ms));
+            let old = side.partition_point(|held| held.is_older(row.order, self.keep_ms));
             side.drain(..old);
         }
         if row.diff > 0 {
@@ -166,7 +166,7 @@ impl Relational for Join {
             return Ok(());
         }
         let held = &sides.0[row.port];
-        let of = |held: &Held| held.row == bytes && !self.is_older(held, row.order, self.within_ms);
+        let of = |held: &Held| held.row == bytes && !held.is_older(row.order, self.within_ms);
         let Some(place) = held.iter().rposition(of) else {
             return Err("it takes back a row that is not kept any more".to_owned());
         };
@@ -184,7 +184,7 @@ impl Relational for Join {
         let bytes = view.rows.row(row.index).data();
         let is_complete = view.complete.as_ref().is_none_or(|complete| complete.is_valid(row.index));
         let at = (now.max(row.order.0), row.order.1);
-        let mut matching = sides.0[1].iter().filter(|held| is_complete && !self.is_older(held, at, self.within_ms));
+        let mut matching = sides.0[1].iter().filter(|held| is_complete && !held.is_older(at, self.within_ms));
         match (matching.next(), matching.count()) {
             (Some(held), 0) => self.give(given, row.order, 1, [Some(bytes), Some(&held.row)]),
             (None, _) if self.kind == JoinKind::Left => self.give(given, row.order, 1, [Some(bytes), None]),
@@ -206,11 +206,13 @@ impl Relational for Join {
     }
 }
 
-impl Join {
-    fn is_older(&self, held: &Held, (now, _): Order, than_ms: i64) -> bool {
-        held.order.0.saturating_add(than_ms) < now
+impl Held {
+    fn is_older(&self, (now, _): Order, than_ms: i64) -> bool {
+        self.order.0.saturating_add(than_ms) < now
     }
+}
 
+impl Join {
     /// Gives a pair; what is missing is null.
     fn give(&self, given: &mut Given<Pairs>, order: Order, diff: i64, pair: [Option<&[u8]>; 2]) {
         let Pairs(sides) = given.row(order, diff);
@@ -227,7 +229,7 @@ impl Join {
 
     fn add(&self, bytes: &[u8], row: Row, Sides(sides): &mut Sides, given: &mut Given<Pairs>) {
         let mut matches = 0;
-        for held in sides[1 - row.port].iter_mut().filter(|held| !self.is_older(held, row.order, self.within_ms)) {
+        for held in sides[1 - row.port].iter_mut().filter(|held| !held.is_older(row.order, self.within_ms)) {
             if row.port == 1 && held.matches == 0 && self.kind == JoinKind::Left {
                 self.give(given, row.order, -1, [Some(&held.row), None]);
             }

@@ -111,7 +111,7 @@ impl Relational for Latest {
         &self.by
     }
 
-    fn view<'a>(&self, _: usize, rows: &'a RecordBatch) -> Result<View> {
+    fn view(&self, _: usize, rows: &RecordBatch) -> Result<View> {
         let mut rejects = Rejects::default();
         let deleted = self.deleted.as_ref().map(|deleted| deleted.test(rows, &mut rejects)).transpose()?;
         let versions = self.version.map(|at| cast(rows.column(at), &DataType::Int64)).transpose()?;
@@ -133,7 +133,7 @@ impl Relational for Latest {
         }
         let new = Some(view.rows.row(row.index)).filter(|_| !view.is_deleted(row.index));
         let old = known.take().and_then(|known| known.row);
-        if old.as_deref() != new.as_ref().map(|row| row.data()) {
+        if old.as_deref() != new.as_ref().map(arrow::row::Row::data) {
             if let Some(old) = &old {
                 given.row(row.order, -1).push(self.rows.parser.parse(old));
             }

@@ -104,7 +104,7 @@ impl Relational for Resample {
         &self.by
     }
 
-    fn view<'a>(&self, _: usize, rows: &'a RecordBatch) -> Result<Rows> {
+    fn view(&self, _: usize, rows: &RecordBatch) -> Result<Rows> {
         self.rows.rows(rows)
     }
 

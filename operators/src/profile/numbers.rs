@@ -115,7 +115,7 @@ pub(super) struct Sketched {
 impl Sketched {
     pub(super) fn add(&mut self, value: f64) {
         self.quantiles.add(value);
-        if let Some(at) = SENTINELS.iter().position(|sentinel| *sentinel == value) {
+        if let Some(at) = SENTINELS.iter().position(|sentinel| sentinel.to_bits() == value.to_bits()) {
             self.sentinels[at] += 1;
         }
     }

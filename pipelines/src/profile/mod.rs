@@ -132,16 +132,16 @@ fn typed(opened: &Opened, mut decoder: Box<dyn Decoder>, schema: &SchemaRef) -> 
     let mut lateness = Lateness::new(schema);
     let (mut unread, mut because) = (0, None);
     opened.each(|raw| {
-        let decoded = decoder.decode(&raw)?;
-        unread += decoded.rejects.len() as u64;
+        let batch = decoder.decode(&raw)?;
+        unread += batch.rejects.len() as u64;
         if because.is_none() {
-            because = decoded.rejects.into_iter().next().map(|(record, why)| {
+            because = batch.rejects.into_iter().next().map(|(record, why)| {
                 format!("at {} of partition {}: {why}", raw.offsets[record as usize], raw.partition)
             });
         }
-        profile.add_all(&decoded.rows)?;
-        repeats.add(&decoded.rows)?;
-        lateness.add(raw.partition, &decoded.rows);
+        profile.add_all(&batch.rows)?;
+        repeats.add(&batch.rows)?;
+        lateness.add(raw.partition, &batch.rows);
         Ok(())
     })?;
     let (key, repeated_share) = repeats.found();

@@ -64,7 +64,7 @@ fn expected(rows: &[Seen], span: Span, now: i64) -> BTreeMap<String, i64> {
         Span::Fixed(length, every) => {
             for row in known {
                 let newest = row.at.div_euclid(every) * every;
-                let starts = (0..length / every + 1).map(|back| newest - back * every);
+                let starts = (0..=length / every).map(|back| newest - back * every);
                 for start in
                     starts.filter(|start| start + length > row.at && start + length + CORRECTIONS_MS > row.known)
                 {

@@ -160,9 +160,8 @@ impl Relational for Aggregate {
             return None;
         }
         // When it ends; and then, when it takes corrections no more.
-        let next = |window: &Window| match window.is_given {
-            false => (window.end, window.newest),
-            true => (self.closes(window), Origin::FIRST),
+        let next = |window: &Window| {
+            if window.is_given { (self.closes(window), Origin::FIRST) } else { (window.end, window.newest) }
         };
         windows.open.iter().map(next).min()
     }
@@ -228,6 +227,17 @@ impl Window {
         self.cells.iter().map(|cell| cell.given)
     }
 
+    /// Takes a row in, or takes it back.
+    #[inline]
+    fn accumulate(&mut self, view: &View<'_>, row: Row) {
+        self.rows += row.diff;
+        self.newest = row.order.1;
+        for (function, cell) in self.cells.iter_mut().enumerate() {
+            let value = view.values.get(function, row.index);
+            if row.diff > 0 { cell.kept.add(value, row.order) } else { cell.kept.remove(value) }
+        }
+    }
+
     /// Takes back what was given.
     fn take_back(&mut self, order: Order, given: &mut Given<Results>) {
         if std::mem::take(&mut self.is_given) {
@@ -286,7 +296,7 @@ impl Aggregate {
         };
         let Windows { open, last } = windows;
         let window = &mut open[place];
-        self.accumulate(view, row, window);
+        window.accumulate(view, row);
         if self.span == Span::All || end <= row.order.0 {
             self.correct(row.order, window, last, given);
         }
@@ -299,16 +309,6 @@ impl Aggregate {
         let cell = |function: &Function| Cell { kept: function.start(self.removes), given: None };
         let cells = self.functions.iter().map(cell).collect();
         Window { start, end, rows: 0, newest: row.order.1, is_given: false, cells }
-    }
-
-    #[inline]
-    fn accumulate(&self, view: &View<'_>, row: Row, window: &mut Window) {
-        window.rows += row.diff;
-        window.newest = row.order.1;
-        for (function, cell) in window.cells.iter_mut().enumerate() {
-            let value = view.values.get(function, row.index);
-            if row.diff > 0 { cell.kept.add(value, row.order) } else { cell.kept.remove(value) }
-        }
     }
 
     /// Takes back what was given of a window, and gives what it is now.
@@ -346,7 +346,7 @@ impl Aggregate {
                 cell.kept.merge(&more.kept);
             }
         }
-        self.accumulate(view, row, &mut joined);
+        joined.accumulate(view, row);
         if joined.end <= row.order.0 {
             self.correct(row.order, &mut joined, last, given);
         }

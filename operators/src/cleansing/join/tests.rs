@@ -147,7 +147,7 @@ fn learn(random: &mut Random, bench: &mut Bench, ports: &[RecordBatch; 2]) -> Re
     places.sort_unstable();
     let (mut outputs, mut from) = (Vec::new(), [0, 0]);
     for place in places {
-        let parts: Vec<RecordBatch> = (0..2)
+        let epoch: Vec<RecordBatch> = (0..2)
             .map(|port| {
                 let meta = Meta::of(&ports[port]);
                 let end =
@@ -157,7 +157,7 @@ fn learn(random: &mut Random, bench: &mut Bench, ports: &[RecordBatch; 2]) -> Re
                 part
             })
             .collect();
-        outputs.extend(bench.epoch(&parts, place.0));
+        outputs.extend(bench.epoch(&epoch, place.0));
     }
     concat_batches(&bench.step.schema, &outputs).unwrap()
 }
