@@ -53,7 +53,9 @@ impl Centred {
         if self.distances.count() == 0 {
             let few = std::mem::take(&mut self.few);
             (self.centre, self.distances) = (other.centre, other.distances.clone());
-            few.into_iter().for_each(|value| self.add(value));
+            for value in few {
+                self.add(value);
+            }
             return;
         }
         for (at, count) in other.distances.values() {
