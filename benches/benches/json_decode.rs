@@ -4,21 +4,29 @@
 //!
 //! Ours checks the UTF-8, turns texts of time into milliseconds and fills Arrow columns that know their nulls. The typed
 //! parser fills a struct with borrowed strings, times left as text; so it does less. `Value` is a tree without types.
-//! Floats are read to the nearest by all of them.
+//! Floats are read to the nearest by all of them. The profile is the one that a run keeps of each source; most of these rows
+//! come before it samples only one of many, so more batches follow than the others need.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
-use arrow::array::{Array, BinaryArray};
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BinaryViewArray, RecordBatch, TimestampMillisecondArray, UInt32Array, UInt64Array,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use millstream_benches::table::{Table, thousands};
 use millstream_benches::{flights, seconds};
 use millstream_connectors::formats;
+use millstream_engine::batch::schema_of;
 use millstream_engine::raw::{Payload, RawBatch};
+use millstream_operators::profile::Profile;
 use serde::Deserialize;
 use serde_json::json;
 
 const BATCH: usize = 4096;
 const BATCHES: usize = 16;
+/// The profile sees the batches so often, since it samples less as it goes on.
+const ROUNDS: usize = 10;
 const RUNS: usize = 11;
 
 #[derive(Deserialize)]
@@ -83,6 +91,18 @@ fn measure<'a, T: Deserialize<'a>>(what: &str, columns: &SchemaRef, batches: &'a
             assert_eq!((made.record.len(), made.rejects.len()), (batch.len(), 0));
         }
     });
+    let schema = schema_of(columns);
+    let heads: Vec<_> = batches.iter().enumerate().map(|(at, batch)| head(at, batch.len())).collect();
+    let with_profile = seconds(RUNS, || {
+        let mut profile = Profile::new(&schema);
+        for (batch, head) in (0..ROUNDS).flat_map(|_| batches.iter().zip(&heads)) {
+            let made = decoder.decode(batch).expect("bytes");
+            let rows = RecordBatch::try_new(schema.clone(), [head, made.rows.columns()].concat())
+                .expect("columns of the schema");
+            profile.add(&rows).expect("columns that it knows");
+        }
+        black_box(profile);
+    }) / ROUNDS as f64;
     let serde_typed = seconds(RUNS, || each().for_each(|r| assert!(black_box(serde_json::from_slice::<T>(r)).is_ok())));
     let serde_value = seconds(RUNS, || {
         each().for_each(|record| drop(black_box(serde_json::from_slice::<serde_json::Value>(record).expect("JSON"))));
@@ -90,14 +110,30 @@ fn measure<'a, T: Deserialize<'a>>(what: &str, columns: &SchemaRef, batches: &'a
     let records = batches.iter().map(RawBatch::len).sum::<usize>() as f64;
     let bytes = batches.iter().map(RawBatch::bytes).sum::<usize>() as f64;
     let mut table = Table::new(&["", "MB/s", "records/s", "time, ours = 1"]);
-    for (name, seconds) in
-        [("json into columns", ours), ("serde_json, typed", serde_typed), ("serde_json, Value", serde_value)]
-    {
+    for (name, seconds) in [
+        ("json into columns", ours),
+        ("the same, profiled", with_profile),
+        ("serde_json, typed", serde_typed),
+        ("serde_json, Value", serde_value),
+    ] {
         let cells =
             [format!("{:.0}", bytes / seconds / 1e6), thousands(records / seconds), format!("{:.2}", seconds / ours)];
         table.row([name.to_owned()].into_iter().chain(cells));
     }
     table.print(&format!("{what}: {} records of {:.0} bytes on average", thousands(records), bytes / records));
+}
+
+/// The engine's columns of a batch.
+fn head(batch: usize, len: usize) -> Vec<ArrayRef> {
+    vec![
+        Arc::new(UInt32Array::from(vec![0; len])),
+        Arc::new(UInt32Array::from(vec![0; len])),
+        Arc::new(UInt64Array::from_iter_values((batch * len) as u64..((batch + 1) * len) as u64)),
+        Arc::new(UInt32Array::from(vec![0; len])),
+        Arc::new(TimestampMillisecondArray::from(vec![0; len])),
+        Arc::new(BinaryViewArray::new_null(len)),
+        Arc::new(BinaryViewArray::new_null(len)),
+    ]
 }
 
 /// The example's flights, as its feed writes them.

@@ -185,10 +185,10 @@ fn any_file_gets_a_draft_that_runs() {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as usize % bound
         };
-        let columns: Vec<&str> = (0..1 + below(8)).map(|_| names[below(names.len())]).collect();
+        let columns: Vec<&str> = (0..=below(8)).map(|_| names[below(names.len())]).collect();
         // Each column has few kinds of values, so that all that is decided occurs.
         let kinds: Vec<Vec<&str>> =
-            columns.iter().map(|_| (0..1 + below(3)).map(|_| values[below(values.len())]).collect()).collect();
+            columns.iter().map(|_| (0..=below(3)).map(|_| values[below(values.len())]).collect()).collect();
         let mut text = columns.join("\t") + "\n";
         for row in 0..200 {
             let cell = |kinds: &Vec<&str>, place: usize| match kinds[place % kinds.len()] {

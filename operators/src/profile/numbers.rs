@@ -115,7 +115,7 @@ pub(super) struct Sketched {
 impl Sketched {
     pub(super) fn add(&mut self, value: f64) {
         self.quantiles.add(value);
-        if let Some(at) = SENTINELS.iter().position(|sentinel| sentinel.to_bits() == value.to_bits()) {
+        if let Some(at) = SENTINELS.iter().position(|sentinel| sentinel.total_cmp(&value).is_eq()) {
             self.sentinels[at] += 1;
         }
     }

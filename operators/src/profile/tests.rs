@@ -62,7 +62,7 @@ fn parts_make_the_whole() {
             whole.add(&rows).unwrap();
             whole.report()
         };
-        let mut parts = vec![Profile::new(&schema), Profile::new(&schema), Profile::new(&schema)];
+        let mut parts = [Profile::new(&schema), Profile::new(&schema), Profile::new(&schema)];
         let mut from = 0;
         while from < rows.num_rows() {
             let len = (1 + random.below(60)).min(rows.num_rows() - from);
@@ -70,7 +70,9 @@ fn parts_make_the_whole() {
             from += len;
         }
         let mut merged = Profile::new(&schema);
-        parts.iter().for_each(|part| merged.merge(part));
+        for part in &parts {
+            merged.merge(part);
+        }
         let merged = merged.report();
         assert_eq!((merged.rows, merged.sampled), (400, 400));
         for (a, b) in whole.columns.iter().zip(&merged.columns) {

@@ -188,7 +188,9 @@ mod tests {
 
     fn of(texts: &[&str]) -> Texts {
         let mut found = Texts::default();
-        texts.iter().for_each(|text| found.add(text));
+        for text in texts {
+            found.add(text);
+        }
         found
     }
 

@@ -148,7 +148,7 @@ fn decide(column: &ColumnReport, is_csv: bool, kinds: Option<Kinds>) -> Decided 
     let formats = millstream_operators::profile::FORMATS.iter().rev();
     let count = |format: &&'static str| looks.formats.get(*format).copied().unwrap_or_default();
     if let Some(format) = formats.max_by_key(|format| count(format)).filter(|format| mostly(count(format))) {
-        let mut decided = to("timestamp", format!("{} in the form {format}", share(count(&format))));
+        let mut decided = to("timestamp", format!("{} in the form {format}", share(count(format))));
         decided.coerce.as_mut().expect("it was just made").format = Some(format);
         return decided;
     }

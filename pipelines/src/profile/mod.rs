@@ -99,7 +99,7 @@ pub fn file(path: &Path) -> Result<Profiled> {
         None => formats::rows_decoder(declared.clone()),
     };
     let decoder = formats::limited(decoder, assemble::RECORD_BYTES_MAX)();
-    let mut profiled = typed(&Opened::file(path, content.file_type())?, decoder, &declared)?;
+    let mut profiled = typed(&Opened::file(path, Some(content.file_type()))?, decoder, &declared)?;
     profiled.draft = Some(Draft { content, columns, path: path.to_owned() });
     Ok(profiled)
 }
@@ -132,16 +132,16 @@ fn typed(opened: &Opened, mut decoder: Box<dyn Decoder>, schema: &SchemaRef) -> 
     let mut lateness = Lateness::new(schema);
     let (mut unread, mut because) = (0, None);
     opened.each(|raw| {
-        let batch = decoder.decode(&raw)?;
-        unread += batch.rejects.len() as u64;
+        let found = decoder.decode(&raw)?;
+        unread += found.rejects.len() as u64;
         if because.is_none() {
-            because = batch.rejects.into_iter().next().map(|(record, why)| {
+            because = found.rejects.into_iter().next().map(|(record, why)| {
                 format!("at {} of partition {}: {why}", raw.offsets[record as usize], raw.partition)
             });
         }
-        profile.add_all(&batch.rows)?;
-        repeats.add(&batch.rows)?;
-        lateness.add(raw.partition, &batch.rows);
+        profile.add_all(&found.rows)?;
+        repeats.add(&found.rows)?;
+        lateness.add(raw.partition, &found.rows);
         Ok(())
     })?;
     let (key, repeated_share) = repeats.found();

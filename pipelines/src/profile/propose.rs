@@ -62,10 +62,7 @@ impl Writer<'_> {
         self.line("");
         self.line("sources:");
         self.line("  rows:");
-        let mut config = json!({"path": from});
-        if let Some(kind) = self.draft.content.file_type() {
-            config["type"] = json!(kind);
-        }
+        let config = json!({"path": from, "type": self.draft.content.file_type()});
         self.line(&format!("    from: {}", flow(&json!({"file": config}))));
         if let Some(format) = self.draft.content.format(&self.draft.columns) {
             self.line(&format!("    format: {}", flow(&format)));
@@ -172,7 +169,9 @@ impl Writer<'_> {
 
     /// Numbers that stand for a missing one.
     fn sentinels(&mut self) {
-        let mut groups: BTreeMap<String, (Vec<f64>, Vec<(&Decided, String)>)> = BTreeMap::new();
+        /// The numbers, and the columns that have them, with what was seen.
+        type Group<'a> = (Vec<f64>, Vec<(&'a Decided, String)>);
+        let mut groups: BTreeMap<String, Group<'_>> = BTreeMap::new();
         for (column, report) in self.columns() {
             if !["int", "float"].contains(&column.final_kind()) || report.suspects.is_empty() {
                 continue;

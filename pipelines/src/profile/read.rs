@@ -111,12 +111,12 @@ pub(super) struct Kinds {
 
 impl Content {
     /// As the source `file` calls it.
-    pub(super) fn file_type(&self) -> Option<&'static str> {
-        Some(match self {
+    pub(super) fn file_type(&self) -> &'static str {
+        match self {
             Self::Csv { .. } => "csv",
             Self::Json => "json",
             Self::Rows(_) => "parquet",
-        })
+        }
     }
 
     /// The format that reads these columns; rows need none.

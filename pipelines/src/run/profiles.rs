@@ -19,7 +19,7 @@ use crate::run::assemble::input;
 struct Parts {
     name: String,
     schema: SchemaRef,
-    parts: Arc<Mutex<Vec<Arc<Mutex<Profile>>>>>,
+    workers: Arc<Mutex<Vec<Arc<Mutex<Profile>>>>>,
 }
 
 /// A worker's part.
@@ -33,15 +33,15 @@ impl Observe for Part {
 
 impl Parts {
     fn new(name: &str, schema: &SchemaRef) -> Self {
-        Self { name: name.to_owned(), schema: schema.clone(), parts: Arc::default() }
+        Self { name: name.to_owned(), schema: schema.clone(), workers: Arc::default() }
     }
 
     /// Makes a part for each worker.
     fn maker(&self) -> MakeObserver {
-        let Self { schema, parts, .. } = self.clone();
+        let Self { schema, workers, .. } = self.clone();
         Arc::new(move || {
             let part = Arc::new(Mutex::new(Profile::new(&schema)));
-            parts.lock().unwrap_or_else(PoisonError::into_inner).push(part.clone());
+            workers.lock().unwrap_or_else(PoisonError::into_inner).push(part.clone());
             Box::new(Part(part))
         })
     }
@@ -49,7 +49,7 @@ impl Parts {
     /// All workers' parts together.
     fn whole(&self) -> Profile {
         let mut whole = Profile::new(&self.schema);
-        for part in self.parts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for part in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             whole.merge(&part.lock().unwrap_or_else(PoisonError::into_inner));
         }
         whole
@@ -78,10 +78,12 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> BTreeMap<Input, Make
     observed.into_iter().map(|(rows, parts)| (rows, parts.maker())).collect()
 }
 
+/// What a family shows of a column.
+type Shown = fn(&ColumnReport) -> Option<f64>;
+
 /// The families of metrics.
 struct Columns {
-    /// What a family shows of a column.
-    plain: Vec<(Gauges, fn(&ColumnReport) -> Option<f64>)>,
+    plain: Vec<(Gauges, Shown)>,
     quantiles: Gauges,
 }
 
@@ -123,5 +125,80 @@ impl Columns {
                 self.quantiles.set(&[labels[0], labels[1], &quantile.share.to_string()], quantile.value);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BinaryViewArray, Float64Array, StringArray};
+    use arrow::array::{TimestampMillisecondArray, UInt32Array, UInt64Array};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use millstream_engine::batch::schema_of;
+
+    use super::*;
+    use crate::catalogue::Catalogue;
+    use crate::check;
+    use crate::definition::{Definition, Secrets};
+
+    const DEFINITION: &str = "
+millstream: 1
+name: rooms
+sources:
+  readings:
+    from: {topic: {name: readings}}
+    format: json
+    columns: {room: text, heat: float}
+streams:
+  warm: {input: readings, steps: [{require: {that: heat > 0}}]}
+  same: {input: readings}
+  counts: {input: readings, steps: [{aggregate: {by: [room], columns: {n: count()}}}]}
+";
+
+    fn rows(offset: u64, cells: &[(&str, Option<f64>)]) -> RecordBatch {
+        let len = cells.len();
+        let fields = [Field::new("room", DataType::Utf8, true), Field::new("heat", DataType::Float64, true)];
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(vec![0; len])),
+            Arc::new(UInt32Array::from(vec![0; len])),
+            Arc::new(UInt64Array::from_iter_values(offset..offset + len as u64)),
+            Arc::new(UInt32Array::from(vec![0; len])),
+            Arc::new(TimestampMillisecondArray::from(vec![0; len])),
+            Arc::new(BinaryViewArray::new_null(len)),
+            Arc::new(BinaryViewArray::new_null(len)),
+            Arc::new(cells.iter().map(|(room, _)| Some(*room)).collect::<StringArray>()),
+            Arc::new(cells.iter().map(|(_, heat)| *heat).collect::<Float64Array>()),
+        ];
+        RecordBatch::try_new(schema_of(&Schema::new(fields.to_vec())), columns).unwrap()
+    }
+
+    #[test]
+    fn the_workers_parts_are_shown_together() {
+        let definition = Definition::parse("rooms.yaml", DEFINITION);
+        let (pipeline, findings) = check(&definition, &Catalogue::shipped(), Secrets::default());
+        let pipeline = pipeline.unwrap_or_else(|| panic!("{findings:?}"));
+        let metrics = Metrics::default();
+        let observers = observers(&pipeline, &metrics);
+        let observed: Vec<&Input> = observers.keys().collect();
+        assert_eq!(observed, [&Input::Source(0), &Input::Node(0)], "not what is the source's own, nor what changes");
+        assert!(!metrics.render().contains("millstream_column_"), "nothing was seen");
+        let mut workers = [0, 1].map(|_| observers[&Input::Source(0)]());
+        workers[0].see(&rows(0, &[("a", Some(1.0)), ("b", None)])).unwrap();
+        workers[1].see(&rows(2, &[("a", Some(3.0)), ("c", Some(f64::NAN))])).unwrap();
+        let text = metrics.render();
+        for line in [
+            "millstream_column_missing_share{column=\"heat\",source=\"readings\"} 0.5",
+            "millstream_column_min{column=\"heat\",source=\"readings\"} 1",
+            "millstream_column_max{column=\"heat\",source=\"readings\"} 3",
+            "millstream_column_mean{column=\"heat\",source=\"readings\"} 2",
+            "millstream_column_distinct{column=\"room\",source=\"readings\"} 3",
+            "millstream_column_quantile{column=\"heat\",quantile=\"0.99\",source=\"readings\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("source=\"warm\""), "that has seen nothing");
+        workers[0].see(&rows(4, &[("a", Some(9.0))])).unwrap();
+        assert!(metrics.render().contains("millstream_column_max{column=\"heat\",source=\"readings\"} 9"));
     }
 }
