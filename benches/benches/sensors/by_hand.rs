@@ -339,14 +339,11 @@ fn parse<'a>(line: &'a [u8], sensors: &mut Sensors) -> Option<(Reading, &'a [u8]
     let mut values = [f64::NAN; COUNT];
     for (quoted, value) in QUOTED.iter().zip(&mut values) {
         rest = rest.strip_prefix(quoted.as_bytes())?;
-        rest = match rest.strip_prefix(b"null") {
-            Some(rest) => rest,
-            None => {
-                let (found, rest) = float(rest)?;
-                *value = found;
-                rest
-            }
-        };
+        if let Some(after) = rest.strip_prefix(b"null") {
+            rest = after;
+        } else {
+            (*value, rest) = float(rest)?;
+        }
     }
     let rest = rest.strip_prefix(b"}\n")?;
     let mut name = Name::default();

@@ -35,7 +35,7 @@ fn rows(path: &Path, gives: Gives) -> BTreeMap<Key, [f64; CHANNELS.len()]> {
     for rows in read(path) {
         let sensors = rows["sensor"].as_string::<i32>();
         let times = rows[gives.time()].as_primitive::<TimestampMillisecondType>();
-        let seqs = rows.column_by_name("seq").map(|column| column.as_primitive::<Int64Type>());
+        let seqs = rows.column_by_name("seq").map(AsArray::as_primitive::<Int64Type>);
         let columns = CHANNELS.map(|name| rows[name].as_primitive::<Float64Type>());
         for row in 0..rows.num_rows() {
             let seq = seqs.map_or(0, |seqs| seqs.value(row));

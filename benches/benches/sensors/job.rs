@@ -137,7 +137,7 @@ pub fn read(path: &Path) -> Vec<RecordBatch> {
     }
     let rows = |part: &std::path::PathBuf| {
         let file = File::open(part).expect("a part");
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(ParquetRecordBatchReaderBuilder::build);
         reader.expect("Parquet").collect::<Result<Vec<_>, _>>().expect("Parquet")
     };
     parts.iter().flat_map(rows).collect()

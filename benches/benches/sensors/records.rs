@@ -120,7 +120,7 @@ fn spoil(random: &mut Random, line: &mut Vec<u8>) {
     }
 }
 
-/// SplitMix64.
+/// `SplitMix64`.
 struct Random(u64);
 
 impl Random {
