@@ -131,7 +131,10 @@ impl ColumnReport {
             if is_text { (&texts.numbers, &texts.sketched) } else { (&column.numbers, &column.sketched) };
         let known = |value: f64| (numbers.count > 0).then_some(value);
         let quantiles = sketched.quantiles.quantiles(SHARES).unwrap_or_default();
-        let quantiles = SHARES.into_iter().zip(quantiles).map(|(share, value)| Quantile { share, value });
+        // A sketch may be off; what was seen is not.
+        let within = |value: f64| value.max(numbers.min).min(numbers.max);
+        let quantiles =
+            SHARES.into_iter().zip(quantiles).map(|(share, value)| Quantile { share, value: within(value) });
         let all = texts.frequent.top(usize::MAX);
         let text = (is_text && texts.looks.texts > 0).then(|| TextReport {
             shortest: texts.shortest,

@@ -216,18 +216,20 @@ fn dead_letter(letter: &DeadLetter, sources: &[String], now_ms: i64) -> Message 
         Lane::Serve => "serve",
     };
     let header = |name: &str, value: String| (name.to_owned(), value.into_bytes());
-    let content = if letter.is_row { "row" } else { "record" };
+    let content = letter.is_row.then(|| header("content", "row".to_owned()));
     Message {
         value: letter.raw.clone(),
         headers: vec![
-            header("content", content.to_owned()),
             header("source", sources[origin.source as usize].clone()),
             header("partition", origin.partition.to_string()),
             header("offset", origin.offset.to_string()),
             header("lane", lane.to_owned()),
             header("step", letter.step.to_string()),
             header("reason", letter.reason.clone()),
-        ],
+        ]
+        .into_iter()
+        .chain(content)
+        .collect(),
         timestamp_ms: now_ms,
         ..Message::default()
     }
