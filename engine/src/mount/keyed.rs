@@ -149,7 +149,9 @@ impl Step {
     /// An epoch: requests first, which read the state of before it; then what it teaches, and what is due at the watermark after
     /// it.
     fn run(&mut self, epoch: Epoch, gathered: &Gathered, now: Watermark, mut give: impl FnMut(Batch)) {
-        if let Some(rows) = self.sorted(0, &gathered.serve).filter(|rows| rows.num_rows() > 0) {
+        if !gathered.serve.is_empty()
+            && let Some(rows) = self.sorted(0, &gathered.serve)
+        {
             let instance = &mut self.instance;
             let out = self.outlet.run(epoch, Lane::Serve, &rows, |rejects| instance.serve(&rows, rejects));
             if let Some(out) = out {
@@ -173,7 +175,7 @@ impl Step {
         }
         let rows = ports.iter().map(RecordBatch::num_rows).sum();
         // Rows leave the sources in order, so nothing older than the newest can come any more.
-        let newest_ms = ports.iter().flat_map(|rows| Meta::of(rows).time).copied().max().unwrap_or(now.0);
+        let newest_ms = ports.iter().filter_map(|rows| Meta::of(rows).time.last()).copied().max().unwrap_or(now.0);
         self.instance.sweep(rows, newest_ms);
         self.outlet.set_keys(self.instance.keys());
     }

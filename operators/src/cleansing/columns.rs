@@ -30,6 +30,11 @@ pub(super) fn readable(schema: &SchemaRef, problems: &mut Problems, path: &str, 
     found
 }
 
+/// The columns `by` that make a key; with none, all rows have one.
+pub(super) fn key(schema: &SchemaRef, problems: &mut Problems, by: &[String]) -> Vec<usize> {
+    if by.is_empty() { Vec::new() } else { readable(schema, problems, "by", by) }
+}
+
 /// The columns called `names`, for changing: the engine's are refused.
 pub(super) fn changeable(schema: &SchemaRef, problems: &mut Problems, path: &str, names: &[String]) -> Vec<usize> {
     for (place, name) in names.iter().enumerate() {
@@ -64,6 +69,11 @@ pub(super) fn numeric(schema: &SchemaRef, problems: &mut Problems, path: &str, n
         problems.take(is_number(schema, path, at));
     }
     found
+}
+
+/// A time as configurations give it, as rows hold it.
+pub(super) fn milliseconds(seconds: f64) -> i64 {
+    (seconds * 1000.0).round() as i64
 }
 
 /// Refuses a column that does not hold numbers.

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::{numbers, readable};
+use super::columns::{key, milliseconds, numbers};
 use super::functions::{Accumulator, Function, Value as Given, Values, function};
 use crate::expression::Expression;
 
@@ -114,7 +114,7 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
         other => configuration::<Long>(other)?,
     };
     let mut problems = Problems::default();
-    let by = if config.by.is_empty() { Vec::new() } else { readable(input.schema, &mut problems, "by", &config.by) };
+    let by = key(input.schema, &mut problems, &config.by);
     let span = problems.take(span(&config));
     let expectation = problems.take_all(parse(&config.that, input.schema));
     problems.finish()?;
@@ -132,7 +132,7 @@ fn span(config: &Long) -> Result<Span, Problem> {
         }
         (Some(0), _) => Err(Problem::new("over_rows", "bad-value", "a span has at least one row")),
         (rows, None) => Ok(Span::Rows(rows.unwrap_or(OVER_ROWS))),
-        (None, Some(seconds)) => match (seconds * 1000.0).round() as i64 {
+        (None, Some(seconds)) => match milliseconds(seconds) {
             ..1 => Err(Problem::new("over_seconds", "bad-value", "a span lasts a millisecond or longer")),
             ms => Ok(Span::Ms(ms)),
         },

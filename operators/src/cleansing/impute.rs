@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::{changeable, finite, is_number, numbers, readable};
+use super::columns::{changeable, finite, is_number, key, numbers};
 use super::median::Median;
 use super::moments::Moments;
 
@@ -64,7 +64,7 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
     let config: Config = configuration(config)?;
     let mut problems = Problems::default();
     let columns = changeable(input.schema, &mut problems, "columns", &config.columns);
-    let by = if config.by.is_empty() { Vec::new() } else { readable(input.schema, &mut problems, "by", &config.by) };
+    let by = key(input.schema, &mut problems, &config.by);
     if config.by.iter().any(|key| config.columns.contains(key)) {
         problems.push(Problem::new("by", "duplicate-name", "a column cannot be both the key and filled in"));
     }

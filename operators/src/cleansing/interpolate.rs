@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::{numbers, numeric, readable, timestamp};
+use super::columns::{key, numbers, numeric, timestamp};
 use super::row_format::RowFormat;
 
 pub(super) static KIND: StepKind = Kind {
@@ -60,7 +60,7 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
     let config: Config = configuration(config)?;
     let mut problems = Problems::default();
     let columns = numeric(input.schema, &mut problems, "columns", &config.columns);
-    let by = if config.by.is_empty() { Vec::new() } else { readable(input.schema, &mut problems, "by", &config.by) };
+    let by = key(input.schema, &mut problems, &config.by);
     let at = match &config.at {
         Some(name) => problems.take(timestamp(input.schema, "at", name)),
         None => Some(event_time(input.schema)),

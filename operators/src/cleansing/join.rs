@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::SchemaRef;
 use arrow::row::Rows;
@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::other_stream::{By, added, keys, other};
+use super::other_stream::{By, added, complete_keys, keys, other};
 use super::row_format::RowFormat;
 
 pub(super) static KIND: StepKind = Kind {
@@ -140,9 +140,7 @@ impl Relational for Join {
     }
 
     fn view(&self, port: usize, rows: &RecordBatch) -> Result<View> {
-        let nulls = self.keys[port].iter().map(|&at| rows.column(at).logical_nulls());
-        let complete = nulls.fold(None, |all, nulls| NullBuffer::union(all.as_ref(), nulls.as_ref()));
-        Ok(View { rows: self.rows[port].rows(rows)?, complete })
+        Ok(View { rows: self.rows[port].rows(rows)?, complete: complete_keys(&self.keys[port], rows) })
     }
 
     fn values(&self) -> Pairs {

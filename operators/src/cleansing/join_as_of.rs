@@ -1,7 +1,6 @@
 //! `join_as_of`: the columns of another stream's newest row of the same key.
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::buffer::NullBuffer;
 use arrow::datatypes::{SchemaRef, TimestampMillisecondType};
 use millstream_engine::Result;
 use millstream_engine::batch::{Meta, with_fields};
@@ -14,7 +13,7 @@ use serde_json::Value;
 
 use super::columns::timestamp;
 use super::history::History;
-use super::other_stream::{By, added, keys, other};
+use super::other_stream::{By, added, complete_keys, keys, other};
 use super::row_format::RowFormat;
 
 pub(super) static KIND: StepKind = Kind {
@@ -122,7 +121,7 @@ impl JoinAsOf {
     fn look_up(&self, rows: &RecordBatch, states: &mut States<'_, History>) -> Result<RecordBatch> {
         let meta = Meta::of(rows);
         let at = rows.column(self.at).as_primitive::<TimestampMillisecondType>();
-        let complete = self.complete_keys(0, rows);
+        let complete = complete_keys(&self.keys[0], rows);
         let mut found = self.rows.converter.empty_rows(rows.num_rows(), 0);
         for row in 0..rows.num_rows() {
             let askable = at.is_valid(row) && complete.as_ref().is_none_or(|complete| complete.is_valid(row));
@@ -145,7 +144,7 @@ impl JoinAsOf {
     fn remember(&self, rows: &RecordBatch, states: &mut States<'_, History>) -> Result<()> {
         let meta = Meta::of(rows);
         let values = self.rows.rows(rows)?;
-        let complete = self.complete_keys(1, rows);
+        let complete = complete_keys(&self.keys[1], rows);
         for row in 0..rows.num_rows() {
             if complete.as_ref().is_none_or(|complete| complete.is_valid(row)) {
                 states.update(row, |history| {
@@ -161,12 +160,6 @@ impl JoinAsOf {
     /// How much older than a left row a right row can be and still be asked for.
     fn keep_ms(&self) -> i64 {
         self.horizon_ms + self.within_ms
-    }
-
-    /// Which rows have no null in their key.
-    fn complete_keys(&self, port: usize, rows: &RecordBatch) -> Option<NullBuffer> {
-        let nulls = self.keys[port].iter().map(|&at| rows.column(at).logical_nulls());
-        nulls.fold(None, |all, nulls| NullBuffer::union(all.as_ref(), nulls.as_ref()))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Cleansing steps. One file each; what several share is in `columns`, `functions`, `running`, `moments`, `median`, `history`, `reading`
-//! and `chance`; `units`, `local_time` and `mojibake` know what is in their names.
+//! Cleansing steps. One file each; what several share is in `columns`, `functions`, `running`, `moments`, `median`, `history`, `reading`,
+//! `category` and `chance`; `units`, `local_time` and `mojibake` know what is in their names.
 //!
 //! Everywhere, a number that is not finite (NaN, infinite) counts as missing: it never enters a state, and a step that
 //! computes with it gives null in its place.
@@ -12,6 +12,7 @@ use millstream_engine::catalogue::StepKind;
 
 mod aggregate;
 mod as_stream;
+mod category;
 mod chance;
 mod clean_text;
 mod clip;

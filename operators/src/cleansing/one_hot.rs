@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::category::Category;
 use super::columns::{is_category, not_reserved};
 
 pub(super) static KIND: StepKind = Kind {
@@ -36,25 +37,6 @@ struct Config {
     /// Whether there is a column for values that are not listed.
     #[serde(default = "yes")]
     other: bool,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "text, a whole number, true or false")]
-enum Category {
-    Text(String),
-    Int(i64),
-    Bool(bool),
-}
-
-impl Category {
-    /// As a cast of the column to text gives it.
-    fn text(&self) -> String {
-        match self {
-            Self::Text(text) => text.clone(),
-            Self::Int(number) => number.to_string(),
-            Self::Bool(truth) => truth.to_string(),
-        }
-    }
 }
 
 fn yes() -> bool {

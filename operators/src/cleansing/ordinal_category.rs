@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::category::Category;
 use super::columns::{Otherwise, is_category, not_reserved, repaired, shown};
 
 pub(super) static KIND: StepKind = Kind {
@@ -36,25 +37,6 @@ struct Config {
     /// What becomes of a value that is not listed. Default: `dead_letter`.
     #[serde(default)]
     unknown: Unknown,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "text, a whole number, true or false")]
-enum Category {
-    Text(String),
-    Int(i64),
-    Bool(bool),
-}
-
-impl Category {
-    /// As a cast of the column to text gives it.
-    fn text(&self) -> String {
-        match self {
-            Self::Text(text) => text.clone(),
-            Self::Int(number) => number.to_string(),
-            Self::Bool(truth) => truth.to_string(),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use arrow::array::{Array, RecordBatch};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{Field, SchemaRef};
 use millstream_engine::batch::DIFF;
 use millstream_engine::catalogue::{Planned, Problem, Problems, StepInput};
@@ -90,4 +92,10 @@ pub(super) fn added(
         fields.push(Field::new(name, right.field(at).data_type().clone(), true));
     }
     (columns, fields)
+}
+
+/// Which rows have no null in these columns, their key: a null matches nothing.
+pub(super) fn complete_keys(key: &[usize], rows: &RecordBatch) -> Option<NullBuffer> {
+    let nulls = key.iter().map(|&at| rows.column(at).logical_nulls());
+    nulls.fold(None, |all, nulls| NullBuffer::union(all.as_ref(), nulls.as_ref()))
 }

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::readable;
+use super::columns::{milliseconds, readable};
 use super::row_format::RowFormat;
 
 pub(super) static KIND: StepKind = Kind {
@@ -41,8 +41,7 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
     let config: Config = configuration(config)?;
     let mut problems = Problems::default();
     let by = readable(input.schema, &mut problems, "by", &config.by);
-    let [every_ms, within_ms] =
-        [config.every_seconds, config.within_seconds].map(|seconds| (seconds * 1000.0).round() as i64);
+    let [every_ms, within_ms] = [config.every_seconds, config.within_seconds].map(milliseconds);
     if every_ms < 1 {
         problems.push(Problem::new("every_seconds", "bad-value", "points are a millisecond apart, or more"));
     }

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::columns::readable;
+use super::columns::key;
 use super::functions::{Accumulator, Function, Value, Values, column_of, functions};
 
 pub(super) static KIND: StepKind = Kind {
@@ -48,7 +48,7 @@ fn hundred() -> u32 {
 fn plan(config: &Json, input: &StepInput<'_>) -> Planned<Step> {
     let config: Config = configuration(config)?;
     let mut problems = Problems::default();
-    let by = if config.by.is_empty() { Vec::new() } else { readable(input.schema, &mut problems, "by", &config.by) };
+    let by = key(input.schema, &mut problems, &config.by);
     if config.rows == 0 {
         problems.push(Problem::new("rows", "bad-value", "at least one row is needed"));
     }

@@ -13,7 +13,7 @@ use millstream_engine::state::States;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::columns::{numbers, numeric, readable};
+use super::columns::{key, numbers, numeric};
 
 /// The columns of numbers and those of the key, which are others.
 pub(super) fn numbers_by(
@@ -23,7 +23,7 @@ pub(super) fn numbers_by(
     by: &[String],
 ) -> (Vec<usize>, Vec<usize>) {
     let found = numeric(schema, problems, "columns", columns);
-    let key = if by.is_empty() { Vec::new() } else { readable(schema, problems, "by", by) };
+    let key = key(schema, problems, by);
     if by.iter().any(|name| columns.contains(name)) {
         problems.push(Problem::new("by", "duplicate-name", "a column cannot be both the key and what is looked at"));
     }

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::{numbers, numeric, readable};
+use super::columns::{key, numbers, numeric};
 use super::moments::Moments;
 
 pub(super) static KIND: StepKind = Kind {
@@ -57,7 +57,7 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
     let config: Config = configuration(config)?;
     let mut problems = Problems::default();
     let columns = numeric(input.schema, &mut problems, "columns", &config.columns);
-    let by = if config.by.is_empty() { Vec::new() } else { readable(input.schema, &mut problems, "by", &config.by) };
+    let by = key(input.schema, &mut problems, &config.by);
     if config.by.iter().any(|key| config.columns.contains(key)) {
         problems.push(Problem::new("by", "duplicate-name", "a column cannot be both the key and standardised"));
     }

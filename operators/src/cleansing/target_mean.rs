@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::{is_category, is_number, not_reserved, numbers, readable};
+use super::columns::{is_category, is_number, key, not_reserved, numbers};
 use super::moments::Moments;
 
 pub(super) static KIND: StepKind = Kind {
@@ -63,7 +63,7 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
     if let Some(at) = target.filter(|&at| schema.field(at).data_type() != &DataType::Boolean) {
         problems.take(is_number(schema, "target", at));
     }
-    let by = if config.by.is_empty() { Vec::new() } else { readable(schema, &mut problems, "by", &config.by) };
+    let by = key(schema, &mut problems, &config.by);
     for &at in &by {
         problems.take(is_category(schema, "by", at));
     }

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::{not_reserved, readable, timestamp};
+use super::columns::{key, milliseconds, not_reserved, timestamp};
 use super::functions::functions;
 
 #[cfg(test)]
@@ -92,10 +92,6 @@ enum Window {
 /// A hopping row belongs to so many windows at most.
 const WINDOWS_MAX: i64 = 1000;
 
-fn milliseconds(seconds: f64) -> i64 {
-    (seconds * 1000.0).round() as i64
-}
-
 fn span(window: Option<Window>) -> Result<Span, Problem> {
     let wrong = |path: &str, message: &str| Err(Problem::new(&format!("window.{path}"), "bad-value", message));
     match window {
@@ -124,7 +120,7 @@ fn span(window: Option<Window>) -> Result<Span, Problem> {
 fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
     let config: Config = configuration(config)?;
     let mut problems = Problems::default();
-    let by = if config.by.is_empty() { Vec::new() } else { readable(input.schema, &mut problems, "by", &config.by) };
+    let by = key(input.schema, &mut problems, &config.by);
     let at = match &config.at {
         Some(name) => problems.take(timestamp(input.schema, "at", name)),
         None => Some(batch::event_time(input.schema)),
