@@ -65,7 +65,8 @@ impl Features {
         if names.is_empty() {
             problems.push(Problem::new("features", "no-features", "a model needs at least one feature"));
         }
-        let mut features = Self { columns: Vec::new(), shape: Shape { dense: 0, active: 0, categories: 0 } };
+        let mut features =
+            Self { columns: Vec::new(), shape: Shape { dense: 0, active: 0, categories: 0, classes: 2 } };
         for (at, name) in names.iter().enumerate() {
             let path = format!("features.{at}");
             if names[..at].contains(name) {

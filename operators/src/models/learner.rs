@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Model, Row, Shape, Tensor};
+use super::{Example, Explanation, Forget, Model, Names, Quicken, Row, Shape, Task, Tensor};
 
 /// Rows of features, row after row; reused from batch to batch.
 #[derive(Clone, Debug)]
@@ -59,9 +59,17 @@ impl Matrix {
 }
 
 /// A [`Model`] that learns in batches, its type hidden.
+///
+/// Outputs lie one row after the other, [`Task::outputs`] for each.
 pub trait Learner: Send + 'static {
-    /// Learns the rows one after the other; `predictions` gets what was predicted just before each.
-    fn learn(&mut self, rows: &Matrix, targets: &[f64], predictions: &mut Vec<f64>);
+    /// Learns the rows one after the other; `outputs` gets what was predicted just before each.
+    fn learn(&mut self, rows: &Matrix, examples: &[Example], outputs: &mut Vec<f64>);
+
+    /// Takes back examples that were learned; only where [`super::Design::forgets`].
+    fn forget(&mut self, rows: &Matrix, examples: &[Example]);
+
+    /// Makes steps longer for a while: [`super::Quicken::quicken`]; only where [`super::Design::quickens`].
+    fn quicken(&mut self, factor: f64, examples: f64);
 
     /// An immutable copy of the present state. It is made when learning goes on, and only while someone holds this.
     fn frozen(&self) -> Arc<dyn Predictor>;
@@ -75,37 +83,86 @@ pub trait Learner: Send + 'static {
 
 /// A [`Model`] that does not change any more, its type hidden.
 pub trait Predictor: Send + Sync + 'static {
-    /// A prediction for each row.
-    fn predict(&self, rows: &Matrix, predictions: &mut Vec<f64>);
+    /// The outputs for each row.
+    fn predict(&self, rows: &Matrix, outputs: &mut Vec<f64>);
 
     /// What is needed to predict.
     fn tensors(&self) -> Vec<Tensor>;
+
+    /// What it has learned, for people.
+    fn explain(&self, names: &Names) -> Explanation;
 }
 
 /// Hides a model's type outside the loop over its rows.
 pub(super) struct Erased<M> {
     model: Arc<M>,
     shape: Shape,
+    /// How many outputs there are for a row.
+    outputs: usize,
+    forget: Option<fn(&mut M, Row<'_>, Example, &mut Vec<f64>)>,
+    quicken: Option<fn(&mut M, f64, f64)>,
     scratch: Vec<f64>,
 }
 
 impl<M: Model> Erased<M> {
-    pub(super) fn boxed(model: M, shape: Shape) -> Box<dyn Learner> {
-        Box::new(Self { model: Arc::new(model), shape, scratch: Vec::new() })
+    /// A model for rows of this shape.
+    pub(super) fn new(model: M, task: Task, shape: Shape) -> Self {
+        let outputs = task.outputs(shape.classes);
+        Self { model: Arc::new(model), shape, outputs, forget: None, quicken: None, scratch: Vec::new() }
+    }
+
+    /// With the ability to forget.
+    pub(super) fn forgetting(mut self) -> Self
+    where
+        M: Forget,
+    {
+        self.forget = Some(M::forget);
+        self
+    }
+
+    /// With the ability to take longer steps.
+    pub(super) fn quickening(mut self) -> Self
+    where
+        M: Quicken,
+    {
+        self.quicken = Some(M::quicken);
+        self
+    }
+
+    pub(super) fn boxed(self) -> Box<dyn Learner> {
+        Box::new(self)
     }
 }
 
 impl<M: Model> Learner for Erased<M> {
-    fn learn(&mut self, rows: &Matrix, targets: &[f64], predictions: &mut Vec<f64>) {
+    fn learn(&mut self, rows: &Matrix, examples: &[Example], outputs: &mut Vec<f64>) {
         let model = Arc::make_mut(&mut self.model);
         let scratch = &mut self.scratch;
-        predictions.clear();
-        predictions
-            .extend((0..rows.len()).zip(targets).map(|(row, target)| model.learn(rows.row(row), *target, scratch)));
+        outputs.resize(rows.len() * self.outputs, 0.0);
+        for ((row, example), outputs) in (0..).zip(examples).zip(outputs.chunks_exact_mut(self.outputs)) {
+            if example.weight > 0.0 {
+                model.learn(rows.row(row), *example, outputs, scratch);
+            } else {
+                model.predict(rows.row(row), outputs, scratch);
+            }
+        }
+    }
+
+    fn forget(&mut self, rows: &Matrix, examples: &[Example]) {
+        let forget = self.forget.expect("planning lets only models forget that can");
+        let model = Arc::make_mut(&mut self.model);
+        for (row, example) in (0..rows.len()).zip(examples) {
+            forget(model, rows.row(row), *example, &mut self.scratch);
+        }
+    }
+
+    fn quicken(&mut self, factor: f64, examples: f64) {
+        let quicken = self.quicken.expect("planning lets only models quicken that can");
+        quicken(Arc::make_mut(&mut self.model), factor, examples);
     }
 
     fn frozen(&self) -> Arc<dyn Predictor> {
-        Arc::new(Frozen(self.model.clone()))
+        Arc::new(Frozen { model: self.model.clone(), outputs: self.outputs })
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -122,16 +179,25 @@ impl<M: Model> Learner for Erased<M> {
     }
 }
 
-struct Frozen<M>(Arc<M>);
+struct Frozen<M> {
+    model: Arc<M>,
+    outputs: usize,
+}
 
 impl<M: Model> Predictor for Frozen<M> {
-    fn predict(&self, rows: &Matrix, predictions: &mut Vec<f64>) {
+    fn predict(&self, rows: &Matrix, outputs: &mut Vec<f64>) {
         let mut scratch = Vec::new();
-        predictions.clear();
-        predictions.extend((0..rows.len()).map(|row| self.0.predict(rows.row(row), &mut scratch)));
+        outputs.resize(rows.len() * self.outputs, 0.0);
+        for (row, outputs) in (0..).zip(outputs.chunks_exact_mut(self.outputs)) {
+            self.model.predict(rows.row(row), outputs, &mut scratch);
+        }
     }
 
     fn tensors(&self) -> Vec<Tensor> {
-        self.0.tensors()
+        self.model.tensors()
+    }
+
+    fn explain(&self, names: &Names) -> Explanation {
+        self.model.explain(names)
     }
 }

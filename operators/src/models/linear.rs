@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::learner::Erased;
 use super::update::{self, Rule, Update};
-use super::{Design, Make, Model, ModelKind, Row, Shape, Task, Tensor, component};
+use super::{Design, Example, Explanation, Make, Model, ModelKind, Names, Row, Shape, Task, Tensor, component};
 
 /// Settings of linear models.
 #[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
@@ -29,13 +29,17 @@ pub(super) fn plan<L: Loss>(kind: &ModelKind, task: Task, value: &Value) -> Plan
     let config: Config = configuration(&with_full_update(value)?)?;
     let below = |problem: millstream_engine::catalogue::Problem| problem.under("update");
     config.update.check().map_err(|problems| problems.into_iter().map(below).collect::<Vec<_>>())?;
-    let make: Make = match config.update {
-        Update::Sgd(rule) => Arc::new(move |shape| Erased::boxed(Linear::<L, _>::new(shape, rule), shape)),
-        Update::Adagrad(rule) => Arc::new(move |shape| Erased::boxed(Linear::<L, _>::new(shape, rule), shape)),
-        Update::Ftrl(rule) => Arc::new(move |shape| Erased::boxed(Linear::<L, _>::new(shape, rule), shape)),
+    let make = match config.update {
+        Update::Sgd(rule) => make::<L, _>(task, rule),
+        Update::Adagrad(rule) => make::<L, _>(task, rule),
+        Update::Ftrl(rule) => make::<L, _>(task, rule),
     };
     let parameters = serde_json::to_value(&config).expect("numbers can be written");
-    Ok(Design { kind: kind.name, task, parameters, make })
+    Ok(Design { classes_max: 2, ..Design::new(kind.name, task, parameters, make) })
+}
+
+fn make<L: Loss, R: Rule>(task: Task, rule: R) -> Make {
+    Arc::new(move |shape| Erased::new(Linear::<L, _>::new(shape, rule), task, shape).boxed())
 }
 
 /// Writes `update: name` as `update: {name: {}}`.
@@ -164,14 +168,15 @@ impl<L: Loss, R: Rule> Linear<L, R> {
 }
 
 impl<L: Loss, R: Rule> Model for Linear<L, R> {
-    fn predict(&self, row: Row<'_>, scratch: &mut Vec<f64>) -> f64 {
-        self.loss.output(self.sum(row, scratch))
+    fn predict(&self, row: Row<'_>, outputs: &mut [f64], scratch: &mut Vec<f64>) {
+        outputs[0] = self.loss.output(self.sum(row, scratch));
     }
 
-    fn learn(&mut self, row: Row<'_>, target: f64, scratch: &mut Vec<f64>) -> f64 {
+    fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
+        let target = example.target;
         let mut sum = self.sum(row, scratch);
-        let prediction = self.loss.output(sum);
-        let mut output = prediction;
+        let mut output = self.loss.output(sum);
+        outputs[0] = output;
         self.rows += 1.0;
         if self.rows < 2.0 {
             // Nothing is unusual about the first row.
@@ -185,25 +190,41 @@ impl<L: Loss, R: Rule> Model for Linear<L, R> {
         self.norms += dot(scratch, scratch) + 1.0 + row.active.len() as f64;
         self.loss.observe(target);
         let pace = self.rule.pace(self.norms / self.rows);
-        let gradient = self.loss.gradient(sum, output, target);
+        let gradient = example.weight * self.loss.gradient(sum, output, target);
         // The implicit step: towards the target, however long, but never past it.
         let damping = if L::OVERSHOOTS { 1.0 / (1.0 + self.reach(row, scratch, pace, gradient)) } else { 1.0 };
         self.step(row, scratch, pace, gradient, damping);
         self.centre(row.dense);
-        prediction
     }
 
     fn tensors(&self) -> Vec<Tensor> {
         let (weights, rest) = self.weights.split_at(self.scales.len());
         let mut tensors = vec![
-            Tensor { name: "weights", values: weights.to_vec() },
-            Tensor { name: "means", values: self.means.clone() },
-            Tensor { name: "scales", values: self.scales.clone() },
-            Tensor { name: "bias", values: rest[..1].to_vec() },
-            Tensor { name: "categories", values: rest[1..].to_vec() },
+            Tensor::row("weights", weights.to_vec()),
+            Tensor::row("means", self.means.clone()),
+            Tensor::row("scales", self.scales.clone()),
+            Tensor::row("bias", rest[..1].to_vec()),
+            Tensor::row("categories", rest[1..].to_vec()),
         ];
         tensors.extend(self.loss.tensors());
         tensors
+    }
+
+    fn explain(&self, names: &Names) -> Explanation {
+        let (weights, rest) = self.weights.split_at(self.scales.len());
+        let numbers = names.dense.iter().cloned().zip(weights.iter().copied());
+        let categories = (0..).zip(&rest[1..]).filter(|(_, weight)| **weight != 0.0);
+        let mut weights: Vec<(String, f64)> =
+            numbers.chain(categories.map(|(category, weight)| (names.category(category), *weight))).collect();
+        weights.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+        let mut lines = vec![
+            "weighted sum of (x - mean) / scale, each in [-1, 1], and of the row's categories; importance: size of the weight"
+                .to_owned(),
+            format!("bias {:+.6}", rest[0]),
+        ];
+        lines.extend(weights.iter().map(|(name, weight)| format!("{name} {weight:+.6}")));
+        let importances = weights.into_iter().map(|(name, weight)| (name, weight.abs())).collect();
+        Explanation { importances, lines }
     }
 
     fn fits(&self, shape: Shape) -> bool {

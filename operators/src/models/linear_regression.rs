@@ -63,9 +63,6 @@ impl Loss for Squared {
     }
 
     fn tensors(&self) -> Vec<Tensor> {
-        vec![
-            Tensor { name: "label_mean", values: vec![self.mean] },
-            Tensor { name: "label_deviation", values: vec![self.deviation] },
-        ]
+        vec![Tensor::row("label_mean", vec![self.mean]), Tensor::row("label_deviation", vec![self.deviation])]
     }
 }

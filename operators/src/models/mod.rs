@@ -18,6 +18,7 @@ mod properties;
 pub(crate) mod samples;
 mod update;
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use millstream_engine::catalogue::{Kind, Planned, Problem};
@@ -34,17 +35,41 @@ pub static KINDS: &[&ModelKind] = &[&linear_regression::KIND, &logistic_regressi
 /// A model's entry; its plan checks the hyper-parameters.
 pub type ModelKind = Kind<fn(&Value) -> Planned<Design>>;
 
-/// What a model learns to tell.
+/// What a model learns to tell, and so what its outputs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
-    /// Yes or no; predictions are the probability of yes.
+    /// One of some classes: of two, the output is the probability of the second one (yes); of more, those of all.
     Classification,
     /// A number.
     Regression,
+    /// How unusual a row is, from 0 (usual) to 1. Targets are not looked at.
+    Anomaly,
+    /// Which group a row belongs to: the outputs are its number, and the distance from its centre. Targets are not looked at.
+    Clustering,
+    /// Which of some actions promises most: the outputs are the probabilities with which it chooses each of them.
+    /// Examples say which action was taken ([`Example::action`]), and the target is its reward.
+    Choice,
 }
 
-/// What a row of features looks like.
+impl Task {
+    /// How many outputs there are for a row, where there are so many classes (or actions).
+    pub fn outputs(self, classes: usize) -> usize {
+        match self {
+            Self::Classification if classes <= 2 => 1,
+            Self::Classification | Self::Choice => classes,
+            Self::Regression | Self::Anomaly => 1,
+            Self::Clustering => 2,
+        }
+    }
+
+    /// Whether there is something that examples say, and the model has to learn to tell.
+    pub fn is_supervised(self) -> bool {
+        !matches!(self, Self::Anomaly | Self::Clustering)
+    }
+}
+
+/// What a row of features looks like, and among how many classes is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// How many numbers a row has.
@@ -53,6 +78,8 @@ pub struct Shape {
     pub active: usize,
     /// How many categories there are, over all columns.
     pub categories: usize,
+    /// How many classes (or actions) there are; 0 where nothing is chosen.
+    pub classes: usize,
 }
 
 /// One row of features.
@@ -64,31 +91,113 @@ pub struct Row<'a> {
     pub active: &'a [u32],
 }
 
-/// A named row of a model's numbers, for artefacts.
+/// What there is to learn from a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Example {
+    /// The index of the class, the number, or the reward: finite, at most [`TARGET_MAX`] in magnitude.
+    pub target: f64,
+    /// How much it counts, as if it came so often: finite, not negative. What counts 0 is predicted, and teaches nothing.
+    pub weight: f64,
+    /// The action that was taken; 0 where there are none.
+    pub action: u32,
+    /// The probability with which it was taken; 1 where nobody knows.
+    pub propensity: f64,
+}
+
+impl Example {
+    /// One that counts once, without an action.
+    pub fn of(target: f64) -> Self {
+        Self { target, weight: 1.0, action: 0, propensity: 1.0 }
+    }
+}
+
+/// A named array of a model's numbers, for artefacts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
-    /// Unique in its model.
-    pub name: &'static str,
-    /// The numbers.
+    /// Unique in its model: `weights`, `trees/3/thresholds`.
+    pub name: Cow<'static, str>,
+    /// Its lengths in each direction, the slowest first.
+    pub shape: Vec<usize>,
+    /// The numbers, as many as the product of the lengths.
     pub values: Vec<f64>,
+}
+
+impl Tensor {
+    /// A row of numbers.
+    pub fn row(name: impl Into<Cow<'static, str>>, values: Vec<f64>) -> Self {
+        Self { name: name.into(), shape: vec![values.len()], values }
+    }
+
+    /// Rows of numbers, all of one length.
+    pub fn table(name: impl Into<Cow<'static, str>>, rows: usize, values: Vec<f64>) -> Self {
+        let columns = values.len() / rows.max(1);
+        Self { name: name.into(), shape: vec![rows, columns], values }
+    }
+}
+
+/// What the places of a row are called.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Names {
+    /// Of each number, its column.
+    pub dense: Vec<String>,
+    /// Of each column of categories, its name and its first category.
+    pub categories: Vec<(String, u32)>,
+    /// Of each class or action.
+    pub classes: Vec<String>,
+}
+
+impl Names {
+    /// The name of a category: its column, and its code there.
+    pub fn category(&self, category: u32) -> String {
+        match self.categories.iter().rfind(|(_, first)| *first <= category) {
+            Some((column, first)) => format!("{column}={}", category - first),
+            None => format!("category {category}"),
+        }
+    }
+}
+
+/// What a model says of itself, for people.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Explanation {
+    /// How much each column or category matters, the most important first; what the numbers mean is said in `lines`.
+    pub importances: Vec<(String, f64)>,
+    /// The model as text: its form, then its weights, or its tree with indented branches.
+    pub lines: Vec<String>,
 }
 
 /// A model that learns one example after the other. Serde gives its snapshot: equal models, equal bytes.
 ///
-/// `scratch` is any buffer, for intermediate results, so that a row costs no allocation.
+/// `outputs` is of the length [`Task::outputs`]; whatever was in it is overwritten. `scratch` is any buffer, for intermediate
+/// results, so that a row costs no allocation. What is random comes from the model's own seed and counters, so that the same
+/// examples give the same model on every machine.
 pub trait Model: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// The probability of yes, or the value.
-    fn predict(&self, row: Row<'_>, scratch: &mut Vec<f64>) -> f64;
+    /// Gives the outputs for a row.
+    fn predict(&self, row: Row<'_>, outputs: &mut [f64], scratch: &mut Vec<f64>);
 
-    /// Learns an example, and gives what [`Model::predict`] gave just before.
+    /// Learns an example whose weight is not zero, and gives what [`Model::predict`] gave just before.
     /// Whatever the finite inputs, no number in the model becomes infinite or NaN.
-    fn learn(&mut self, row: Row<'_>, target: f64, scratch: &mut Vec<f64>) -> f64;
+    fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>);
 
     /// What is needed to predict.
     fn tensors(&self) -> Vec<Tensor>;
 
+    /// What it has learned, for people.
+    fn explain(&self, names: &Names) -> Explanation;
+
     /// Whether this (restored) model takes rows of this shape.
     fn fits(&self, shape: Shape) -> bool;
+}
+
+/// A model from which an example can be subtracted: what is left is the model that never saw it, bit for bit.
+pub trait Forget: Model {
+    /// Takes back an example that was learned, in any order.
+    fn forget(&mut self, row: Row<'_>, example: Example, scratch: &mut Vec<f64>);
+}
+
+/// A model whose steps can be made longer for a while, to follow a change.
+pub trait Quicken: Model {
+    /// From the next example on, steps are `factor` times as long; that fades over about `examples` examples.
+    fn quicken(&mut self, factor: f64, examples: f64);
 }
 
 /// The largest magnitude of a target: its square must leave room for sums.
@@ -106,13 +215,46 @@ pub struct Design {
     pub task: Task,
     /// Its hyper-parameters, defaults included.
     pub parameters: Value,
+    /// The largest number of classes that it tells apart: 2 for a model of yes and no.
+    pub classes_max: usize,
+    /// Whether examples can be taken back from it.
+    pub forgets: bool,
+    /// Whether its steps can be made longer.
+    pub quickens: bool,
     /// Makes it.
     pub make: Make,
 }
 
+impl Design {
+    /// What takes any number of classes, and neither forgets nor quickens.
+    pub fn new(kind: &'static str, task: Task, parameters: Value, make: Make) -> Self {
+        Self { kind, task, parameters, classes_max: usize::MAX, forgets: false, quickens: false, make }
+    }
+}
+
+/// How many classes there may be at most: each costs a model about as much as another model.
+pub const CLASSES_MAX: usize = 1000;
+
 /// The class that a probability of yes stands for.
 pub fn class(probability: f64) -> bool {
     probability > 0.5
+}
+
+/// The class that a row of outputs of a classifier stands for; of equal ones the first.
+pub fn likeliest(outputs: &[f64]) -> usize {
+    match outputs {
+        [yes] => usize::from(class(*yes)),
+        _ => (1..outputs.len()).fold(0, |best, at| if outputs[at] > outputs[best] { at } else { best }),
+    }
+}
+
+/// The probability that a row of outputs of a classifier gives to a class.
+pub fn probability(outputs: &[f64], class: usize) -> f64 {
+    match outputs {
+        [yes] if class == 0 => 1.0 - yes,
+        [yes] => *yes,
+        _ => outputs[class],
+    }
 }
 
 /// Plans `kind: {...}` or `kind`, problems below the kind's name.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Shape;
 use super::samples::{Pupil, Random};
 
-const SHAPE: Shape = Shape { dense: 5, active: 2, categories: 9 };
+const SHAPE: Shape = Shape { dense: 5, active: 2, categories: 9, classes: 2 };
 
 fn sigmoid(sum: f64) -> f64 {
     1.0 / (1.0 + (-sum).exp())

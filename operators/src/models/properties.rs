@@ -41,7 +41,7 @@ fn wild(random: &mut Random, magnitude: &mut f64) -> f64 {
 
 #[test]
 fn numbers_stay_finite_whatever_the_columns() {
-    let shape = Shape { dense: 6, active: 1, categories: 50 };
+    let shape = Shape { dense: 6, active: 1, categories: 50, classes: 2 };
     for (seed, (kind, model)) in all_models().enumerate() {
         let mut random = Random::seeded(seed as u64);
         let mut pupil = Pupil::new(&model, shape);
@@ -66,7 +66,7 @@ fn numbers_stay_finite_whatever_the_columns() {
 
 #[test]
 fn a_prediction_is_the_same_asked_or_learned() {
-    let shape = Shape { dense: 7, active: 2, categories: 8 };
+    let shape = Shape { dense: 7, active: 2, categories: 8, classes: 2 };
     for (seed, (_, model)) in all_models().enumerate() {
         let mut random = Random::seeded(seed as u64);
         let mut pupil = Pupil::new(&model, shape);
@@ -83,7 +83,7 @@ fn a_prediction_is_the_same_asked_or_learned() {
 
 #[test]
 fn scale_of_a_column_does_not_matter() {
-    let shape = Shape { dense: 3, active: 0, categories: 0 };
+    let shape = Shape { dense: 3, active: 0, categories: 0, classes: 2 };
     for (seed, (_, model)) in all_models().enumerate() {
         let mut random = Random::seeded(seed as u64);
         let (mut plain, mut scaled) = (Pupil::new(&model, shape), Pupil::new(&model, shape));
@@ -106,7 +106,7 @@ fn late_loss(rows: usize, mut step: impl FnMut(usize) -> f64) -> f64 {
 
 #[test]
 fn random_labels_teach_hardly_anything_wrong() {
-    let shape = Shape { dense: 10, active: 1, categories: 20 };
+    let shape = Shape { dense: 10, active: 1, categories: 20, classes: 2 };
     for update in UPDATES {
         for share in [0.5, 0.9, 0.03] {
             let mut random = Random::seeded(3);
@@ -138,7 +138,8 @@ fn unscaled_and_rare_columns_do_not_diverge() {
         })
         .collect();
     for update in UPDATES {
-        let mut pupil = Pupil::new(&model("logistic_regression", update), Shape { dense: 2, active: 0, categories: 0 });
+        let mut pupil =
+            Pupil::new(&model("logistic_regression", update), Shape { dense: 2, active: 0, categories: 0, classes: 2 });
         let loss = late_loss(rows.len(), |row| log_loss(pupil.learn(&rows[row].0, &[], rows[row].1), rows[row].1));
         println!("{update}: {loss:.4}");
         assert!(loss < 0.55, "{update}: {loss}");
@@ -162,7 +163,8 @@ fn unscaled_and_rare_columns_do_not_diverge() {
     });
     assert!(!plain.is_finite() || plain > 1e3, "the comparison is not hard enough: {plain}");
     for update in UPDATES {
-        let mut pupil = Pupil::new(&model("linear_regression", update), Shape { dense: 2, active: 0, categories: 0 });
+        let mut pupil =
+            Pupil::new(&model("linear_regression", update), Shape { dense: 2, active: 0, categories: 0, classes: 2 });
         let error = late_loss(rows.len(), |row| (pupil.learn(&rows[row].0, &[], rows[row].1) - rows[row].1).powi(2));
         println!("{update}: squared error {error:.4}, z-score and SGD {plain:.3e}");
         assert!(error < 0.25, "{update}: {error}");
@@ -179,7 +181,7 @@ fn a_known_logistic_model_is_recovered() {
             other => json!({other: {}}),
         };
         let kind = json!({"logistic_regression": {"update": settings}});
-        let mut pupil = Pupil::new(&kind, Shape { dense: 3, active: 1, categories: 2 });
+        let mut pupil = Pupil::new(&kind, Shape { dense: 3, active: 1, categories: 2, classes: 2 });
         for _ in 0..60_000 {
             let dense: Vec<f64> = (0..3).map(|at| random.signed() * units[at]).collect();
             let category = random.below(2) as u32;
@@ -206,7 +208,7 @@ fn a_known_linear_model_is_recovered_at_any_label_scale() {
         for unit in [1e-9, 1.0, 1e9] {
             let mut random = Random::seeded(22);
             let kind = model("linear_regression", update);
-            let mut pupil = Pupil::new(&kind, Shape { dense: 2, active: 0, categories: 0 });
+            let mut pupil = Pupil::new(&kind, Shape { dense: 2, active: 0, categories: 0, classes: 2 });
             let mut worst: f64 = 0.0;
             for row in 0..40_000 {
                 let dense = [random.normal(), 1e4 * random.normal()];
@@ -230,7 +232,7 @@ fn a_long_row_is_learned_towards_its_target_and_not_past_it() {
             _ => json!({"alpha": 10.0}),
         }}}});
         let mut random = Random::seeded(6);
-        let mut pupil = Pupil::new(&kind, Shape { dense: 20, active: 0, categories: 0 });
+        let mut pupil = Pupil::new(&kind, Shape { dense: 20, active: 0, categories: 0, classes: 2 });
         pupil.learn(&[0.0; 20], &[], 0.0);
         pupil.learn(&[1.0; 20], &[], 0.0);
         for _ in 0..1000 {
@@ -248,7 +250,7 @@ fn a_long_row_is_learned_towards_its_target_and_not_past_it() {
 
 #[test]
 fn snapshots_continue_bit_for_bit_and_other_shapes_are_refused() {
-    let shape = Shape { dense: 2, active: 1, categories: 3 };
+    let shape = Shape { dense: 2, active: 1, categories: 3, classes: 2 };
     for (seed, (_, model)) in all_models().enumerate() {
         let mut random = Random::seeded(seed as u64);
         let mut straight = Pupil::new(&model, shape);
@@ -271,7 +273,7 @@ fn snapshots_continue_bit_for_bit_and_other_shapes_are_refused() {
 
 #[test]
 fn a_frozen_model_does_not_learn_on() {
-    let shape = Shape { dense: 1, active: 0, categories: 0 };
+    let shape = Shape { dense: 1, active: 0, categories: 0, classes: 2 };
     let mut pupil = Pupil::new(&model("logistic_regression", "adagrad"), shape);
     pupil.learn(&[1.0], &[], 1.0);
     let (frozen, before) = (pupil.learner.frozen(), pupil.predict(&[1.0], &[]));

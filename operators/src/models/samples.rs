@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Learner, Matrix, Predictor, Shape, plan};
+use super::{Example, Learner, Matrix, Predictor, Shape, plan};
 
 /// The generator known as split-mix, 64 bits.
 #[derive(Clone)]
@@ -71,7 +71,7 @@ impl Pupil {
 
     pub(crate) fn learn(&mut self, dense: &[f64], active: &[u32], target: f64) -> f64 {
         self.fill(dense, active);
-        self.learner.learn(&self.matrix, &[target], &mut self.predictions);
+        self.learner.learn(&self.matrix, &[Example::of(target)], &mut self.predictions);
         self.predictions[0]
     }
 

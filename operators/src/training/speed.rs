@@ -20,7 +20,7 @@ use crate::models::{Matrix, Shape, plan};
 
 const DENSE: usize = 20;
 const BUCKETS: u32 = 512;
-const SHAPE: Shape = Shape { dense: DENSE, active: 3, categories: 3 * BUCKETS as usize };
+const SHAPE: Shape = Shape { dense: DENSE, active: 3, categories: 3 * BUCKETS as usize, classes: 2 };
 const ROWS: usize = 8192;
 const ROUNDS: usize = 60;
 

@@ -52,7 +52,7 @@ pub struct Oracle {
     pub dead: BTreeSet<Letter>,
 }
 
-const SHAPE: Shape = Shape { dense: 2, active: 0, categories: 0 };
+const SHAPE: Shape = Shape { dense: 2, active: 0, categories: 0, classes: 2 };
 
 /// What a record says, if it can be read at all; without an event time, it has no place.
 fn parse(record: &Record) -> Option<(Option<i64>, Row)> {
