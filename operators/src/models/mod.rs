@@ -7,6 +7,7 @@
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
 pub mod drift;
+pub mod hoeffding_tree;
 pub mod learner;
 mod linear;
 pub mod linear_regression;
@@ -19,6 +20,7 @@ mod properties;
 mod random;
 #[cfg(test)]
 pub(crate) mod samples;
+mod trees;
 mod update;
 
 use std::borrow::Cow;
@@ -33,7 +35,7 @@ use serde_json::{Map, Value, json};
 pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
-pub static KINDS: &[&ModelKind] = &[&linear_regression::KIND, &logistic_regression::KIND];
+pub static KINDS: &[&ModelKind] = &[&hoeffding_tree::KIND, &linear_regression::KIND, &logistic_regression::KIND];
 
 /// A model's entry; its plan checks the hyper-parameters.
 pub type ModelKind = Kind<fn(&Value) -> Planned<Design>>;
