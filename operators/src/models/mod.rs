@@ -6,12 +6,15 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+pub mod adaptive_random_forest;
 pub mod drift;
 pub mod hoeffding_tree;
 pub mod learner;
+pub mod leveraging_bagging;
 mod linear;
 pub mod linear_regression;
 pub mod logistic_regression;
+pub mod online_bagging;
 #[cfg(test)]
 mod oracles;
 #[cfg(test)]
@@ -20,6 +23,7 @@ mod properties;
 mod random;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod streaming_random_patches;
 mod trees;
 mod update;
 
@@ -35,7 +39,15 @@ use serde_json::{Map, Value, json};
 pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
-pub static KINDS: &[&ModelKind] = &[&hoeffding_tree::KIND, &linear_regression::KIND, &logistic_regression::KIND];
+pub static KINDS: &[&ModelKind] = &[
+    &adaptive_random_forest::KIND,
+    &hoeffding_tree::KIND,
+    &leveraging_bagging::KIND,
+    &linear_regression::KIND,
+    &logistic_regression::KIND,
+    &online_bagging::KIND,
+    &streaming_random_patches::KIND,
+];
 
 /// A model's entry; its plan checks the hyper-parameters.
 pub type ModelKind = Kind<fn(&Value) -> Planned<Design>>;

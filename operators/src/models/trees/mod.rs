@@ -7,6 +7,7 @@ pub(super) mod arena;
 pub(super) mod categories;
 pub(super) mod class_leaf;
 pub(super) mod class_tree;
+pub(super) mod ensemble;
 pub(super) mod gauss;
 pub(super) mod report;
 pub(super) mod split;
