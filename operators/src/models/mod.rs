@@ -9,6 +9,7 @@
 pub mod adaptive_random_forest;
 pub mod drift;
 pub mod hoeffding_tree;
+pub mod hoeffding_tree_regressor;
 pub mod learner;
 pub mod leveraging_bagging;
 mod linear;
@@ -42,6 +43,7 @@ pub use learner::{Learner, Matrix, Predictor};
 pub static KINDS: &[&ModelKind] = &[
     &adaptive_random_forest::KIND,
     &hoeffding_tree::KIND,
+    &hoeffding_tree_regressor::KIND,
     &leveraging_bagging::KIND,
     &linear_regression::KIND,
     &logistic_regression::KIND,

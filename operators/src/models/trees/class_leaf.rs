@@ -291,7 +291,7 @@ impl ClassLeaf {
             && self.seen.len() == classes
             && self.blocks.len() == classes * ARRAYS * self.numbers.len()
             && self.blocks.iter().chain(&self.counts).chain(&self.seen).all(|number| number.is_finite())
-            && self.categories.fits(shape, &self.columns)
+            && self.categories.fits(shape.active, shape.classes.max(2), 0.0, &self.columns)
     }
 }
 

@@ -7,7 +7,7 @@ use super::super::{Row, Shape};
 use super::arena::{Arena, Test};
 use super::class_leaf::ClassLeaf;
 use super::split::Candidate;
-use super::{Growth, hoeffding_bound};
+use super::{Growth, choose_columns, hoeffding_bound};
 
 /// The tree. Settings come with each call: a forest has them once.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -39,23 +39,10 @@ impl ClassTree {
         tree
     }
 
-    /// All columns of rows of a shape.
-    pub(in super::super) fn all_columns(shape: Shape) -> Vec<u32> {
-        (0..(shape.dense + shape.active) as u32).collect()
-    }
-
     fn leaf(&mut self, growth: &Growth, depth: u32, counts: Vec<(u32, f64)>) -> ClassLeaf {
-        let mut columns = self.columns.clone();
-        let count = growth.columns_per_leaf as usize;
-        if count > 0 && count < columns.len() {
-            self.random.choose(&mut columns, count);
-            columns.truncate(count);
-            columns.sort_unstable();
-        }
-        let numbers = columns.partition_point(|column| *column < self.dense);
-        let categories = columns[numbers..].iter().map(|column| column - self.dense).collect();
-        columns.truncate(numbers);
-        ClassLeaf::new(depth, columns, categories, counts)
+        let (numbers, categories) =
+            choose_columns(&self.columns, growth.columns_per_leaf, self.dense, &mut self.random);
+        ClassLeaf::new(depth, numbers, categories, counts)
     }
 
     /// Fills `votes` with the probabilities of the classes.

@@ -7,7 +7,7 @@ use super::super::drift::{Adwin, Detector, Level};
 use super::super::random::{Poisson, Random};
 use super::super::{Example, Explanation, Model, Names, Row, Shape, Tensor, likeliest};
 use super::class_tree::ClassTree;
-use super::{Growth, report, with_votes, within};
+use super::{Growth, all_columns, report, with_votes, within};
 
 /// At which columns trees look.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ impl Ensemble {
             Subspace::Leaf(count) => {
                 growth.columns_per_leaf = count.unwrap_or((columns as f64).sqrt().round() as u32 + 1);
             }
-            Subspace::Tree(share) => columns_per_tree = ((columns as f64 * share).round() as u32).max(1),
+            Subspace::Tree(share) => columns_per_tree = ((columns as f64 * share).round() as u32).max(2),
         }
         let mut ensemble = Self {
             growth,
@@ -134,7 +134,7 @@ impl Ensemble {
         let mut random = Random::new(self.seed, self.trees);
         let [dense, active, _] = self.shape;
         let shape = Shape { dense: dense as usize, active: active as usize, categories: 0, classes: 0 };
-        let mut columns = ClassTree::all_columns(shape);
+        let mut columns = all_columns(shape);
         let count = self.columns_per_tree as usize;
         if count > 0 && count < columns.len() {
             random.choose(&mut columns, count);

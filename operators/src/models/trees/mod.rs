@@ -9,6 +9,8 @@ pub(super) mod class_leaf;
 pub(super) mod class_tree;
 pub(super) mod ensemble;
 pub(super) mod gauss;
+pub(super) mod number_leaf;
+pub(super) mod number_tree;
 pub(super) mod report;
 pub(super) mod split;
 
@@ -16,7 +18,8 @@ use millstream_engine::catalogue::{Problem, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Row;
+use super::random::Random;
+use super::{Row, Shape};
 
 /// Numbers beyond this count as this, so that sums of squares have room.
 pub(super) const NUMBER_MAX: f64 = 1e100;
@@ -106,4 +109,24 @@ pub(super) fn with_votes(outputs: &mut [f64], fill: impl FnOnce(&mut [f64])) {
     } else {
         fill(outputs);
     }
+}
+
+/// All columns of rows of a shape, the numbers first.
+pub(super) fn all_columns(shape: Shape) -> Vec<u32> {
+    (0..(shape.dense + shape.active) as u32).collect()
+}
+
+/// So many of the columns (0 for all), chosen at random: those of numbers, and those of categories.
+fn choose_columns(columns: &[u32], count: u32, dense: u32, random: &mut Random) -> (Vec<u32>, Vec<u32>) {
+    let mut columns = columns.to_vec();
+    let count = count as usize;
+    if count > 0 && count < columns.len() {
+        random.choose(&mut columns, count);
+        columns.truncate(count);
+        columns.sort_unstable();
+    }
+    let numbers = columns.partition_point(|column| *column < dense);
+    let categories = columns[numbers..].iter().map(|column| column - dense).collect();
+    columns.truncate(numbers);
+    (columns, categories)
 }
