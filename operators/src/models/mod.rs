@@ -8,6 +8,7 @@
 
 pub mod adaptive_random_forest;
 pub mod drift;
+pub mod hoeffding_adaptive_tree;
 pub mod hoeffding_tree;
 pub mod hoeffding_tree_regressor;
 pub mod learner;
@@ -42,6 +43,7 @@ pub use learner::{Learner, Matrix, Predictor};
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
     &adaptive_random_forest::KIND,
+    &hoeffding_adaptive_tree::KIND,
     &hoeffding_tree::KIND,
     &hoeffding_tree_regressor::KIND,
     &leveraging_bagging::KIND,

@@ -39,7 +39,7 @@ impl ClassTree {
         tree
     }
 
-    fn leaf(&mut self, growth: &Growth, depth: u32, counts: Vec<(u32, f64)>) -> ClassLeaf {
+    pub(super) fn leaf(&mut self, growth: &Growth, depth: u32, counts: Vec<(u32, f64)>) -> ClassLeaf {
         let (numbers, categories) =
             choose_columns(&self.columns, growth.columns_per_leaf, self.dense, &mut self.random);
         ClassLeaf::new(depth, numbers, categories, counts)
@@ -62,7 +62,21 @@ impl ClassTree {
         votes: &mut [f64],
         scratch: &mut Vec<f64>,
     ) {
-        let (node, leaf) = self.arena.find(0, row);
+        self.learn_from(0, growth, row, example, votes, scratch);
+    }
+
+    /// The same for the tree with this root.
+    #[inline]
+    pub(super) fn learn_from(
+        &mut self,
+        root: usize,
+        growth: &Growth,
+        row: Row<'_>,
+        example: (u32, f64),
+        votes: &mut [f64],
+        scratch: &mut Vec<f64>,
+    ) {
+        let (node, leaf) = self.arena.find(root, row);
         self.leaves[leaf].learn(growth.voting, row, example, votes, scratch);
         if self.leaves[leaf].is_due(growth) && self.leaves.len() < growth.max_leaves as usize {
             self.try_split(growth, node, leaf, votes.len());
@@ -114,11 +128,16 @@ impl ClassTree {
 
     /// Whether this (restored) tree takes rows of this shape.
     pub(in super::super) fn fits(&self, shape: Shape) -> bool {
+        self.fits_with_roots(shape, std::iter::empty())
+    }
+
+    /// The same where there are other trees beside the first, with these roots.
+    pub(super) fn fits_with_roots(&self, shape: Shape, roots: impl Iterator<Item = usize>) -> bool {
         self.dense as usize == shape.dense
             && self.columns.iter().all(|column| (*column as usize) < shape.dense + shape.active)
             && self.columns.is_sorted_by(|a, b| a < b)
             && self.importances.len() == shape.dense + shape.active
-            && self.arena.fits(shape, self.leaves.len())
+            && self.arena.fits(shape, self.leaves.len(), roots)
             && self.leaves.iter().all(|leaf| leaf.fits(shape))
     }
 }

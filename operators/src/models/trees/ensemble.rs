@@ -3,11 +3,11 @@
 use millstream_engine::catalogue::Problems;
 use serde::{Deserialize, Serialize};
 
-use super::super::drift::{Adwin, Detector, Level};
+use super::super::drift::{Adwin, Detector};
 use super::super::random::{Poisson, Random};
-use super::super::{Example, Explanation, Model, Names, Row, Shape, Tensor, likeliest};
+use super::super::{Example, Explanation, Model, Names, Row, Shape, Tensor};
 use super::class_tree::ClassTree;
-use super::{Growth, all_columns, report, with_votes, within};
+use super::{Growth, all_columns, best, grew, report, with_buffer, with_votes, within};
 
 /// At which columns trees look.
 #[derive(Clone, Copy, Debug)]
@@ -209,34 +209,10 @@ impl Ensemble {
     }
 }
 
-/// The likeliest of two classes or more.
-fn best(votes: &[f64]) -> usize {
-    match votes {
-        [_, yes] => likeliest(std::slice::from_ref(yes)),
-        _ => likeliest(votes),
-    }
-}
-
-/// Whether errors have become more frequent.
-#[inline]
-fn grew(adwin: &mut Adwin, error: f64) -> bool {
-    let before = adwin.mean();
-    adwin.update(error) == Level::Change && adwin.mean() > before
-}
-
 /// Adds a member's votes.
 fn add(sums: &mut [f64], votes: &[f64], voice: f64) {
     for (sum, vote) in sums.iter_mut().zip(votes) {
         *sum += voice * vote;
-    }
-}
-
-/// Lends a buffer; a small one costs no allocation.
-fn with_buffer(length: usize, work: impl FnOnce(&mut [f64])) {
-    let mut small = [0.0; 16];
-    match small.get_mut(..length) {
-        Some(buffer) => work(buffer),
-        None => work(&mut vec![0.0; length]),
     }
 }
 

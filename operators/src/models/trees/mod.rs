@@ -3,6 +3,7 @@
 //! A tree is flat: an [`arena::Arena`] of nodes, and a vector of leaves, each with flat statistics of what it has seen.
 //! A leaf splits as soon as one column is better than all others by more than chance allows (Hoeffding's bound).
 
+pub(super) mod adaptive_tree;
 pub(super) mod arena;
 pub(super) mod categories;
 pub(super) mod class_leaf;
@@ -18,8 +19,9 @@ use millstream_engine::catalogue::{Problem, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::drift::{Adwin, Detector, Level};
 use super::random::Random;
-use super::{Row, Shape};
+use super::{Row, Shape, likeliest};
 
 /// Numbers beyond this count as this, so that sums of squares have room.
 pub(super) const NUMBER_MAX: f64 = 1e100;
@@ -129,4 +131,28 @@ fn choose_columns(columns: &[u32], count: u32, dense: u32, random: &mut Random) 
     let categories = columns[numbers..].iter().map(|column| column - dense).collect();
     columns.truncate(numbers);
     (columns, categories)
+}
+
+/// The likeliest of two classes or more.
+pub(super) fn best(votes: &[f64]) -> usize {
+    match votes {
+        [_, yes] => likeliest(std::slice::from_ref(yes)),
+        _ => likeliest(votes),
+    }
+}
+
+/// Whether errors have become more frequent.
+#[inline]
+pub(super) fn grew(adwin: &mut Adwin, error: f64) -> bool {
+    let before = adwin.mean();
+    adwin.update(error) == Level::Change && adwin.mean() > before
+}
+
+/// Lends a buffer; a small one costs no allocation.
+pub(super) fn with_buffer(length: usize, work: impl FnOnce(&mut [f64])) {
+    let mut small = [0.0; 16];
+    match small.get_mut(..length) {
+        Some(buffer) => work(buffer),
+        None => work(&mut vec![0.0; length]),
+    }
 }

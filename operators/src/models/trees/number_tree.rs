@@ -220,7 +220,7 @@ impl NumberTree {
             && self.columns.iter().all(|column| (*column as usize) < shape.dense + shape.active)
             && self.columns.is_sorted_by(|a, b| a < b)
             && self.importances.len() == shape.dense + shape.active
-            && self.arena.fits(shape, self.leaves.len())
+            && self.arena.fits(shape, self.leaves.len(), std::iter::empty())
             && self.leaves.iter().all(|leaf| leaf.fits(shape, linear))
     }
 }
