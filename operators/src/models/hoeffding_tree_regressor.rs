@@ -71,6 +71,7 @@ impl Config {
             max_depth: self.max_depth,
             max_leaves: self.max_leaves,
             columns_per_leaf: 0,
+            memory: f64::MAX,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
 pub mod adaptive_random_forest;
+pub mod adaptive_random_forest_regressor;
 pub mod drift;
 pub mod hoeffding_adaptive_tree;
 pub mod hoeffding_tree;
@@ -21,10 +22,10 @@ pub mod online_bagging;
 mod oracles;
 #[cfg(test)]
 mod properties;
-#[allow(dead_code)] // Until all that is random uses it.
 mod random;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod streaming_gradient_boosted_trees;
 pub mod streaming_random_patches;
 mod trees;
 mod update;
@@ -43,6 +44,7 @@ pub use learner::{Learner, Matrix, Predictor};
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
     &adaptive_random_forest::KIND,
+    &adaptive_random_forest_regressor::KIND,
     &hoeffding_adaptive_tree::KIND,
     &hoeffding_tree::KIND,
     &hoeffding_tree_regressor::KIND,
@@ -50,6 +52,7 @@ pub static KINDS: &[&ModelKind] = &[
     &linear_regression::KIND,
     &logistic_regression::KIND,
     &online_bagging::KIND,
+    &streaming_gradient_boosted_trees::KIND,
     &streaming_random_patches::KIND,
 ];
 

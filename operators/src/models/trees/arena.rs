@@ -117,6 +117,9 @@ impl Arena {
             }
             Node::Category { column, yes, .. } => (column as usize) < shape.active && first(at, yes),
         });
-        sound && !self.nodes.is_empty() && reached.iter().all(|reached| *reached) && parents.iter().skip(1).all(|parent| *parent)
+        sound
+            && !self.nodes.is_empty()
+            && reached.iter().all(|reached| *reached)
+            && parents.iter().skip(1).all(|parent| *parent)
     }
 }

@@ -264,13 +264,7 @@ impl Model for Ensemble {
     }
 
     fn explain(&self, names: &Names) -> Explanation {
-        let mut merits = vec![0.0; (self.shape[0] + self.shape[1]) as usize];
-        for member in &self.members {
-            let total: f64 = member.tree.importances().iter().sum();
-            for (merit, part) in merits.iter_mut().zip(member.tree.importances()).filter(|_| total > 0.0) {
-                *merit += part / total;
-            }
-        }
+        let trees = self.members.iter().map(|member| member.tree.importances());
         let mut lines = vec![format!(
             "{} trees; importance: share of a column in what the splits are worth, averaged over the trees",
             self.members.len()
@@ -285,7 +279,7 @@ impl Model for Ensemble {
                 member.replaced
             )
         }));
-        Explanation { importances: report::importances(&merits, names), lines }
+        Explanation { importances: report::averaged_importances(trees, names), lines }
     }
 
     fn fits(&self, shape: Shape) -> bool {

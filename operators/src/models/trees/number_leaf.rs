@@ -116,6 +116,7 @@ impl NumberLeaf {
     /// Learns a target of this weight.
     pub(super) fn learn(
         &mut self,
+        growth: &Growth,
         row: Row<'_>,
         (target, weight): (f64, f64),
         normal: &[f64],
@@ -134,7 +135,7 @@ impl NumberLeaf {
             self.origin = target;
         }
         self.count += weight;
-        self.mean += (target - self.mean) * (weight / self.count);
+        self.mean += (target - self.mean) * (weight / self.count.min(growth.memory).max(weight));
         let less = target - self.origin;
         self.seen[0] += weight;
         self.seen[1] += weight * less;

@@ -33,6 +33,8 @@ pub(in super::super) struct Growth {
     pub(in super::super) max_leaves: u32,
     /// How many columns, chosen at random, each leaf looks at; 0 for all.
     pub(in super::super) columns_per_leaf: u32,
+    /// Means are of examples of this weight; older ones fade.
+    pub(in super::super) memory: f64,
 }
 
 /// Running mean and sum of squared differences.
@@ -139,7 +141,7 @@ impl NumberTree {
             moments.add(x.clamp(-NUMBER_MAX, NUMBER_MAX), weight, share);
         }
         let scale = self.scale();
-        self.leaves[leaf].learn(row, (target, weight), normal, scale, rest);
+        self.leaves[leaf].learn(growth, row, (target, weight), normal, scale, rest);
         if self.leaves[leaf].is_due(growth) && self.leaves.len() < growth.max_leaves as usize {
             self.try_split(growth, node, leaf);
         }
