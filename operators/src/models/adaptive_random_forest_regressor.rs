@@ -11,7 +11,7 @@ use super::drift::{Adwin, Detector};
 use super::learner::Erased;
 use super::random::{Poisson, Random};
 use super::trees::number_tree::{Growth, NumberTree};
-use super::trees::{all_columns, grew, report, within};
+use super::trees::{all_columns, grew, measured, report, within};
 use super::{
     Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor, hoeffding_tree_regressor,
 };
@@ -150,7 +150,7 @@ impl Forest {
             member.tree = tree;
             member.warning.reset();
             member.drift.reset();
-            member.replaced += 1;
+            member.replaced = member.replaced.saturating_add(1);
         } else if warned {
             let successor = self.sprout();
             self.members[at].successor = Some(successor);
@@ -166,7 +166,8 @@ impl Model for Forest {
     }
 
     fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
-        let said = (0..self.members.len()).map(|at| self.teach(at, row, (example.target, example.weight), scratch));
+        let example = measured(example);
+        let said = (0..self.members.len()).map(|at| self.teach(at, row, example, scratch));
         outputs[0] = said.sum::<f64>() / self.members.len() as f64;
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::learner::Erased;
 use super::trees::adaptive_tree::{AdaptiveTree, Replacing};
-use super::trees::{Growth, with_votes, within};
+use super::trees::{Growth, labelled, with_votes, within};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor, hoeffding_tree};
 
 /// Hoeffding adaptive tree.
@@ -78,7 +78,7 @@ impl Model for HoeffdingAdaptiveTree {
     }
 
     fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
-        let example = (example.target as u32, example.weight);
+        let example = labelled(example, self.classes);
         with_votes(outputs, |votes| self.tree.learn(&self.growth, row, example, votes, scratch));
     }
 

@@ -9,9 +9,8 @@ use serde_json::Value;
 
 use super::learner::Erased;
 use super::random::Random;
-use super::trees::all_columns;
 use super::trees::number_tree::{Growth, NumberTree, Predicting};
-use super::trees::within;
+use super::trees::{all_columns, measured, within};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Hoeffding tree for numbers.
@@ -103,7 +102,7 @@ impl Model for HoeffdingTreeRegressor {
     }
 
     fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
-        outputs[0] = self.tree.learn(&self.growth, row, (example.target, example.weight), scratch);
+        outputs[0] = self.tree.learn(&self.growth, row, measured(example), scratch);
     }
 
     fn tensors(&self) -> Vec<Tensor> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::learner::Erased;
 use super::random::Random;
 use super::trees::number_tree::{Growth, NumberTree, Predicting};
-use super::trees::{all_columns, report, with_buffer, within};
+use super::trees::{all_columns, labelled, report, with_buffer, within};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Streaming gradient boosted trees.
@@ -201,7 +201,8 @@ impl Model for Boosted {
 
     fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
         self.begin(outputs);
-        self.teach(row, (example.target as usize, example.weight), outputs, scratch);
+        let (class, weight) = labelled(example, self.shape[2]);
+        self.teach(row, (class as usize, weight), outputs, scratch);
         probabilities(outputs);
     }
 

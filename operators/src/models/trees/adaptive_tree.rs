@@ -160,7 +160,7 @@ impl AdaptiveTree {
 
     /// Puts the nodes in order anew, with a branch replaced by its alternate, or without the alternate.
     fn rebuild(&mut self, decided: usize, verdict: Verdict) {
-        let old = std::mem::replace(&mut self.monitors, Vec::new());
+        let old = std::mem::take(&mut self.monitors);
         let (nodes, mut new_nodes, mut leaves) = (self.tree.arena.nodes().to_vec(), vec![Node::Leaf(0)], Vec::new());
         let mut monitors = vec![old[0].clone()];
         let mut open = std::collections::VecDeque::from([(0, 0)]);
@@ -194,7 +194,7 @@ impl AdaptiveTree {
             new_nodes[to] = node;
             monitors[to] = monitor;
         }
-        self.replaced += u32::from(verdict == Verdict::Take);
+        self.replaced = self.replaced.saturating_add(u32::from(verdict == Verdict::Take));
         self.tree.arena.replace(new_nodes);
         self.tree.leaves = leaves;
         self.monitors = monitors;

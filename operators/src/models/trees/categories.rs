@@ -41,7 +41,7 @@ impl Categories {
                 Some(entry) if entry.category == category && entry.class == class => entry.weight += weight,
                 _ if fits => {
                     let known = same(self.entries.get(at)) || at > 0 && same(self.entries.get(at - 1));
-                    *distinct += u32::from(!known);
+                    *distinct = distinct.saturating_add(u32::from(!known));
                     self.entries.insert(at, Entry { column, category, class, weight });
                 }
                 _ => {}

@@ -7,7 +7,7 @@ use super::super::drift::{Adwin, Detector};
 use super::super::random::{Poisson, Random};
 use super::super::{Example, Explanation, Model, Names, Row, Shape, Tensor};
 use super::class_tree::ClassTree;
-use super::{Growth, all_columns, best, grew, report, with_buffer, with_votes, within};
+use super::{Growth, all_columns, best, grew, labelled, report, with_buffer, with_votes, within};
 
 /// At which columns trees look.
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +165,7 @@ impl Ensemble {
         member.tree = tree;
         member.warning.iter_mut().chain(&mut member.drift).for_each(Detector::reset);
         (member.seen, member.right) = (0.0, 0.0);
-        member.replaced += 1;
+        member.replaced = member.replaced.saturating_add(1);
     }
 
     /// Lets a member learn; `votes` becomes what it said before, and its voice is given back.
@@ -241,11 +241,12 @@ impl Model for Ensemble {
     }
 
     fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
+        let example = labelled(example, self.shape[2]);
         with_votes(outputs, |sums| {
             sums.fill(0.0);
             with_buffer(sums.len(), |votes| {
                 for at in 0..self.members.len() {
-                    let voice = self.teach(at, row, (example.target as u32, example.weight), votes, scratch);
+                    let voice = self.teach(at, row, example, votes, scratch);
                     add(sums, votes, voice);
                 }
             });

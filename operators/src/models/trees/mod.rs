@@ -15,16 +15,22 @@ pub(super) mod number_tree;
 pub(super) mod report;
 pub(super) mod split;
 
+#[cfg(test)]
+mod tests;
+
 use millstream_engine::catalogue::{Problem, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::drift::{Adwin, Detector, Level};
 use super::random::Random;
-use super::{Row, Shape, likeliest};
+use super::{Example, Row, Shape, likeliest};
 
 /// Numbers beyond this count as this, so that sums of squares have room.
 pub(super) const NUMBER_MAX: f64 = 1e100;
+
+/// More weight than this counts as this.
+const WEIGHT_MAX: f64 = 1e12;
 
 /// By what a split is judged.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -66,6 +72,18 @@ pub(super) struct Growth {
     pub(super) drop_poor_columns: bool,
     /// How many columns, chosen at random, each leaf looks at; 0 for all.
     pub(super) columns_per_leaf: u32,
+}
+
+/// What an example teaches a tree of classes: the class and its weight.
+#[inline]
+pub(super) fn labelled(example: Example, classes: u32) -> (u32, f64) {
+    ((example.target as u32).min(classes.max(2) - 1), example.weight.min(WEIGHT_MAX))
+}
+
+/// What an example teaches a tree of numbers: the target and its weight.
+#[inline]
+pub(super) fn measured(example: Example) -> (f64, f64) {
+    (example.target.clamp(-NUMBER_MAX, NUMBER_MAX), example.weight.min(WEIGHT_MAX))
 }
 
 /// Notes what is not between two bounds.

@@ -265,7 +265,8 @@ impl NumberLeaf {
         let below = |values: &[u32], bound: usize| values.iter().all(|value| (*value as usize) < bound);
         let binned = self.edges.len() == columns * EDGES && self.bins.len() == columns * 2 * BINS;
         let fresh = self.edges.is_empty() && self.bins.is_empty() && self.sample.len() < SAMPLE * sample;
-        below(&self.numbers, shape.dense)
+        self.depth < u32::MAX
+            && below(&self.numbers, shape.dense)
             && self.numbers.is_sorted_by(|a, b| a < b)
             && below(&self.columns, shape.active)
             && self.columns.is_sorted_by(|a, b| a < b)

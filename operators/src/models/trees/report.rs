@@ -117,6 +117,7 @@ impl ClassTree {
 
     /// The nodes, and what each leaf knows.
     pub(in super::super) fn tensors(&self, prefix: &str, classes: usize) -> Vec<Tensor> {
+        let classes = classes.max(2);
         let mut tensors = tensors(prefix, self.arena.nodes(), self.dense as usize);
         let mut counts = vec![0.0; classes * self.leaves.len()];
         for (leaf, row) in self.leaves.iter().zip(counts.chunks_exact_mut(classes.max(1))) {
