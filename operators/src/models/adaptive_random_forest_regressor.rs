@@ -121,7 +121,7 @@ impl Forest {
 
     /// A new tree.
     fn sprout(&mut self) -> NumberTree {
-        self.trees += 1;
+        self.trees = self.trees.wrapping_add(1);
         let [dense, active] = self.shape.map(|length| length as usize);
         let shape = Shape { dense, active, categories: 0, classes: 0 };
         NumberTree::new(shape, &self.growth, all_columns(shape), Random::new(self.seed, self.trees))

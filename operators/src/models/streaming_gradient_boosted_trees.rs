@@ -228,7 +228,7 @@ impl Model for Boosted {
         self.shape == [shape.dense as u32, shape.active as u32, shape.classes as u32]
             && self.counts.len() == shape.classes.max(2)
             && self.counts.iter().all(|count| *count >= 0.0 && count.is_finite())
-            && self.trees.len() % scores(shape.classes) == 0
+            && self.trees.len().is_multiple_of(scores(shape.classes))
             && self.trees.iter().all(|tree| tree.fits(shape, &self.growth))
     }
 }

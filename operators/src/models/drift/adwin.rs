@@ -166,7 +166,7 @@ impl Detector for Adwin {
     fn update(&mut self, value: f64) -> Level {
         self.insert(value.clamp(-VALUE_MAX, VALUE_MAX));
         self.ticks = self.ticks.wrapping_add(1);
-        if self.ticks % CLOCK == 0 && self.width > 2.0 * PART_MIN && self.shrink() {
+        if self.ticks.is_multiple_of(CLOCK) && self.width > 2.0 * PART_MIN && self.shrink() {
             return Level::Change;
         }
         Level::Steady

@@ -130,7 +130,7 @@ impl Ensemble {
 
     /// A new tree.
     fn sprout(&mut self) -> ClassTree {
-        self.trees += 1;
+        self.trees = self.trees.wrapping_add(1);
         let mut random = Random::new(self.seed, self.trees);
         let [dense, active, _] = self.shape;
         let shape = Shape { dense: dense as usize, active: active as usize, categories: 0, classes: 0 };

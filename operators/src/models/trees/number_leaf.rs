@@ -272,7 +272,7 @@ impl NumberLeaf {
             && self.columns.is_sorted_by(|a, b| a < b)
             && self.weights.len() == if linear { shape.dense + 1 } else { 0 }
             && (binned || fresh)
-            && self.sample.len() % sample == 0
+            && self.sample.len().is_multiple_of(sample)
             && self.weights.iter().chain(&self.sample).chain(&self.bins).chain(&self.seen).all(|x| x.is_finite())
             && [self.origin, self.mean, self.count].iter().all(|x| x.is_finite())
             && self.categories.fits(shape.active, 2, -f64::MAX, &self.columns)
