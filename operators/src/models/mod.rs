@@ -11,12 +11,9 @@ mod linear;
 pub mod linear_regression;
 pub mod logistic_regression;
 #[cfg(test)]
-mod oracles;
-#[cfg(test)]
 mod properties;
 #[cfg(test)]
 pub(crate) mod samples;
-mod update;
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};

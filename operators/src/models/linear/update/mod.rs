@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use millstream_engine::catalogue::{Planned, Problem, Problems};
 
 /// Moves one weight after the other; a `Cell` is what it remembers for each.
-pub(super) trait Rule: Copy + Serialize + DeserializeOwned + Send + Sync + 'static {
+pub(in crate::models) trait Rule:
+    Copy + Serialize + DeserializeOwned + Send + Sync + 'static
+{
     type Cell: Copy + Default + Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// The common step size where rows have `norm` as their mean square.
@@ -36,7 +38,7 @@ pub(super) trait Rule: Copy + Serialize + DeserializeOwned + Send + Sync + 'stat
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[schemars(transform = or_bare_name)]
-pub(super) enum Update {
+pub(in crate::models) enum Update {
     /// Stochastic gradient descent: all weights take steps of one size, which does not shrink, so it follows changes.
     Sgd(Sgd),
     /// Adagrad: each weight's steps shrink as its gradients add up. Needs the least tuning.
@@ -46,7 +48,7 @@ pub(super) enum Update {
 }
 
 /// The names of [`Update`].
-pub(super) const NAMES: &[&str] = &["adagrad", "ftrl", "sgd"];
+pub(in crate::models) const NAMES: &[&str] = &["adagrad", "ftrl", "sgd"];
 
 impl Default for Update {
     fn default() -> Self {
@@ -62,7 +64,7 @@ fn or_bare_name(schema: &mut Schema) {
 
 impl Update {
     /// Checks that all settings are in their ranges.
-    pub(super) fn check(&self) -> Planned<()> {
+    pub(in crate::models) fn check(&self) -> Planned<()> {
         let mut problems = Problems::default();
         let mut within = |path: &str, value: f64, low: f64, high: f64| {
             if !(low..=high).contains(&value) {
@@ -93,11 +95,11 @@ impl Update {
 /// Settings of stochastic gradient descent.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Sgd {
+pub(in crate::models) struct Sgd {
     /// The size of a step, at most 1.
-    pub(super) learning_rate: f64,
+    pub(in crate::models) learning_rate: f64,
     /// Pulls weights towards zero, in proportion to them.
-    pub(super) l2: f64,
+    pub(in crate::models) l2: f64,
 }
 
 impl Default for Sgd {
@@ -136,11 +138,11 @@ impl Rule for Sgd {
 /// Settings of Adagrad.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Adagrad {
+pub(in crate::models) struct Adagrad {
     /// The size of the first step.
-    pub(super) learning_rate: f64,
+    pub(in crate::models) learning_rate: f64,
     /// Pulls weights towards zero, in proportion to them.
-    pub(super) l2: f64,
+    pub(in crate::models) l2: f64,
 }
 
 impl Default for Adagrad {
@@ -182,15 +184,15 @@ impl Rule for Adagrad {
 /// Settings of FTRL-proximal ("Ad Click Prediction: a View from the Trenches", KDD 2013).
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct Ftrl {
+pub(in crate::models) struct Ftrl {
     /// The size of steps.
-    pub(super) alpha: f64,
+    pub(in crate::models) alpha: f64,
     /// How many squared gradients it takes until steps shrink.
-    pub(super) beta: f64,
+    pub(in crate::models) beta: f64,
     /// Keeps weights at exactly zero until their gradients add up to more than this.
-    pub(super) l1: f64,
+    pub(in crate::models) l1: f64,
     /// Pulls weights towards zero, in proportion to them.
-    pub(super) l2: f64,
+    pub(in crate::models) l2: f64,
 }
 
 impl Default for Ftrl {
@@ -201,7 +203,7 @@ impl Default for Ftrl {
 
 /// What FTRL remembers of a weight.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub(super) struct FtrlCell {
+pub(in crate::models) struct FtrlCell {
     /// The gradients, less what the weight's moves made up for.
     sum: f64,
     /// The squared gradients.

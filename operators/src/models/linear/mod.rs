@@ -4,6 +4,12 @@
 //! `mean` is its running mean and `scale` its largest distance from that so far. So it is in [-1, 1], and in a request
 //! never beyond. Without the mean, a column like the year would be a second bias, and its small changes lost.
 
+#[cfg(test)]
+mod oracles;
+#[cfg(test)]
+mod properties;
+mod update;
+
 use std::sync::Arc;
 
 use millstream_engine::catalogue::{Planned, configuration};
@@ -12,8 +18,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use self::update::{Rule, Update};
 use super::learner::Erased;
-use super::update::{self, Rule, Update};
 use super::{Design, Example, Explanation, Make, Model, ModelKind, Names, Row, Shape, Task, Tensor, component};
 
 /// Settings of linear models.
