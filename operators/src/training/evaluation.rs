@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::classification::Classification;
 use super::regression::Regression;
-use crate::models::Task;
+use crate::models::{Example, Task};
 
 /// The measures of one model and its baselines.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -17,31 +17,29 @@ pub(super) enum Evaluation {
     Classification(Classification),
     /// A number.
     Regression(Regression),
+    /// Nothing that can be judged.
+    Unjudged,
 }
 
 impl Evaluation {
     /// Nothing judged yet.
-    pub(super) fn new(task: Task) -> Self {
+    pub(super) fn new(task: Task, classes: usize) -> Self {
         match task {
-            Task::Classification => Self::Classification(Classification::default()),
+            Task::Classification if classes <= 2 => Self::Classification(Classification::default()),
             Task::Regression => Self::Regression(Regression::default()),
+            _ => Self::Unjudged,
         }
     }
 
-    /// What it is an evaluation of.
-    pub(super) fn task(&self) -> Task {
+    /// Judges outputs given before each of these examples was learned.
+    pub(super) fn judge(&mut self, outputs: &[f64], examples: &[Example]) {
+        let pairs = outputs.iter().zip(examples);
         match self {
-            Self::Classification(_) => Task::Classification,
-            Self::Regression(_) => Task::Regression,
-        }
-    }
-
-    /// Judges predictions made before each of these targets was learned.
-    pub(super) fn judge(&mut self, predictions: &[f64], targets: &[f64]) {
-        let pairs = predictions.iter().zip(targets);
-        match self {
-            Self::Classification(evaluation) => pairs.for_each(|(p, target)| evaluation.judge(*p, *target > 0.5)),
-            Self::Regression(evaluation) => pairs.for_each(|(y, target)| evaluation.judge(*y, *target)),
+            Self::Classification(evaluation) => {
+                pairs.for_each(|(p, example)| evaluation.judge(*p, example.target > 0.5))
+            }
+            Self::Regression(evaluation) => pairs.for_each(|(y, example)| evaluation.judge(*y, example.target)),
+            Self::Unjudged => {}
         }
     }
 
@@ -50,6 +48,7 @@ impl Evaluation {
         match self {
             Self::Classification(evaluation) => evaluation.measures(),
             Self::Regression(evaluation) => evaluation.measures(),
+            Self::Unjudged => Vec::new(),
         }
     }
 }

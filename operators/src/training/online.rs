@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use millstream_engine::operator::{Answer, Fold, Measure, Rejects};
 use millstream_engine::{Fault, Result};
 use serde::{Deserialize, Serialize};
 
 use super::evaluation::Evaluation;
-use super::label::Label;
-use crate::inference::{Revision, Spec, accepted, classes};
-use crate::models::{Learner, Matrix, Task};
+use super::examples::Examples;
+use crate::inference::{Revision, Spec, accepted};
+use crate::models::{Example, Learner, Matrix};
 
 /// A model that learns.
 pub(super) struct Online {
     spec: Arc<Spec>,
-    label: Label,
+    told: Examples,
     /// The output's.
     schema: SchemaRef,
     learner: Box<dyn Learner>,
@@ -28,8 +28,8 @@ pub(super) struct Online {
 /// Reused from batch to batch.
 struct Buffers {
     matrix: Matrix,
-    targets: Vec<f64>,
-    predictions: Vec<f64>,
+    examples: Vec<Example>,
+    outputs: Vec<f64>,
 }
 
 /// A stored fold.
@@ -43,44 +43,41 @@ struct State {
 }
 
 impl Online {
-    pub(super) fn new(spec: Arc<Spec>, label: Label, schema: SchemaRef) -> Self {
-        let shape = spec.features.shape();
+    pub(super) fn new(spec: Arc<Spec>, told: Examples, schema: SchemaRef) -> Self {
+        let shape = spec.shape();
         Self {
             learner: (spec.design.make)(shape),
-            evaluation: Evaluation::new(spec.design.task),
-            buffers: Buffers { matrix: Matrix::new(shape), targets: Vec::new(), predictions: Vec::new() },
+            evaluation: Evaluation::new(spec.design.task, shape.classes),
+            buffers: Buffers { matrix: Matrix::new(shape), examples: Vec::new(), outputs: Vec::new() },
             spec,
-            label,
+            told,
             schema,
             examples: 0,
         }
     }
 
     fn output(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let predictions = &self.buffers.predictions;
-        let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
-        columns.push(Arc::new(Float64Array::from(predictions.clone())));
-        if self.spec.design.task == Task::Classification {
-            columns.push(Arc::new(classes(predictions)));
-        }
+        let Buffers { outputs, examples, .. } = &self.buffers;
+        let mut columns = rows.columns().to_vec();
+        columns.extend(self.spec.outputs.training_columns(outputs, examples));
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }
 }
 
 impl Fold for Online {
     fn learn(&mut self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
-        let Buffers { matrix, targets, predictions } = &mut self.buffers;
+        let Buffers { matrix, examples, outputs } = &mut self.buffers;
         self.spec.features.check(rows, rejects)?;
-        self.label.read(rows, targets, rejects)?;
+        self.told.read(rows, examples, rejects)?;
         if !rejects.is_empty() {
             let keep = rejects.keep(rows.num_rows());
             let mut row = 0..rows.num_rows();
-            targets.retain(|_| row.next().is_some_and(|row| keep.value(row)));
+            examples.retain(|_| row.next().is_some_and(|row| keep.value(row)));
         }
         let rows = accepted(rows, rejects)?;
         self.spec.features.read(&rows, matrix)?;
-        self.learner.learn(matrix, targets, predictions);
-        self.evaluation.judge(predictions, targets);
+        self.learner.learn(matrix, examples, outputs);
+        self.evaluation.judge(outputs, examples);
         self.examples += rows.num_rows() as u64;
         self.output(&rows)
     }
@@ -109,11 +106,12 @@ impl Fold for Online {
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
         let refused =
-            |why: String| Fault::world(format!("the stored state of the model of `{}` {why}", self.spec.label));
+            |why: String| Fault::world(format!("the stored state of a model ({}) {why}", self.spec.design.kind));
         let state: State =
             postcard::from_bytes(snapshot).map_err(|error| refused("is damaged".to_owned()).because(error))?;
         let spec = self.spec.describe().to_string();
-        if state.spec != spec || state.evaluation.task() != self.spec.design.task {
+        let is_alike = std::mem::discriminant(&state.evaluation) == std::mem::discriminant(&self.evaluation);
+        if state.spec != spec || !is_alike {
             return Err(refused(format!("is of another model: stored {}, wanted {spec}", state.spec)));
         }
         self.learner.restore(&state.learner).map_err(|why| refused(format!("is damaged: {why}")))?;

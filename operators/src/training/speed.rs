@@ -16,7 +16,7 @@ use millstream_engine::time::Stopwatch;
 use serde_json::{Value, json};
 
 use crate::models::samples::Random;
-use crate::models::{Matrix, Shape, plan};
+use crate::models::{Example, Matrix, Shape, plan};
 
 const DENSE: usize = 20;
 const BUCKETS: u32 = 512;
@@ -137,12 +137,13 @@ fn examples_per_second() {
     let flat: Vec<f64> = (0..ROWS).flat_map(|row| matrix.row(row).dense.to_vec()).collect();
     let codes: Vec<u32> = (0..ROWS).flat_map(|row| matrix.row(row).active.to_vec()).collect();
     let rows = batch(&data);
+    let examples: Vec<Example> = data.labels.iter().map(|label| Example::of(*label)).collect();
     for update in ["adagrad", "ftrl"] {
         report(&format!("{update}, minimal loop"), minimal(&flat, &codes, &data.labels, update == "adagrad"));
         let learner = json!({"logistic_regression": {"update": update}});
         let mut model = (plan(&learner).expect("valid").make)(SHAPE);
-        let mut predictions = Vec::new();
-        report(&format!("{update}, model"), || model.learn(&matrix, &data.labels, &mut predictions));
+        let mut outputs = Vec::new();
+        report(&format!("{update}, model"), || model.learn(&matrix, &examples, &mut outputs));
         through_the_fold(&learner, &rows, update);
     }
 }

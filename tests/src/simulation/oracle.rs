@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use millstream_engine::digest;
 use millstream_engine::operator::{Fold, Power, Rejects};
-use millstream_operators::models::{self, Matrix, Predictor, Shape};
+use millstream_operators::models::{self, Example, Matrix, Predictor, Shape};
 use millstream_pipelines::plan::{Input, Pipeline};
 use serde_json::{Value, json};
 
@@ -123,7 +123,7 @@ impl Oracle {
                 last.insert(sensor.clone(), x);
             }
             let mut predicted = Vec::new();
-            learner.learn(&matrix(x, row.seen), &[y], &mut predicted);
+            learner.learn(&matrix(x, row.seen), &[Example::of(y)], &mut predicted);
             fold.learn(&row, &sensor, x, y);
             self.rows.push(json!({
                 "at": millstream_pipelines::run::time(at), "sensor": sensor, "x": x, "seen": row.seen, "y": y,
