@@ -102,7 +102,7 @@ impl Default for Metrics {
             measure: gauges(
                 "measure",
                 "What a model has measured of itself and its baselines.",
-                &["model", "measure", "who"],
+                &["model", "measure", "who", "over"],
             ),
             requests_total: counter("requests_bound_total", "Requests bound."),
             answers_total: counters("answers_committed_total", "Answers committed.", &["kind"]),
@@ -190,7 +190,7 @@ impl Metrics {
     pub(crate) fn set_model(&self, model: &str, revision: u64, measures: &[Measure]) {
         self.revision.with_label_values(&[model]).set(revision as i64);
         for measure in measures {
-            self.measure.with_label_values(&[model, measure.name, measure.who]).set(measure.value);
+            self.measure.with_label_values(&[model, measure.name, measure.who, &measure.over]).set(measure.value);
         }
     }
 

@@ -113,10 +113,10 @@ fn through_the_fold(learner: &Value, rows: &RecordBatch, what: &str) {
     let features = &names[7..names.len() - 1];
     let config = json!({"label": "label", "features": features, "learner": learner});
     let step = super::plan(&config, &StepInput { schema: &rows.schema(), streams: &BTreeMap::new() }).expect("valid");
-    let Power::Fold(make) = step.power else { panic!("a model is a fold") };
-    let mut fold = make();
+    let Power::Fold(folding) = step.power else { panic!("a model is a fold") };
+    let mut fold = (folding.make)();
     report(&format!("{what}, whole operator"), || {
-        fold.learn(rows, &mut Rejects::default()).expect("learned");
+        fold.learn(0, rows, &mut Rejects::default()).expect("learned");
     });
     let revision = fold.revision();
     report(&format!("{what}, answering"), || {
