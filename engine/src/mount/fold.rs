@@ -71,9 +71,10 @@ pub(crate) fn mount<'scope>(
                 // Rows come only to the fold's home.
                 let (Some(state), Some(handover)) = (&mut state, &mut handover) else { return };
                 state.hand_over(handover, epoch);
-                let ports = schemas.iter().enumerate().map(|(port, schema)| {
-                    canonical(schema, gathered.learn.get(port).map_or(&[], Vec::as_slice))
-                });
+                let ports = schemas
+                    .iter()
+                    .enumerate()
+                    .map(|(port, schema)| canonical(schema, gathered.learn.get(port).map_or(&[], Vec::as_slice)));
                 match ports.collect::<Result<Vec<_>>>() {
                     Ok(ports) => {
                         let mut session = output.session_with_builder(&capability);

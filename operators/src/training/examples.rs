@@ -6,11 +6,13 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use millstream_engine::batch::META;
-use millstream_engine::catalogue::{Problem, Problems, column};
+use millstream_engine::catalogue::{Problem, Problems, StepInput, column};
 use millstream_engine::operator::Rejects;
 use millstream_engine::{Fault, Result};
 
-use super::TrainingConfig;
+use serde_json::Value;
+
+use super::{LabelConfig, TrainingConfig};
 use crate::inference::{Outputs, is_number};
 use crate::models::{Example, TARGET_MAX, Task};
 
@@ -18,6 +20,8 @@ use crate::models::{Example, TARGET_MAX, Task};
 #[derive(Clone, Debug)]
 pub(super) struct Examples {
     label: Option<Told>,
+    /// The label, where it comes later.
+    later: Option<Told>,
     weight: Option<Told>,
     action: Option<Told>,
     propensity: Option<Told>,
@@ -26,12 +30,13 @@ pub(super) struct Examples {
 impl Examples {
     /// Checks the columns that a configuration names for what a model with these `outputs` has to know.
     pub(super) fn plan(
-        schema: &SchemaRef,
+        input: &StepInput<'_>,
         config: &TrainingConfig,
         task: Task,
         outputs: &Outputs,
         problems: &mut Problems,
     ) -> Self {
+        let schema = input.schema;
         let names = outputs.names();
         let says = match task {
             Task::Classification if config.classes.is_none() => Says::YesNo,
@@ -40,7 +45,10 @@ impl Examples {
         };
         let mut told =
             |what, name: &Option<String>, says| problems.take(Told::plan(schema, what, name.as_deref()?, says, &names));
-        let label = told("label", &config.label, says);
+        let label = match &config.label {
+            Some(LabelConfig::Column(name)) => told("label", &Some(name.clone()), says),
+            _ => None,
+        };
         let weight = told("weight", &config.weight, Says::Weight);
         let action = told("action", &config.action, Says::Name);
         let propensity = told("propensity", &config.propensity, Says::Probability);
@@ -59,7 +67,37 @@ impl Examples {
                 problems.push(Problem::new(key, "bad-value", format!("`{key}` is for models that choose actions")));
             }
         }
-        Self { label, weight, action, propensity }
+        let later = match &config.label {
+            Some(LabelConfig::Later(later)) => input.streams.get(&later.from).and_then(|labels| {
+                let told = Told::plan(labels, "label", &later.column, says, &names);
+                problems.take(told.map_err(|problem| Problem { path: vec!["label".into(), "column".into()], ..problem }))
+            }),
+            _ => None,
+        };
+        Self { label, later, weight, action, propensity }
+    }
+
+    /// Reads a label that stands in the definition.
+    pub(super) fn constant(value: &Value, task: Task, outputs: &Outputs) -> Result<f64, Problem> {
+        let refuse = |message: String| Err(Problem::new("", "label-type", message));
+        match (task, value) {
+            (Task::Classification, _) => {
+                let name = super::name(value);
+                match outputs.names().iter().position(|other| *other == name) {
+                    Some(class) => Ok(class as f64),
+                    None => refuse(format!("`{name}` is none of the classes {}", outputs.names().join(", "))),
+                }
+            }
+            (_, value) => match value.as_f64().filter(|number| number.abs() <= TARGET_MAX) {
+                Some(number) => Ok(number),
+                None => refuse(format!("`{value}` is no number")),
+            },
+        }
+    }
+
+    /// Rejects the labels that cannot be learned from, of a stream of labels, and gives them all.
+    pub(super) fn read_later(&self, rows: &RecordBatch, labels: &mut Vec<f64>, rejects: &mut Rejects) -> Result<()> {
+        self.later.as_ref().map_or(Ok(()), |later| later.read(rows, labels, rejects))
     }
 
     /// Rejects the rows that cannot be learned from, and gives what all rows say.

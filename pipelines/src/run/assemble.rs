@@ -33,7 +33,7 @@ pub struct Topics {
     pub progress: String,
     /// Dead letters: raw bytes, with origin, step and reason as headers.
     pub dead: String,
-    /// What was of note: that a stream drifted, that a version was promoted.
+    /// What was of note: that a stream drifted.
     pub events: String,
     /// How far each feed has come.
     pub feeds: String,

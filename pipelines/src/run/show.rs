@@ -77,6 +77,9 @@ pub struct StepSummary {
     pub expectations_failed: u64,
 }
 
+/// By measure, by who reached it.
+pub type Measures = BTreeMap<String, BTreeMap<String, f64>>;
+
 /// A model's outcome.
 #[derive(Debug, Serialize)]
 pub struct ModelSummary {
@@ -85,7 +88,10 @@ pub struct ModelSummary {
     /// BLAKE3 of its whole state.
     pub digest: String,
     /// By measure, by who reached it: the model and its baselines.
-    pub measures: BTreeMap<String, BTreeMap<String, f64>>,
+    pub measures: Measures,
+    /// The same over a part of the rows: `last 1000`, `faded`, `carrier=AA`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Measures>,
     /// The ids of its versions, oldest first.
     pub versions: Vec<String>,
 }

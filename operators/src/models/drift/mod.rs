@@ -6,7 +6,10 @@ pub mod adwin;
 
 use std::fmt::Debug;
 
-use serde::Serialize;
+use millstream_engine::catalogue::{Planned, Problem};
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde::de::DeserializeOwned;
 
 pub use adwin::Adwin;
@@ -40,3 +43,49 @@ pub trait Detector: Clone + Debug + PartialEq + Serialize + DeserializeOwned + S
 
 /// The largest magnitude of a value that a detector works with; beyond it, values count as this: squares need room.
 pub(crate) const VALUE_MAX: f64 = 1e100;
+
+/// Any of the detectors.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub enum Watcher {
+    /// See [`adwin`].
+    Adwin(Adwin),
+}
+
+impl Detector for Watcher {
+    fn update(&mut self, value: f64) -> Level {
+        match self {
+            Self::Adwin(detector) => detector.update(value),
+        }
+    }
+
+    fn mean(&self) -> f64 {
+        match self {
+            Self::Adwin(detector) => detector.mean(),
+        }
+    }
+
+    fn reset(&mut self) {
+        match self {
+            Self::Adwin(detector) => detector.reset(),
+        }
+    }
+
+    fn is_sound(&self) -> bool {
+        match self {
+            Self::Adwin(detector) => detector.is_sound(),
+        }
+    }
+}
+
+/// Plans `adwin` or `adwin: {...}`.
+pub fn plan(value: &Value) -> Planned<Watcher> {
+    match value {
+        Value::String(name) if name == "adwin" => Ok(Watcher::Adwin(Adwin::new(0.002))),
+        _ => Err(vec![Problem::new("", "unknown-detector", "there is no such detector").help("write `adwin`")]),
+    }
+}
+
+/// What [`plan`] takes.
+pub fn schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"enum": ["adwin"]})
+}
