@@ -6,12 +6,15 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+pub mod drift;
 pub mod learner;
 mod linear;
 pub mod linear_regression;
 pub mod logistic_regression;
 #[cfg(test)]
 mod properties;
+#[allow(dead_code)] // Until all that is random uses it.
+mod random;
 #[cfg(test)]
 pub(crate) mod samples;
 
