@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::samples::{Pupil, Random, log_loss};
 use super::super::{Shape, TARGET_MAX, plan};
 
-const UPDATES: [&str; 3] = ["sgd", "adagrad", "ftrl"];
+const UPDATES: [&str; 7] = ["sgd", "momentum", "adagrad", "nag", "rmsprop", "adamw", "ftrl"];
 
 fn model(kind: &str, update: &str) -> Value {
     json!({kind: {"update": update}})
@@ -20,6 +20,9 @@ fn all_models() -> impl Iterator<Item = (&'static str, Value)> {
         let strong = [
             json!({kind: {"update": {"sgd": {"learning_rate": 1.0, "l2": 1.0}}}}),
             json!({kind: {"update": {"adagrad": {"learning_rate": 10.0, "l2": 1.0}}}}),
+            json!({kind: {"update": {"momentum": {"learning_rate": 1.0, "beta": 0.999, "l2": 1.0}}}}),
+            json!({kind: {"update": {"rmsprop": {"learning_rate": 1.0, "decay": 0.0, "l2": 1.0}}}}),
+            json!({kind: {"update": {"adamw": {"learning_rate": 1.0, "beta2": 0.0, "weight_decay": 1.0}}}}),
             json!({kind: {"update": {"ftrl": {"alpha": 10.0, "beta": 1e-12, "l1": 3.0, "l2": 2.0}}}}),
         ];
         UPDATES.map(|update| model(kind, update)).into_iter().chain(strong).map(move |model| (kind, model))
@@ -160,7 +163,9 @@ fn a_known_logistic_model_is_recovered() {
     for update in UPDATES {
         let mut random = Random::seeded(21);
         let settings = match update {
-            "sgd" => json!({"sgd": {"learning_rate": 0.005}}),
+            "sgd" | "momentum" => json!({update: {"learning_rate": 0.005}}),
+            "rmsprop" => json!({"rmsprop": {"learning_rate": 0.001}}),
+            "adamw" => json!({"adamw": {"learning_rate": 0.001, "weight_decay": 0.0}}),
             other => json!({other: {}}),
         };
         let kind = json!({"logistic_regression": {"update": settings}});
@@ -208,11 +213,12 @@ fn a_known_linear_model_is_recovered_at_any_label_scale() {
 /// A row far longer than all before would throw a plain step many times beyond the target.
 #[test]
 fn a_long_row_is_learned_towards_its_target_and_not_past_it() {
-    for update in UPDATES {
+    // Those with momentum go on in their old direction for a while; without centring, the row was no news.
+    for update in ["sgd", "adagrad", "rmsprop", "ftrl"] {
         let kind = json!({"linear_regression": {"update": {update: match update {
-            "sgd" => json!({"learning_rate": 1.0}),
-            "adagrad" => json!({"learning_rate": 10.0}),
-            _ => json!({"alpha": 10.0}),
+            "sgd" | "rmsprop" => json!({"learning_rate": 1.0}),
+            "ftrl" => json!({"alpha": 10.0}),
+            _ => json!({"learning_rate": 10.0}),
         }}}});
         let mut random = Random::seeded(6);
         let mut pupil = Pupil::new(&kind, Shape { dense: 20, active: 0, categories: 0, classes: 2 });
@@ -239,7 +245,7 @@ fn settings_are_checked_with_their_paths() {
     };
     case(json!("logistic_regresion"), "", "unknown-model");
     case(json!(3), "", "bad-value");
-    case(json!({"linear_regression": {"update": "adam"}}), "linear_regression.update", "unknown-update");
+    case(json!({"linear_regression": {"update": "adamm"}}), "linear_regression.update", "unknown-update");
     case(json!({"linear_regression": {"updat": "sgd"}}), "linear_regression.updat", "bad-value");
     let path = "linear_regression.update.sgd.learning_rate";
     case(json!({"linear_regression": {"update": {"sgd": {"learning_rate": 0}}}}), path, "out-of-range");
@@ -247,5 +253,5 @@ fn settings_are_checked_with_their_paths() {
     let both = json!({"logistic_regression": {"update": {"ftrl": {"alpha": -1, "l1": -1}}}});
     assert_eq!(plan(&both).err().expect("problems").len(), 2, "all at once");
     let design = plan(&json!("linear_regression")).expect("bare names take the defaults");
-    assert_eq!(design.parameters["update"]["adagrad"]["learning_rate"], 0.1);
+    assert_eq!(design.parameters["update"]["adagrad"]["learning_rate"], 0.5);
 }
