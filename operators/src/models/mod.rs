@@ -6,12 +6,18 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+pub mod alma;
 pub mod drift;
+mod factorization;
+mod factorization_machine;
+pub mod factorization_machine_classifier;
+pub mod factorization_machine_regressor;
 pub mod learner;
 mod linear;
 pub mod linear_regression;
 pub mod linear_svm;
 pub mod logistic_regression;
+pub mod matrix_factorization;
 pub mod passive_aggressive;
 pub mod passive_aggressive_regression;
 #[cfg(test)]
@@ -35,9 +41,13 @@ pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
+    &alma::KIND,
+    &factorization_machine_classifier::KIND,
+    &factorization_machine_regressor::KIND,
     &linear_regression::KIND,
     &linear_svm::KIND,
     &logistic_regression::KIND,
+    &matrix_factorization::KIND,
     &passive_aggressive::KIND,
     &passive_aggressive_regression::KIND,
     &softmax_regression::KIND,
