@@ -171,19 +171,21 @@ mod tests {
         for alpha in [0.5, 0.9] {
             let mut random = Random::seeded(1);
             let mut pupil = Pupil::new(&json!({"alma": {"alpha": alpha}}), shape);
-            let (mut weights, mut k, b, c) = ([0.0; 7], 1.0_f64, 1.0 / alpha, 2_f64.sqrt());
+            let (mut weights, mut k) = ([0.0; 7], 1.0_f64);
             for _ in 0..500 {
                 let active = [random.below(3) as u32, 3 + random.below(3) as u32];
                 let y = if random.uniform() < 0.2 + 0.3 * f64::from(active[0]) { 1.0 } else { -1.0 };
                 let mut x = [0.0; 7];
-                [6, active[0], active[1]].iter().for_each(|at| x[*at as usize] = 1.0 / 3_f64.sqrt());
+                for at in [6, active[0], active[1]] {
+                    x[at as usize] = 1.0 / 3_f64.sqrt();
+                }
                 let margin: f64 = weights.iter().zip(x).map(|(w, x)| w * x).sum();
                 let got = pupil.learn(&[], &active, f64::from(y > 0.0));
                 assert!((got - 0.5 * (1.0 + margin)).abs() < 1e-9, "{got}, margin {margin}");
-                if y * margin <= (1.0 - alpha) * b / k.sqrt() {
-                    weights.iter_mut().zip(x).for_each(|(w, x)| *w += c / k.sqrt() * y * x);
+                if y * margin <= (1.0 - alpha) / alpha / k.sqrt() {
+                    weights.iter_mut().zip(x).for_each(|(w, x)| *w += (2.0 / k).sqrt() * y * x);
                     let length = weights.iter().map(|w| w * w).sum::<f64>().sqrt();
-                    weights.iter_mut().for_each(|w| *w /= length.max(1.0));
+                    weights = weights.map(|w| w / length.max(1.0));
                     k += 1.0;
                 }
             }

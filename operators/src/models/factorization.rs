@@ -36,12 +36,12 @@ impl Table {
 
     #[inline]
     pub(super) fn row(&self, coordinate: usize) -> &[f64] {
-        &self.values[coordinate * (1 + self.factors)..][..1 + self.factors]
+        &self.values[coordinate * (1 + self.factors)..][..=self.factors]
     }
 
     #[inline]
     pub(super) fn row_mut(&mut self, coordinate: usize) -> &mut [f64] {
-        &mut self.values[coordinate * (1 + self.factors)..][..1 + self.factors]
+        &mut self.values[coordinate * (1 + self.factors)..][..=self.factors]
     }
 
     /// The number of coordinates.

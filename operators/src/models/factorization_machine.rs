@@ -180,19 +180,19 @@ impl<L: Loss> Model for Machine<L> {
     fn explain(&self, names: &Names) -> Explanation {
         let length = |values: &[f64]| values[1..].iter().map(|factor| factor * factor).sum::<f64>().sqrt();
         let dense = names.dense.len();
-        let named = (0..self.table.len()).filter(|at| *at < dense || self.squares.row(*at)[0] > 0.0).map(|at| {
+        let rows = (0..self.table.len()).filter(|at| *at < dense || self.squares.row(*at)[0] > 0.0).map(|at| {
             let name = if at < dense { names.dense[at].clone() } else { names.category((at - dense) as u32) };
             (name, self.table.row(at)[0], length(self.table.row(at)))
         });
-        let mut named: Vec<(String, f64, f64)> = named.collect();
-        named.sort_by(|a, b| (b.1.abs() + b.2).total_cmp(&(a.1.abs() + a.2)));
+        let mut rows: Vec<(String, f64, f64)> = rows.collect();
+        rows.sort_by(|a, b| (b.1.abs() + b.2).total_cmp(&(a.1.abs() + a.2)));
         let mut lines = vec![
             format!("sum of weights, and of products of factors for each pair of features{}", self.loss.says()),
             "importance: size of the weight, and length of the factors".to_owned(),
             format!("bias {:+.6}", self.bias[0]),
         ];
-        lines.extend(named.iter().map(|(name, weight, length)| format!("{name} {weight:+.6}, factors {length:.6}")));
-        let importances = named.into_iter().map(|(name, weight, length)| (name, weight.abs() + length)).collect();
+        lines.extend(rows.iter().map(|(name, weight, length)| format!("{name} {weight:+.6}, factors {length:.6}")));
+        let importances = rows.into_iter().map(|(name, weight, length)| (name, weight.abs() + length)).collect();
         Explanation { importances, lines }
     }
 

@@ -250,7 +250,7 @@ mod tests {
     /// What is told at x = 0 and x = 1, learned from labels of any unit.
     fn told(loss: &Value, unit: f64, mut label: impl FnMut(&mut Random, f64) -> f64) -> [f64; 2] {
         let mut random = Random::seeded(31);
-        let model = json!({"linear_regression": {"loss": loss, "update": "adagrad"}});
+        let model = json!({"linear_regression": {"loss": loss, "update": {"adagrad": {"fading": 0.0}}}});
         let mut pupil = Pupil::new(&model, Shape { dense: 1, active: 0, categories: 0, classes: 0 });
         for _ in 0..20_000 {
             let x = random.uniform();

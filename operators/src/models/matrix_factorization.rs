@@ -109,7 +109,9 @@ impl Factors {
     fn step(&mut self, row: Row<'_>, weight: f64, error: f64, old: &mut Vec<f64>) {
         let pair = &row.active[..row.active.len().min(2)];
         old.clear();
-        pair.iter().for_each(|at| old.extend_from_slice(self.table.row(*at as usize)));
+        for at in pair {
+            old.extend_from_slice(self.table.row(*at as usize));
+        }
         let norm: f64 = old.iter().map(|value| value * value).sum();
         let rate = weight * self.learning_rate;
         let rate = rate / (1.0 + rate * (2.0 + norm));
@@ -121,7 +123,9 @@ impl Factors {
             for (value, other) in values[1..].iter_mut().zip(other.iter().skip(1)) {
                 *value += rate * (error * other - self.l2 * *value);
             }
-            values.iter_mut().for_each(|value| *value = value.clamp(-Self::LARGEST, Self::LARGEST));
+            for value in values {
+                *value = value.clamp(-Self::LARGEST, Self::LARGEST);
+            }
             self.seen[*at as usize] = self.seen[*at as usize].saturating_add(1);
         }
     }

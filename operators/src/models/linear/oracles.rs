@@ -74,7 +74,7 @@ fn adagrad_is_the_textbooks() {
     for (rate, l2) in [(0.1, 0.0), (0.5, 0.01)] {
         let (mut weights, mut squares) = (BTreeMap::new(), BTreeMap::new());
         follows(
-            &json!({"logistic_regression": {"update": {"adagrad": {"learning_rate": rate, "l2": l2}}}}),
+            &json!({"logistic_regression": {"update": {"adagrad": {"learning_rate": rate, "l2": l2, "fading": 0.0}}}}),
             |xs, y, norm| {
                 let p = sigmoid(xs.iter().map(|(name, x)| weights.get(name).unwrap_or(&0.0) * x).sum());
                 for (name, x) in xs {
@@ -146,6 +146,7 @@ fn adamw_is_the_papers() {
 
 /// Algorithm 3 of "Normalized Online Learning", line by line, on columns of any scale, in the paper's units.
 #[test]
+#[allow(clippy::many_single_char_names, reason = "the paper's")]
 fn nag_is_the_papers() {
     let units = [1e6, 1.0, 1e-6];
     let shape = Shape { dense: 3, active: 0, categories: 0, classes: 2 };
