@@ -10,16 +10,17 @@ pub mod drift;
 pub mod learner;
 mod linear;
 pub mod linear_regression;
+pub mod linear_svm;
 pub mod logistic_regression;
-#[cfg(test)]
-mod oracles;
+pub mod passive_aggressive;
+pub mod passive_aggressive_regression;
 #[cfg(test)]
 mod properties;
 #[allow(dead_code)] // Until all that is random uses it.
 mod random;
 #[cfg(test)]
 pub(crate) mod samples;
-mod update;
+pub mod softmax_regression;
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -33,7 +34,14 @@ use serde_json::{Map, Value, json};
 pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
-pub static KINDS: &[&ModelKind] = &[&linear_regression::KIND, &logistic_regression::KIND];
+pub static KINDS: &[&ModelKind] = &[
+    &linear_regression::KIND,
+    &linear_svm::KIND,
+    &logistic_regression::KIND,
+    &passive_aggressive::KIND,
+    &passive_aggressive_regression::KIND,
+    &softmax_regression::KIND,
+];
 
 /// A model's entry; its plan checks the hyper-parameters.
 pub type ModelKind = Kind<fn(&Value) -> Planned<Design>>;
