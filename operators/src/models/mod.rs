@@ -6,6 +6,8 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+mod bayes;
+pub mod gaussian_naive_bayes;
 pub mod learner;
 mod linear;
 pub mod linear_regression;
@@ -14,8 +16,10 @@ pub mod logistic_regression;
 mod oracles;
 #[cfg(test)]
 mod properties;
+mod ranges;
 #[cfg(test)]
 pub(crate) mod samples;
+mod sums;
 mod update;
 
 use std::borrow::Cow;
@@ -30,7 +34,7 @@ use serde_json::{Map, Value, json};
 pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
-pub static KINDS: &[&ModelKind] = &[&linear_regression::KIND, &logistic_regression::KIND];
+pub static KINDS: &[&ModelKind] = &[&gaussian_naive_bayes::KIND, &linear_regression::KIND, &logistic_regression::KIND];
 
 /// A model's entry; its plan checks the hyper-parameters.
 pub type ModelKind = Kind<fn(&Value) -> Planned<Design>>;
