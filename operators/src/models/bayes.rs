@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::sums::{Double, Number, Sums};
-use super::{Example, Names, Shape};
+use super::{Example, Explanation, Names, Shape};
 
 /// How many classes rows of this shape are in.
 pub(super) fn classes(shape: Shape) -> usize {
@@ -72,10 +72,9 @@ impl Classes {
     /// The shares of classes, for people.
     pub(super) fn lines(&self, names: &Names) -> impl Iterator<Item = String> {
         let share = |weight: f64| 100.0 * weight / self.total.max(f64::MIN_POSITIVE);
-        self.weights
-            .iter()
-            .enumerate()
-            .map(move |(class, weight)| format!("class {}: {:.2} % of the examples", class_name(names, class), share(*weight)))
+        self.weights.iter().enumerate().map(move |(class, weight)| {
+            format!("class {}: {:.2} % of the examples", class_name(names, class), share(*weight))
+        })
     }
 
     pub(super) fn fits(&self, classes: usize) -> bool {
@@ -188,6 +187,24 @@ pub(super) fn posterior(logarithms: &[f64], outputs: &mut [f64]) {
         sum += *output;
     }
     outputs.iter_mut().for_each(|output| *output /= sum);
+}
+
+/// Explains a table of shares: for each class one for each number.
+pub(super) fn explain_shares(classes: &Classes, shares: &[f64], names: &Names, mut lines: Vec<String>) -> Explanation {
+    let numbers = shares.len() / classes.len();
+    let seen = || (0..classes.len()).filter(|class| classes.weight(*class) > 0.0);
+    let name = |at: usize| names.dense.get(at).cloned().unwrap_or_else(|| format!("number {at}"));
+    let difference = |at: usize| {
+        let of = |class: usize| shares[class * numbers + at];
+        seen().map(of).fold(f64::NEG_INFINITY, f64::max) - seen().map(of).fold(f64::INFINITY, f64::min)
+    };
+    let mut order: Vec<(usize, f64)> = (0..numbers).map(|at| (at, difference(at).max(0.0))).collect();
+    order.sort_by(|a, b| b.1.total_cmp(&a.1));
+    for (at, _) in &order {
+        let of = |class: usize| format!("  {}: {:.6}", class_name(names, class), shares[class * numbers + at]);
+        lines.push(name(*at) + &seen().map(of).collect::<String>());
+    }
+    Explanation { importances: order.into_iter().map(|(at, difference)| (name(at), difference)).collect(), lines }
 }
 
 #[cfg(test)]

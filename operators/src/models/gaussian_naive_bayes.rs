@@ -206,8 +206,10 @@ impl Model for GaussianBayes {
         let mut order: Vec<(usize, f64)> = (0..numbers).map(|at| (at, apart(at))).collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1));
         let name = |at: usize| names.dense.get(at).cloned().unwrap_or_else(|| format!("number {at}"));
-        let mut lines =
-            vec!["mean ± standard deviation in each class; importance: share of the variance that lies between classes".to_owned()];
+        let mut lines = vec![
+            "mean ± standard deviation in each class; importance: share of the variance that lies between classes"
+                .to_owned(),
+        ];
         lines.extend(self.classes.lines(names));
         for (at, _) in &order {
             let mut line = name(*at);

@@ -7,11 +7,16 @@
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
 mod bayes;
+pub mod bernoulli_naive_bayes;
 pub mod gaussian_naive_bayes;
 pub mod learner;
 mod linear;
 pub mod linear_regression;
 pub mod logistic_regression;
+pub mod multinomial_naive_bayes;
+pub mod nearest_neighbors;
+pub mod nearest_neighbors_regression;
+mod neighbors;
 #[cfg(test)]
 mod oracles;
 #[cfg(test)]
@@ -34,7 +39,15 @@ use serde_json::{Map, Value, json};
 pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
-pub static KINDS: &[&ModelKind] = &[&gaussian_naive_bayes::KIND, &linear_regression::KIND, &logistic_regression::KIND];
+pub static KINDS: &[&ModelKind] = &[
+    &bernoulli_naive_bayes::KIND,
+    &gaussian_naive_bayes::KIND,
+    &linear_regression::KIND,
+    &logistic_regression::KIND,
+    &multinomial_naive_bayes::KIND,
+    &nearest_neighbors::KIND,
+    &nearest_neighbors_regression::KIND,
+];
 
 /// A model's entry; its plan checks the hyper-parameters.
 pub type ModelKind = Kind<fn(&Value) -> Planned<Design>>;

@@ -266,7 +266,8 @@ impl Sums {
         let whole = i128::from(limbs[top] as i64) << 64 | i128::from(below(1));
         let high = whole as f64;
         let rest = whole.wrapping_sub(high as i128);
-        let rest = if rest == i128::from(rest as i64) { rest as i64 as f64 } else { (rest >> 11) as i64 as f64 * 2048.0 };
+        let rest =
+            if rest == i128::from(rest as i64) { rest as i64 as f64 } else { (rest >> 11) as i64 as f64 * 2048.0 };
         let low = rest + below(2) as f64 * power(-64);
         Double { high: high * unit, low: low * unit }
     }
