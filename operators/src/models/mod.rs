@@ -8,9 +8,11 @@
 
 mod bayes;
 pub mod bernoulli_naive_bayes;
+mod discriminant;
 pub mod gaussian_naive_bayes;
 pub mod learner;
 mod linear;
+pub mod linear_discriminant;
 pub mod linear_regression;
 pub mod logistic_regression;
 pub mod multinomial_naive_bayes;
@@ -21,10 +23,13 @@ mod neighbors;
 mod oracles;
 #[cfg(test)]
 mod properties;
+pub mod quadratic_discriminant;
 mod ranges;
+pub mod ridge_regression;
 #[cfg(test)]
 pub(crate) mod samples;
 mod sums;
+mod symmetric;
 mod update;
 
 use std::borrow::Cow;
@@ -42,11 +47,14 @@ pub use learner::{Learner, Matrix, Predictor};
 pub static KINDS: &[&ModelKind] = &[
     &bernoulli_naive_bayes::KIND,
     &gaussian_naive_bayes::KIND,
+    &linear_discriminant::KIND,
     &linear_regression::KIND,
     &logistic_regression::KIND,
     &multinomial_naive_bayes::KIND,
     &nearest_neighbors::KIND,
     &nearest_neighbors_regression::KIND,
+    &quadratic_discriminant::KIND,
+    &ridge_regression::KIND,
 ];
 
 /// A model's entry; its plan checks the hyper-parameters.

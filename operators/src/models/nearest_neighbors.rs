@@ -78,7 +78,9 @@ impl Model for Neighbors {
         let mut lines = self.window.lines(names);
         lines.push("importance: squared correlation with the class's number, within the window".to_owned());
         let counted = counts.iter().enumerate().filter(|(_, count)| **count > 0);
-        lines.extend(counted.map(|(class, count)| format!("class {}: {count} examples", bayes::class_name(names, class))));
+        lines.extend(
+            counted.map(|(class, count)| format!("class {}: {count} examples", bayes::class_name(names, class))),
+        );
         Explanation { importances: self.window.importances(names), lines }
     }
 

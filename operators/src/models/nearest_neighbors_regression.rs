@@ -24,7 +24,8 @@ pub static KIND: ModelKind = Kind {
 fn plan(value: &Value) -> Planned<Design> {
     let config = Config::checked(value)?;
     let parameters = serde_json::to_value(config).expect("numbers can be written");
-    let make = move |shape| Erased::new(Neighbors { window: Window::new(shape, config) }, Task::Regression, shape).boxed();
+    let make =
+        move |shape| Erased::new(Neighbors { window: Window::new(shape, config) }, Task::Regression, shape).boxed();
     Ok(Design::new(KIND.name, Task::Regression, parameters, Arc::new(make)))
 }
 

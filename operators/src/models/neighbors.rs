@@ -211,7 +211,10 @@ impl Window {
         let votes = if weighted { ", each by the reciprocal of its distance" } else { "" };
         let mut lines = vec![
             format!("the {neighbors} nearest of the last {} examples (at most {window}){votes}", self.len()),
-            format!("distance: numbers in standard deviations; two categories of a column are {:.3} apart", MISMATCH.sqrt()),
+            format!(
+                "distance: numbers in standard deviations; two categories of a column are {:.3} apart",
+                MISMATCH.sqrt()
+            ),
         ];
         lines.extend(self.factors.iter().enumerate().map(|(at, factor)| {
             let name = names.dense.get(at).cloned().unwrap_or_else(|| format!("number {at}"));
