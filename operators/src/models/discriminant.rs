@@ -9,7 +9,7 @@ use millstream_engine::catalogue::{Planned, configuration};
 
 use super::bayes::{self, Categories, Classes};
 use super::ranges::Ranges;
-use super::sums::{Number, Sums, counted};
+use super::sums::{Double, Number, Sums, counted};
 use super::symmetric::{cell, cells};
 use super::{Example, Row, Shape};
 
@@ -58,7 +58,29 @@ pub(super) struct Scatter {
     /// For each group of classes the sums of products of numbers: the lower half, row after row.
     products: Sums,
     #[serde(skip)]
-    scratch: Vec<Number>,
+    work: Work,
+}
+
+/// Room to work in; no part of the state.
+#[derive(Debug, Default)]
+struct Work {
+    numbers: Vec<Number>,
+    /// For each class and number.
+    cells: Vec<Cell>,
+}
+
+impl Clone for Work {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// The sum of a class's numbers; their mean; and what is left of the sum without so many means, by rounding.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    sum: Double,
+    mean: f64,
+    rest: f64,
 }
 
 /// Where the examples of all classes lie, and each class's.
@@ -104,7 +126,7 @@ impl Scatter {
             categories: Categories::new(shape.categories, classes),
             firsts: Sums::new(classes * shape.dense),
             products: Sums::new(groups * cells(shape.dense)),
-            scratch: Vec::new(),
+            work: Work::default(),
         }
     }
 
@@ -121,22 +143,17 @@ impl Scatter {
     fn change(&mut self, row: Row<'_>, class: usize, weight: Number) {
         self.classes.add(class, weight);
         self.categories.add(row.active, class, &self.classes, weight);
-        self.scratch.clear();
-        self.scratch.extend(row.dense.iter().map(|x| Number::of(*x)));
+        self.work.numbers.clear();
+        self.work.numbers.extend(row.dense.iter().map(|x| Number::of(*x)));
         let one_group = self.products.len() == cells(self.numbers);
         let first = if one_group { 0 } else { class * cells(self.numbers) };
-        for (at, x) in self.scratch.iter().enumerate() {
+        for (at, x) in self.work.numbers.iter().enumerate() {
             let term = x.weighted(weight);
             self.firsts.add(class * self.numbers + at, term);
-            for (other, y) in self.scratch[..=at].iter().enumerate() {
+            for (other, y) in self.work.numbers[..=at].iter().enumerate() {
                 self.products.add(first + cell(at, other), term.times(*y));
             }
         }
-    }
-
-    /// How much the examples of a group weigh.
-    pub(super) fn weight(&self, group: Option<usize>) -> f64 {
-        group.map_or(self.classes.total(), |class| self.classes.weight(class))
     }
 
     /// The sums of products of the differences from the class's means, over a class or over all: the lower half.
@@ -147,39 +164,54 @@ impl Scatter {
             for other in 0..=at {
                 let mut left = self.products.double(first + cell(at, other));
                 let mut rests = 0.0;
-                for class in classes.clone().filter(|class| self.classes.weight(*class) > 0.0) {
-                    let weight = self.classes.exact_weight(class);
-                    let [own, others] = [at, other].map(|at| self.firsts.double(class * self.numbers + at));
-                    let [mean, other_mean] = [own, others].map(|sum| sum.value() / weight.high);
-                    left = left.minus(mean, others);
-                    rests += other_mean * own.minus(mean, weight).value();
+                for class in classes.clone() {
+                    let cells = &self.work.cells[class * self.numbers..][..self.numbers];
+                    left = left.minus(cells[at].mean, cells[other].sum);
+                    rests += cells[other].mean * cells[at].rest;
                 }
                 matrix[cell(at, other)] = left.value() - rests;
             }
         }
     }
 
+    /// Reads each class's sums of numbers.
+    fn read(&mut self) {
+        let Self { work, classes, firsts, numbers, .. } = self;
+        work.cells.clear();
+        for class in 0..classes.len() {
+            let weight = classes.exact_weight(class);
+            work.cells.extend((class * *numbers..(class + 1) * *numbers).map(|at| {
+                if classes.weight(class) <= 0.0 {
+                    return Cell::default();
+                }
+                let sum = firsts.double(at);
+                let mean = sum.value() / weight.high;
+                Cell { sum, mean, rest: sum.minus(mean, weight).value() }
+            }));
+        }
+    }
+
     /// Says where all lie, and gives for each group the covariances of the standardised numbers, shrunk.
-    pub(super) fn places(&self, places: &mut Places, covariances: &mut [f64]) {
+    /// There must be examples, and numbers.
+    pub(super) fn places(&mut self, places: &mut Places, covariances: &mut [f64]) {
         let (numbers, size) = (self.numbers, cells(self.numbers));
         let one_group = self.products.len() == size;
-        if self.classes.total() <= 0.0 {
-            *places = Places::new(numbers, self.classes.len());
-        }
-        for (group, matrix) in covariances.chunks_exact_mut(size.max(1)).enumerate() {
-            self.within((!one_group).then_some(group), matrix);
+        let group = |group: usize| (!one_group).then_some(group);
+        self.read();
+        for (at, matrix) in covariances.chunks_exact_mut(size).enumerate() {
+            self.within(group(at), matrix);
         }
         self.locate(places, covariances);
         let more = self.config.shrinkage * numbers as f64;
-        for (group, matrix) in covariances.chunks_exact_mut(size.max(1)).enumerate() {
-            let weight = self.weight((!one_group).then_some(group));
-            for at in 0..numbers {
-                for other in 0..=at {
-                    let spread = places.deviations[at] * places.deviations[other];
-                    let own = if spread > 0.0 { matrix[cell(at, other)] / spread } else { 0.0 };
-                    let added = if at == other { more } else { 0.0 };
-                    matrix[cell(at, other)] = (own + added) / (weight + more);
+        for (at, matrix) in covariances.chunks_exact_mut(size).enumerate() {
+            let whole = group(at).map_or(self.classes.total(), |class| self.classes.weight(class)) + more;
+            for row in 0..numbers {
+                let own = &mut matrix[cells(row)..=cell(row, row)];
+                for (value, deviation) in own.iter_mut().zip(&places.deviations) {
+                    let spread = places.deviations[row] * deviation;
+                    *value = if spread > 0.0 { *value / (spread * whole) } else { 0.0 };
                 }
+                own[row] += more / whole;
             }
         }
     }
@@ -188,7 +220,7 @@ impl Scatter {
     fn locate(&self, places: &mut Places, spreads: &[f64]) {
         let (numbers, total) = (self.numbers, self.classes.total());
         let seen = || (0..self.classes.len()).filter(|class| self.classes.weight(*class) > 0.0);
-        let mean = |class: usize, at: usize| self.firsts.value(class * numbers + at) / self.classes.weight(class);
+        let mean = |class: usize, at: usize| self.work.cells[class * numbers + at].mean;
         for at in 0..numbers {
             let overall: f64 = seen().map(|class| self.classes.weight(class) / total * mean(class, at)).sum();
             let inside: f64 = spreads.chunks_exact(cells(numbers)).map(|group| group[cell(at, at)].max(0.0)).sum();

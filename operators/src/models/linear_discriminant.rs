@@ -54,8 +54,14 @@ impl Linear {
 
     /// Solves for the weights anew, if it is time for that.
     fn refresh(&mut self) {
-        let numbers = self.scatter.numbers;
-        if !due(self.biases.len(), numbers, self.scatter.examples) {
+        let (numbers, classes) = (self.scatter.numbers, self.biases.len());
+        if numbers == 0 || !due(classes, numbers, self.scatter.examples) {
+            return;
+        }
+        if self.scatter.classes.total() <= 0.0 {
+            self.places = Places::new(numbers, classes);
+            self.weights.fill(0.0);
+            self.biases.fill(0.0);
             return;
         }
         let mut covariance = vec![0.0; cells(numbers)];

@@ -10,6 +10,7 @@ mod bayes;
 pub mod bernoulli_naive_bayes;
 mod discriminant;
 pub mod gaussian_naive_bayes;
+pub mod k_means;
 pub mod learner;
 mod linear;
 pub mod linear_discriminant;
@@ -47,6 +48,7 @@ pub use learner::{Learner, Matrix, Predictor};
 pub static KINDS: &[&ModelKind] = &[
     &bernoulli_naive_bayes::KIND,
     &gaussian_naive_bayes::KIND,
+    &k_means::KIND,
     &linear_discriminant::KIND,
     &linear_regression::KIND,
     &logistic_regression::KIND,

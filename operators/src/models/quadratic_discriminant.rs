@@ -59,8 +59,14 @@ impl Quadratic {
 
     /// Factors the covariances anew, if it is time for that.
     fn refresh(&mut self) {
-        let numbers = self.scatter.numbers;
-        if numbers == 0 || !due(self.determinants.len(), numbers, self.scatter.examples) {
+        let (numbers, classes) = (self.scatter.numbers, self.determinants.len());
+        if numbers == 0 || !due(classes, numbers, self.scatter.examples) {
+            return;
+        }
+        if self.scatter.classes.total() <= 0.0 {
+            self.places = Places::new(numbers, classes);
+            self.factors.fill(0.0);
+            self.determinants.fill(0.0);
             return;
         }
         self.scatter.places(&mut self.places, &mut self.factors);

@@ -77,7 +77,26 @@ struct Ridge {
     pairs: Sums,
     solution: Solution,
     #[serde(skip)]
-    scratch: Vec<Number>,
+    work: Work,
+}
+
+/// Room to work in; no part of the state.
+#[derive(Debug, Default)]
+struct Work {
+    /// An example's numbers and its target.
+    row: Vec<Number>,
+    /// The sums of the numbers and the target, and what is left of each without so many means, by rounding.
+    sums: Vec<(Double, f64)>,
+    /// The coordinates that vary, and their equations.
+    used: Vec<usize>,
+    matrix: Vec<f64>,
+    b: Vec<f64>,
+}
+
+impl Clone for Work {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// What follows from the sums.
@@ -108,7 +127,7 @@ impl Ridge {
                 deviations: vec![0.0; variables],
                 weights: vec![0.0; numbers + categories + 1],
             },
-            scratch: Vec::new(),
+            work: Work::default(),
         }
     }
 
@@ -123,20 +142,20 @@ impl Ridge {
             return;
         }
         let variables = self.numbers + 1;
-        self.scratch.clear();
-        self.scratch.extend(row.dense.iter().chain([&target]).map(|x| Number::of(*x)));
+        self.work.row.clear();
+        self.work.row.extend(row.dense.iter().chain([&target]).map(|x| Number::of(*x)));
         self.firsts.add(0, weight.term());
-        for (at, x) in self.scratch.iter().enumerate() {
+        for (at, x) in self.work.row.iter().enumerate() {
             let term = x.weighted(weight);
             self.firsts.add(1 + at, term);
-            for (other, y) in self.scratch[..=at].iter().enumerate() {
+            for (other, y) in self.work.row[..=at].iter().enumerate() {
                 self.products.add(cell(at, other), term.times(*y));
             }
         }
         for (place, category) in row.active.iter().enumerate() {
             let category = self.folded(*category);
             self.firsts.add(1 + variables + category, weight.term());
-            for (at, x) in self.scratch.iter().enumerate() {
+            for (at, x) in self.work.row.iter().enumerate() {
                 self.inside.add(category * variables + at, x.weighted(weight));
             }
             self.pairs.add(cell(category, category), weight.term());
@@ -165,37 +184,45 @@ impl Ridge {
         for at in 0..=self.numbers {
             means[at] = self.firsts.value(1 + at) / weight.high;
         }
-        let rest: Vec<f64> =
-            (0..=self.numbers).map(|at| self.firsts.double(1 + at).minus(means[at], weight).value()).collect();
+        let mut work = std::mem::take(&mut self.work);
+        work.sums.clear();
+        work.sums.extend((0..=self.numbers).map(|at| {
+            let sum = self.firsts.double(1 + at);
+            (sum, sum.minus(self.solution.means[at], weight).value())
+        }));
         for at in 0..=self.numbers {
-            let variance = self.deviation_products(at, at, rest[at]) / weight.high;
+            let variance = self.deviation_products(at, at, &work.sums) / weight.high;
             let mean = self.solution.means[at];
             self.solution.deviations[at] = if variance > mean * mean * CONSTANT { variance.sqrt() } else { 0.0 };
         }
-        let used = self.used();
-        let (mut matrix, mut b) = (Vec::with_capacity(cells(used.len())), Vec::with_capacity(used.len()));
-        for (row, at) in used.iter().enumerate() {
-            matrix.extend(used[..=row].iter().map(|other| self.centred(*at, *other, &rest)));
-            *matrix.last_mut().expect("a row has a diagonal") += self.config.l2;
-            b.push(self.centred_target(*at, &rest));
-        }
-        factor(&mut matrix, used.len());
-        solve(&matrix, &mut b);
+        self.equations(&mut work);
+        factor(&mut work.matrix, work.used.len());
+        solve(&work.matrix, &mut work.b);
         let mut bias = 0.0;
-        for (at, x) in used.iter().zip(b) {
-            self.solution.weights[*at] = x;
+        for (at, x) in work.used.iter().zip(&work.b) {
+            self.solution.weights[*at] = *x;
             if *at >= self.numbers {
                 bias -= x * self.share(*at - self.numbers);
             }
         }
         *self.solution.weights.last_mut().expect("there is what is added") = bias;
+        self.work = work;
     }
 
-    /// The coordinates that vary.
-    fn used(&self) -> Vec<usize> {
+    /// Writes down the normal equations of the coordinates that vary.
+    fn equations(&self, work: &mut Work) {
+        let Work { sums, used, matrix, b, .. } = work;
+        used.clear();
         let numbers = (0..self.numbers).filter(|at| self.solution.deviations[*at] > 0.0);
         let categories = (0..self.categories).filter(|category| self.category(*category).high > 0.0);
-        numbers.chain(categories.map(|category| self.numbers + category)).collect()
+        used.extend(numbers.chain(categories.map(|category| self.numbers + category)));
+        matrix.clear();
+        b.clear();
+        for (row, at) in used.iter().enumerate() {
+            matrix.extend(used[..=row].iter().map(|other| self.centred(*at, *other, sums)));
+            *matrix.last_mut().expect("a row has a diagonal") += self.config.l2;
+            b.push(self.centred_target(*at, sums));
+        }
     }
 
     /// The weight of a category's examples.
@@ -208,20 +235,19 @@ impl Ridge {
         self.category(category).high / self.firsts.value(0)
     }
 
-    /// The sum of the products of two numbers' differences from their means; `rest` is what is left of the first one's sum.
+    /// The sum of the products of two numbers' differences from their means.
     #[inline]
-    fn deviation_products(&self, at: usize, other: usize, rest: f64) -> f64 {
+    fn deviation_products(&self, at: usize, other: usize, sums: &[(Double, f64)]) -> f64 {
         let means = &self.solution.means;
-        let sum = self.firsts.double(1 + other);
-        self.products.double(cell(at, other)).minus(means[at], sum).value() - means[other] * rest
+        self.products.double(cell(at, other)).minus(means[at], sums[other].0).value() - means[other] * sums[at].1
     }
 
     /// The sum of the products of two coordinates' differences from their means, numbers standardised; the first is not
     /// before the second.
-    fn centred(&self, at: usize, other: usize, rest: &[f64]) -> f64 {
+    fn centred(&self, at: usize, other: usize, sums: &[(Double, f64)]) -> f64 {
         let deviations = &self.solution.deviations;
         if at < self.numbers {
-            return self.deviation_products(at, other, rest[at]) / deviations[at] / deviations[other];
+            return self.deviation_products(at, other, sums) / (deviations[at] * deviations[other]);
         }
         let category = at - self.numbers;
         if other < self.numbers {
@@ -238,13 +264,13 @@ impl Ridge {
     }
 
     /// The same of a coordinate and the target.
-    fn centred_target(&self, at: usize, rest: &[f64]) -> f64 {
+    fn centred_target(&self, at: usize, sums: &[(Double, f64)]) -> f64 {
         let target = self.numbers;
         if self.solution.deviations[target] <= 0.0 {
             0.0
         } else if at < self.numbers {
             let deviations = self.solution.deviations[at] * self.solution.deviations[target];
-            self.deviation_products(target, at, rest[target]) / deviations
+            self.deviation_products(target, at, sums) / deviations
         } else {
             self.in_category(at - self.numbers, target)
         }
