@@ -6,21 +6,39 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+mod bayes;
+pub mod bernoulli_naive_bayes;
+mod discriminant;
 pub mod drift;
+pub mod gaussian_naive_bayes;
+pub mod k_means;
 pub mod learner;
 mod linear;
+pub mod linear_discriminant;
 pub mod linear_regression;
 pub mod linear_svm;
 pub mod logistic_regression;
+pub mod multinomial_naive_bayes;
+pub mod nearest_neighbors;
+pub mod nearest_neighbors_regression;
+mod neighbors;
+#[cfg(test)]
+mod oracles;
 pub mod passive_aggressive;
 pub mod passive_aggressive_regression;
 #[cfg(test)]
 mod properties;
+pub mod quadratic_discriminant;
 #[allow(dead_code)] // Until all that is random uses it.
 mod random;
+mod ranges;
+pub mod ridge_regression;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod softmax_regression;
+mod sums;
+mod symmetric;
+mod update;
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -35,11 +53,20 @@ pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
+    &bernoulli_naive_bayes::KIND,
+    &gaussian_naive_bayes::KIND,
+    &k_means::KIND,
+    &linear_discriminant::KIND,
     &linear_regression::KIND,
     &linear_svm::KIND,
     &logistic_regression::KIND,
+    &multinomial_naive_bayes::KIND,
+    &nearest_neighbors::KIND,
+    &nearest_neighbors_regression::KIND,
     &passive_aggressive::KIND,
     &passive_aggressive_regression::KIND,
+    &quadratic_discriminant::KIND,
+    &ridge_regression::KIND,
     &softmax_regression::KIND,
 ];
 
