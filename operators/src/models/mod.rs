@@ -6,13 +6,16 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+pub mod adaptive_random_forest;
 mod bayes;
 pub mod bernoulli_naive_bayes;
 mod discriminant;
 pub mod drift;
 pub mod gaussian_naive_bayes;
+pub mod hoeffding_tree;
 pub mod k_means;
 pub mod learner;
+pub mod leveraging_bagging;
 mod linear;
 pub mod linear_discriminant;
 pub mod linear_regression;
@@ -22,6 +25,7 @@ pub mod multinomial_naive_bayes;
 pub mod nearest_neighbors;
 pub mod nearest_neighbors_regression;
 mod neighbors;
+pub mod online_bagging;
 #[cfg(test)]
 mod oracles;
 pub mod passive_aggressive;
@@ -36,8 +40,10 @@ pub mod ridge_regression;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod softmax_regression;
+pub mod streaming_random_patches;
 mod sums;
 mod symmetric;
+mod trees;
 mod update;
 
 use std::borrow::Cow;
@@ -53,9 +59,12 @@ pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
+    &adaptive_random_forest::KIND,
     &bernoulli_naive_bayes::KIND,
     &gaussian_naive_bayes::KIND,
+    &hoeffding_tree::KIND,
     &k_means::KIND,
+    &leveraging_bagging::KIND,
     &linear_discriminant::KIND,
     &linear_regression::KIND,
     &linear_svm::KIND,
@@ -63,11 +72,13 @@ pub static KINDS: &[&ModelKind] = &[
     &multinomial_naive_bayes::KIND,
     &nearest_neighbors::KIND,
     &nearest_neighbors_regression::KIND,
+    &online_bagging::KIND,
     &passive_aggressive::KIND,
     &passive_aggressive_regression::KIND,
     &quadratic_discriminant::KIND,
     &ridge_regression::KIND,
     &softmax_regression::KIND,
+    &streaming_random_patches::KIND,
 ];
 
 /// A model's entry; its plan checks the hyper-parameters.
