@@ -6,6 +6,7 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+pub mod half_space_trees;
 pub mod learner;
 mod linear;
 pub mod linear_regression;
@@ -14,6 +15,7 @@ pub mod logistic_regression;
 mod oracles;
 #[cfg(test)]
 mod properties;
+mod random;
 #[cfg(test)]
 pub(crate) mod samples;
 mod update;
@@ -30,7 +32,7 @@ use serde_json::{Map, Value, json};
 pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
-pub static KINDS: &[&ModelKind] = &[&linear_regression::KIND, &logistic_regression::KIND];
+pub static KINDS: &[&ModelKind] = &[&half_space_trees::KIND, &linear_regression::KIND, &logistic_regression::KIND];
 
 /// A model's entry; its plan checks the hyper-parameters.
 pub type ModelKind = Kind<fn(&Value) -> Planned<Design>>;
