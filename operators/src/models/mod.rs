@@ -6,6 +6,7 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+pub mod drift;
 pub mod half_space_trees;
 pub mod learner;
 mod linear;
@@ -15,6 +16,7 @@ pub mod logistic_regression;
 mod oracles;
 #[cfg(test)]
 mod properties;
+#[allow(dead_code)] // Until all that is random uses it.
 mod random;
 #[cfg(test)]
 pub(crate) mod samples;
