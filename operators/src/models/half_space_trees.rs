@@ -21,9 +21,9 @@ pub static KIND: ModelKind = Kind {
     about: "How unusual a row is, from 0 to 1: few rows of the last window lay near it.\n\n\
             Half-space trees (Tan, Ting, Liu 2011). Each tree halves the space of the rows along columns drawn by chance, and counts how many rows of \
             a window fell into each part. Rows are judged by the counts of the last complete window; until there is one, each gives 0. \
-            The score is 1 / (1 + d), where d is the density of the rows around: 1, and so a score of 0.5, where they lie as dense as if they were \
-            spread evenly over the space; the emptier it is around a row, the nearer its score is to 1. \
-            Columns of numbers are put between their smallest and largest values so far. Categories have a place by chance, another one in each tree. \
+            The score is the logarithm of the density of rows around (a mean over the trees), put between 0, where all rows of the window lie in the smallest part \
+            with this one, and 1, where none does. Columns of numbers are measured between their smallest and largest values in the window before, \
+            so a wild value blurs them no longer than that. Categories have a place by chance, another one in each tree. \
             Finds single odd rows; a crowd of them that fills a window becomes usual.",
     schema: schema_of::<Config>,
     example: "trees: 20\nwindow: 500",
@@ -85,6 +85,36 @@ struct Cut {
     at: f32,
 }
 
+/// The smallest and the largest of some numbers; the wrong way around where there are none.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct Limits {
+    low: f64,
+    high: f64,
+}
+
+impl Limits {
+    const NONE: Self = Self { low: f64::MAX, high: f64::MIN };
+
+    #[inline]
+    fn widen(&mut self, x: f64) {
+        (self.low, self.high) = (self.low.min(x), self.high.max(x));
+    }
+
+    /// Where a number is: what is within the limits is in [0, 1], what is beyond them is not.
+    #[inline]
+    fn place(self, x: f64) -> f64 {
+        // Halves, so that differences of the largest numbers are finite.
+        let (above, range) = (0.5 * x - 0.5 * self.low, 0.5 * self.high - 0.5 * self.low);
+        if range > 0.0 {
+            above / range
+        } else if x == self.low {
+            0.5
+        } else {
+            f64::INFINITY.copysign(above)
+        }
+    }
+}
+
 /// How many rows fell into a part of the space.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 struct Mass {
@@ -109,8 +139,12 @@ struct Stored {
     config: Config,
     /// How many columns of categories there are.
     active: u32,
-    /// The smallest and the largest of each number so far; the wrong way around before the first row.
-    limits: Vec<(f64, f64)>,
+    /// Between what each number is measured where rows are judged.
+    reference: Vec<Limits>,
+    /// Between what it is measured where rows are counted: its limits in the window before, or in the first window those so far.
+    latest: Vec<Limits>,
+    /// The limits in the present window.
+    present: Vec<Limits>,
     /// How many rows the present window has.
     filled: f64,
     /// Whether there is a complete window.
@@ -126,7 +160,7 @@ impl TryFrom<Stored> for HalfSpaceTrees {
         if config.check().is_err() || stored.masses.len() != config.trees as usize * config.parts() {
             return Err("the counts are not those of the trees");
         }
-        let columns = stored.limits.len() + stored.active as usize;
+        let columns = stored.present.len() + stored.active as usize;
         let cuts = (0..config.trees).flat_map(|tree| cuts(config, columns, tree)).collect();
         Ok(Self { stored, cuts })
     }
@@ -176,37 +210,10 @@ fn cuts(config: Config, columns: usize, tree: u32) -> Vec<Cut> {
 impl HalfSpaceTrees {
     fn new(config: Config, shape: Shape) -> Self {
         let masses = vec![Mass::default(); config.trees as usize * config.parts()];
-        let limits = vec![(f64::MAX, f64::MIN); shape.dense];
-        let stored = Stored { config, active: shape.active as u32, limits, filled: 0.0, judges: false, masses };
+        let present = vec![Limits::NONE; shape.dense];
+        let (reference, latest, active) = (present.clone(), present.clone(), shape.active as u32);
+        let stored = Stored { config, active, reference, latest, present, filled: 0.0, judges: false, masses };
         Self::try_from(stored).expect("it has been made to fit")
-    }
-
-    /// Puts the numbers between their limits: what was seen so far is in [0, 1], and what goes beyond is not.
-    #[inline]
-    fn place(&self, row: Row<'_>, places: &mut Vec<f64>) {
-        places.clear();
-        places.extend(row.dense.iter().zip(&self.stored.limits).map(|(x, (low, high))| {
-            // Halves, so that differences of the largest numbers are finite.
-            let (above, range) = (0.5 * x - 0.5 * low, 0.5 * high - 0.5 * low);
-            if range > 0.0 {
-                above / range
-            } else if x == low {
-                0.5
-            } else {
-                f64::INFINITY.copysign(above)
-            }
-        }));
-    }
-
-    /// Widens the limits to the row's numbers; true if any went beyond.
-    #[inline]
-    fn widen(&mut self, dense: &[f64]) -> bool {
-        let mut widened = false;
-        for ((low, high), x) in self.stored.limits.iter_mut().zip(dense) {
-            widened |= *x < *low || *x > *high;
-            (*low, *high) = (low.min(*x), high.max(*x));
-        }
-        widened
     }
 
     /// The halves' index below part `part` of a tree.
@@ -223,28 +230,32 @@ impl HalfSpaceTrees {
         2 * part + 1 + usize::from(place >= f64::from(cut.at))
     }
 
-    /// How dense the rows lay around this one, on average over the trees: 1 if they were spread evenly.
-    /// The way down ends where so few rows are left that they say nothing more.
+    /// How rare such a row is, from 0 to 1. The way down a tree ends where so few rows are left that they say nothing more.
     #[inline]
-    fn density(&self, places: &[f64], active: &[u32]) -> f64 {
-        let Config { height, window, .. } = self.stored.config;
+    fn rarity(&self, places: &[f64], active: &[u32]) -> f64 {
+        let Config { height, window, trees, .. } = self.stored.config;
         let few = 0.1 * window as f32;
         let (cuts, parts) = ((1 << height) - 1, self.stored.config.parts());
-        let trees = self.cuts.chunks_exact(cuts).zip(self.stored.masses.chunks_exact(parts)).enumerate();
-        let sum: f64 = trees
-            .map(|(tree, (cuts, masses))| {
-                let (mut part, mut volume) = (0, 1.0);
-                for _ in 0..height {
-                    if masses[part].reference < few {
-                        break;
-                    }
-                    part = self.below(cuts, part, tree, places, active);
-                    volume *= 2.0;
-                }
-                f64::from(masses[part].reference) * volume
-            })
-            .sum();
-        sum / (f64::from(self.stored.config.trees) * f64::from(window))
+        // The logarithm of the product of the densities, in parts that neither overflow nor vanish.
+        let (mut logarithm, mut product, mut depths) = (0.0, 1.0, 0);
+        for tree in 0..trees as usize {
+            let (cuts, masses) = (&self.cuts[tree * cuts..][..cuts], &self.stored.masses[tree * parts..][..parts]);
+            let (mut part, mut depth) = (0, 0);
+            while depth < height && masses[part].reference >= few {
+                part = self.below(cuts, part, tree, places, active);
+                depth += 1;
+            }
+            // Half a row more, for there is no logarithm of none.
+            product *= f64::from(masses[part].reference) + 0.5;
+            depths += depth;
+            if tree % 16 == 15 {
+                logarithm += libm::log2(product);
+                product = 1.0;
+            }
+        }
+        logarithm += libm::log2(product) + f64::from(depths);
+        let (all, none) = (libm::log2(f64::from(window)) + f64::from(height), -1.0);
+        ((all - logarithm / f64::from(trees)) / (all - none)).clamp(0.0, 1.0)
     }
 
     /// Counts a row.
@@ -270,15 +281,44 @@ impl HalfSpaceTrees {
         for mass in &mut self.stored.masses {
             *mass = Mass { reference: mass.latest, latest: 0.0 };
         }
-        self.stored.filled = 0.0;
-        self.stored.judges = true;
+        let stored = &mut self.stored;
+        stored.filled = 0.0;
+        stored.judges = true;
+        std::mem::swap(&mut stored.reference, &mut stored.latest);
+        std::mem::swap(&mut stored.latest, &mut stored.present);
+        stored.present.fill(Limits::NONE);
     }
 
     #[inline]
     fn score(&self, row: Row<'_>, places: &mut Vec<f64>) -> f64 {
-        self.place(row, places);
-        if self.stored.judges { 1.0 / (1.0 + self.density(places, row.active)) } else { 0.0 }
+        if !self.stored.judges {
+            return 0.0;
+        }
+        place(&self.stored.reference, row.dense, places);
+        self.rarity(places, row.active)
     }
+
+    /// Counts a row of the present window, and begins the next window where this one is full.
+    #[inline]
+    fn add(&mut self, row: Row<'_>, weight: f64, places: &mut Vec<f64>) {
+        let stored = &mut self.stored;
+        stored.present.iter_mut().zip(row.dense).for_each(|(limits, x)| limits.widen(*x));
+        if !stored.judges {
+            stored.latest.clone_from(&stored.present);
+        }
+        place(&stored.latest, row.dense, places);
+        self.count(places, row.active, weight);
+        if self.stored.filled >= f64::from(self.stored.config.window) {
+            self.turn();
+        }
+    }
+}
+
+/// Where each number is between its limits.
+#[inline]
+fn place(limits: &[Limits], dense: &[f64], places: &mut Vec<f64>) {
+    places.clear();
+    places.extend(limits.iter().zip(dense).map(|(limits, x)| limits.place(*x)));
 }
 
 /// Where a category lies in a tree: in [0, 1).
@@ -294,26 +334,22 @@ impl Model for HalfSpaceTrees {
 
     fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
         outputs[0] = self.score(row, scratch);
-        if self.widen(row.dense) {
-            self.place(row, scratch);
-        }
         let window = f64::from(self.stored.config.window);
         let mut left = example.weight;
-        while left >= window - self.stored.filled {
-            let part = window - self.stored.filled;
-            // What is left after whole windows of nothing but this row is all that counts of them.
-            left = if left - part >= window { window + (left - part) % window } else { left - part };
-            self.count(scratch, row.active, part);
-            self.turn();
+        if left >= 3.0 * window {
+            // Whole windows of nothing but this row are all alike: a few are enough of them.
+            left = 2.0 * window + left % window;
         }
-        if left > 0.0 {
-            self.count(scratch, row.active, left);
+        while left > 0.0 {
+            let part = left.min(window - self.stored.filled);
+            self.add(row, part, scratch);
+            left -= part;
         }
     }
 
     fn tensors(&self) -> Vec<Tensor> {
         let trees = self.stored.config.trees as usize;
-        let (low, high) = self.stored.limits.iter().copied().unzip();
+        let (low, high) = self.stored.reference.iter().map(|limits| (limits.low, limits.high)).unzip();
         let columns = self.cuts.iter().map(|cut| f64::from(cut.column)).collect();
         let thresholds = self.cuts.iter().map(|cut| f64::from(cut.at)).collect();
         let counts = self.stored.masses.iter().map(|mass| f64::from(mass.reference)).collect();
@@ -348,17 +384,18 @@ impl Model for HalfSpaceTrees {
         if !self.stored.judges {
             lines.push(format!("judges nothing yet: {} rows of the first window", self.stored.filled));
         }
-        let limits = names.dense.iter().zip(&self.stored.limits).filter(|(_, (low, high))| low <= high);
-        lines.extend(limits.map(|(name, (low, high))| format!("{name} from {low} to {high}")));
+        let limits = names.dense.iter().zip(&self.stored.latest).filter(|(_, limits)| limits.low <= limits.high);
+        lines.extend(limits.map(|(name, limits)| format!("{name} from {} to {}", limits.low, limits.high)));
         Explanation { importances, lines }
     }
 
     fn fits(&self, shape: Shape) -> bool {
-        let Stored { config, active, limits, filled, masses, .. } = &self.stored;
+        let Stored { config, active, reference, latest, present, filled, masses, .. } = &self.stored;
         let right = |mass: &Mass| [mass.reference, mass.latest].iter().all(|mass| (0.0..=2e6).contains(mass));
-        limits.len() == shape.dense
+        let limits = [reference, latest, present];
+        limits.iter().all(|limits| limits.len() == shape.dense)
             && *active as usize == shape.active
-            && limits.iter().all(|(low, high)| low.is_finite() && high.is_finite())
+            && limits.into_iter().flatten().all(|limits| limits.low.is_finite() && limits.high.is_finite())
             && (0.0..f64::from(config.window)).contains(filled)
             && masses.iter().all(right)
     }
