@@ -53,7 +53,8 @@ impl Default for Config {
 impl Config {
     fn check(&self) -> Planned<()> {
         let mut problems = Problems::default();
-        let ranges = [("trees", self.trees, 1, 1000), ("height", self.height, 1, 15), ("window", self.window, 2, 1_000_000)];
+        let ranges =
+            [("trees", self.trees, 1, 1000), ("height", self.height, 1, 15), ("window", self.window, 2, 1_000_000)];
         for (path, value, low, high) in ranges {
             if !(low..=high).contains(&value) {
                 problems.push(Problem::new(path, "out-of-range", format!("{value} is not between {low} and {high}")));
@@ -423,17 +424,35 @@ mod lab {
     #[ignore]
     fn shuttle() {
         let text = std::fs::read_to_string("/work/lab/h4/shuttle.csv").unwrap();
-        let rows: Vec<Vec<f64>> = text.lines().skip(1).map(|l| l.split(',').map(|x| x.parse().unwrap()).collect()).collect();
+        let rows: Vec<Vec<f64>> =
+            text.lines().skip(1).map(|l| l.split(',').map(|x| x.parse().unwrap()).collect()).collect();
         let kind = std::env::var("KIND").unwrap_or("half_space_trees".into());
         for seed in 0..std::env::var("SEEDS").map_or(5, |s| s.parse().unwrap()) {
             let mut config = serde_json::json!({"seed": seed});
-            if let Ok(more) = std::env::var("MORE") { let m: Value = serde_json::from_str(&more).unwrap(); for (k, v) in m.as_object().unwrap() { config[k] = v.clone(); } }
-            let mut pupil = Pupil::new(&serde_json::json!({&kind: config}), Shape { dense: 9, active: 0, categories: 0, classes: 0 });
+            if let Ok(more) = std::env::var("MORE") {
+                let m: Value = serde_json::from_str(&more).unwrap();
+                for (k, v) in m.as_object().unwrap() {
+                    config[k] = v.clone();
+                }
+            }
+            let mut pupil = Pupil::new(
+                &serde_json::json!({&kind: config}),
+                Shape { dense: 9, active: 0, categories: 0, classes: 0 },
+            );
             let start = std::time::Instant::now();
             let scored: Vec<_> = rows.iter().map(|r| (pupil.learn(&r[..9], &[], 0.0), r[9] > 0.5)).collect();
             let ns = start.elapsed().as_nanos() as f64 / rows.len() as f64;
-            let mean = |odd: bool| { let s: Vec<f64> = scored.iter().filter(|s| s.1 == odd).map(|s| s.0).collect(); s.iter().sum::<f64>() / s.len() as f64 };
-            println!("seed {seed}: usual {:.3} odd {:.3} auc {:.4}, {ns:.0} ns, {} bytes", mean(false), mean(true), auc(scored.clone()), pupil.learner.snapshot().len());
+            let mean = |odd: bool| {
+                let s: Vec<f64> = scored.iter().filter(|s| s.1 == odd).map(|s| s.0).collect();
+                s.iter().sum::<f64>() / s.len() as f64
+            };
+            println!(
+                "seed {seed}: usual {:.3} odd {:.3} auc {:.4}, {ns:.0} ns, {} bytes",
+                mean(false),
+                mean(true),
+                auc(scored.clone()),
+                pupil.learner.snapshot().len()
+            );
         }
     }
 }
