@@ -12,6 +12,7 @@ pub mod bernoulli_naive_bayes;
 mod discriminant;
 pub mod drift;
 pub mod gaussian_naive_bayes;
+pub mod half_space_trees;
 pub mod hoeffding_tree;
 pub mod k_means;
 pub mod learner;
@@ -62,6 +63,7 @@ pub static KINDS: &[&ModelKind] = &[
     &adaptive_random_forest::KIND,
     &bernoulli_naive_bayes::KIND,
     &gaussian_naive_bayes::KIND,
+    &half_space_trees::KIND,
     &hoeffding_tree::KIND,
     &k_means::KIND,
     &leveraging_bagging::KIND,
@@ -316,17 +318,23 @@ pub fn plan(value: &Value) -> Planned<Design> {
 
 /// The schema of `kind: {...}` or `kind`, over all kinds.
 pub fn schema(generator: &mut SchemaGenerator) -> Schema {
-    let mut forms = vec![json!({"enum": KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>()})];
-    for kind in KINDS {
-        let mut schema = (kind.schema)();
+    alternatives(generator, KINDS.iter().map(|kind| (kind.name, kind.about, (kind.schema)())))
+}
+
+/// The schema of one of some names, or one with its settings. Each is a name, what it is about, and the schema of its settings.
+fn alternatives<'a>(
+    generator: &mut SchemaGenerator,
+    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)> + Clone,
+) -> Schema {
+    let mut forms = vec![json!({"enum": kinds.clone().map(|(name, ..)| name).collect::<Vec<_>>()})];
+    for (name, about, mut schema) in kinds {
         schema.remove("$schema");
         if let Some(Value::Object(definitions)) = schema.remove("$defs") {
             generator.definitions_mut().extend(definitions);
         }
-        let name = kind.name;
         forms.push(json!({
             "type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": false,
-            "description": kind.about,
+            "description": about,
         }));
     }
     Schema::try_from(json!({"oneOf": forms})).expect("an object is a schema")
