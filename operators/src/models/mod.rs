@@ -6,11 +6,16 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+pub mod anytime;
+pub mod champion;
+mod composite;
 pub mod drift;
 pub mod learner;
 mod linear;
 pub mod linear_regression;
 pub mod logistic_regression;
+pub mod mean;
+pub mod one_vs_rest;
 #[cfg(test)]
 mod oracles;
 #[cfg(test)]
@@ -19,7 +24,9 @@ mod properties;
 mod random;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod stack;
 mod update;
+pub mod vote;
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -33,7 +40,15 @@ use serde_json::{Map, Value, json};
 pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
-pub static KINDS: &[&ModelKind] = &[&linear_regression::KIND, &logistic_regression::KIND];
+pub static KINDS: &[&ModelKind] = &[
+    &champion::KIND,
+    &linear_regression::KIND,
+    &logistic_regression::KIND,
+    &mean::KIND,
+    &one_vs_rest::KIND,
+    &stack::KIND,
+    &vote::KIND,
+];
 
 /// A model's entry; its plan checks the hyper-parameters.
 pub type ModelKind = Kind<fn(&Value) -> Planned<Design>>;
@@ -268,14 +283,21 @@ pub fn plan(value: &Value) -> Planned<Design> {
     (kind.plan)(config).map_err(|problems| problems.into_iter().map(|problem| problem.under(name)).collect())
 }
 
-/// The schema of `kind: {...}` or `kind`, over all kinds.
+/// The schema of `kind: {...}` or `kind`, over all kinds: a definition of its own, because some are made of others.
 pub fn schema(generator: &mut SchemaGenerator) -> Schema {
-    let mut forms = vec![json!({"enum": KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>()})];
+    let mut forms = Vec::with_capacity(1 + KINDS.len());
+    let mut bare = Vec::new();
     for kind in KINDS {
-        let mut schema = (kind.schema)();
-        schema.remove("$schema");
-        if let Some(Value::Object(definitions)) = schema.remove("$defs") {
-            generator.definitions_mut().extend(definitions);
+        let mut schema = (kind.schema)().to_value();
+        refer(&mut schema, kind.name);
+        let object = schema.as_object_mut().expect("a configuration is an object");
+        object.remove("$schema");
+        if let Some(Value::Object(own)) = object.remove("$defs") {
+            let own = own.into_iter().filter(|(name, _)| name != composite::SCHEMA);
+            generator.definitions_mut().extend(own.map(|(name, schema)| (format!("{}.{name}", kind.name), schema)));
+        }
+        if object.get("required").is_none_or(|required| required.as_array().is_none_or(Vec::is_empty)) {
+            bare.push(kind.name);
         }
         let name = kind.name;
         forms.push(json!({
@@ -283,7 +305,29 @@ pub fn schema(generator: &mut SchemaGenerator) -> Schema {
             "description": kind.about,
         }));
     }
-    Schema::try_from(json!({"oneOf": forms})).expect("an object is a schema")
+    forms.insert(0, json!({"enum": bare}));
+    generator.definitions_mut().insert(composite::SCHEMA.to_owned(), json!({"title": "learner", "oneOf": forms}));
+    Schema::new_ref(format!("#/$defs/{}", composite::SCHEMA))
+}
+
+/// A kind's definitions go under its name; all learners are the same for all.
+fn refer(schema: &mut Value, kind: &str) {
+    match schema {
+        Value::Object(object) => {
+            for (key, value) in object {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        if let Some(name) = target.strip_prefix("#/$defs/").filter(|name| *name != composite::SCHEMA) {
+                            *target = format!("#/$defs/{kind}.{name}");
+                        }
+                    }
+                    value => refer(value, kind),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| refer(item, kind)),
+        _ => {}
+    }
 }
 
 /// Splits `name` or `name: {config}`, and looks the name up in `names`.
