@@ -8,9 +8,9 @@ use std::fmt::Debug;
 
 use millstream_engine::catalogue::{Planned, Problem};
 use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde::de::DeserializeOwned;
 
 pub use adwin::Adwin;
 
