@@ -7,8 +7,11 @@
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
 pub mod adaptive_random_forest;
+pub mod anytime;
 mod bayes;
 pub mod bernoulli_naive_bayes;
+pub mod champion;
+mod composite;
 mod discriminant;
 pub mod drift;
 pub mod gaussian_naive_bayes;
@@ -22,10 +25,12 @@ pub mod linear_discriminant;
 pub mod linear_regression;
 pub mod linear_svm;
 pub mod logistic_regression;
+pub mod mean;
 pub mod multinomial_naive_bayes;
 pub mod nearest_neighbors;
 pub mod nearest_neighbors_regression;
 mod neighbors;
+pub mod one_vs_rest;
 pub mod online_bagging;
 #[cfg(test)]
 mod oracles;
@@ -41,11 +46,13 @@ pub mod ridge_regression;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod softmax_regression;
+pub mod stack;
 pub mod streaming_random_patches;
 mod sums;
 mod symmetric;
 mod trees;
 mod update;
+pub mod vote;
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -62,6 +69,7 @@ pub use learner::{Learner, Matrix, Predictor};
 pub static KINDS: &[&ModelKind] = &[
     &adaptive_random_forest::KIND,
     &bernoulli_naive_bayes::KIND,
+    &champion::KIND,
     &gaussian_naive_bayes::KIND,
     &half_space_trees::KIND,
     &hoeffding_tree::KIND,
@@ -71,16 +79,20 @@ pub static KINDS: &[&ModelKind] = &[
     &linear_regression::KIND,
     &linear_svm::KIND,
     &logistic_regression::KIND,
+    &mean::KIND,
     &multinomial_naive_bayes::KIND,
     &nearest_neighbors::KIND,
     &nearest_neighbors_regression::KIND,
+    &one_vs_rest::KIND,
     &online_bagging::KIND,
     &passive_aggressive::KIND,
     &passive_aggressive_regression::KIND,
     &quadratic_discriminant::KIND,
     &ridge_regression::KIND,
     &softmax_regression::KIND,
+    &stack::KIND,
     &streaming_random_patches::KIND,
+    &vote::KIND,
 ];
 
 /// A model's entry; its plan checks the hyper-parameters.
@@ -316,28 +328,63 @@ pub fn plan(value: &Value) -> Planned<Design> {
     (kind.plan)(config).map_err(|problems| problems.into_iter().map(|problem| problem.under(name)).collect())
 }
 
-/// The schema of `kind: {...}` or `kind`, over all kinds.
+/// The schema of `kind: {...}` or `kind`, over all kinds: a definition of its own, because some are made of others.
 pub fn schema(generator: &mut SchemaGenerator) -> Schema {
-    alternatives(generator, KINDS.iter().map(|kind| (kind.name, kind.about, (kind.schema)())))
+    let forms = forms(generator, KINDS.iter().map(|kind| (kind.name, kind.about, (kind.schema)())));
+    generator.definitions_mut().insert(composite::SCHEMA.to_owned(), json!({"title": "learner", "oneOf": forms}));
+    Schema::new_ref(format!("#/$defs/{}", composite::SCHEMA))
 }
 
 /// The schema of one of some names, or one with its settings. Each is a name, what it is about, and the schema of its settings.
-fn alternatives<'a>(
+fn alternatives<'a>(generator: &mut SchemaGenerator, kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>) -> Schema {
+    Schema::try_from(json!({"oneOf": forms(generator, kinds)})).expect("an object is a schema")
+}
+
+fn forms<'a>(
     generator: &mut SchemaGenerator,
-    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)> + Clone,
-) -> Schema {
-    let mut forms = vec![json!({"enum": kinds.clone().map(|(name, ..)| name).collect::<Vec<_>>()})];
-    for (name, about, mut schema) in kinds {
-        schema.remove("$schema");
-        if let Some(Value::Object(definitions)) = schema.remove("$defs") {
-            generator.definitions_mut().extend(definitions);
+    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>,
+) -> Vec<Value> {
+    let mut forms = Vec::new();
+    let mut bare = Vec::new();
+    for (name, about, schema) in kinds {
+        let mut schema = schema.to_value();
+        refer(&mut schema, name);
+        let object = schema.as_object_mut().expect("a configuration is an object");
+        object.remove("$schema");
+        if let Some(Value::Object(own)) = object.remove("$defs") {
+            let own = own.into_iter().filter(|(name, _)| name != composite::SCHEMA);
+            generator.definitions_mut().extend(own.map(|(own, schema)| (format!("{name}.{own}"), schema)));
+        }
+        if object.get("required").is_none_or(|required| required.as_array().is_none_or(Vec::is_empty)) {
+            bare.push(name);
         }
         forms.push(json!({
             "type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": false,
             "description": about,
         }));
     }
-    Schema::try_from(json!({"oneOf": forms})).expect("an object is a schema")
+    forms.insert(0, json!({"enum": bare}));
+    forms
+}
+
+/// A kind's definitions go under its name; all learners are the same for all.
+fn refer(schema: &mut Value, kind: &str) {
+    match schema {
+        Value::Object(object) => {
+            for (key, value) in object {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        if let Some(name) = target.strip_prefix("#/$defs/").filter(|name| *name != composite::SCHEMA) {
+                            *target = format!("#/$defs/{kind}.{name}");
+                        }
+                    }
+                    value => refer(value, kind),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| refer(item, kind)),
+        _ => {}
+    }
 }
 
 /// Splits `name` or `name: {config}`, and looks the name up in `names`.
