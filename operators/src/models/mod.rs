@@ -32,8 +32,6 @@ pub mod nearest_neighbors_regression;
 mod neighbors;
 pub mod one_vs_rest;
 pub mod online_bagging;
-#[cfg(test)]
-mod oracles;
 pub mod passive_aggressive;
 pub mod passive_aggressive_regression;
 #[cfg(test)]
@@ -51,7 +49,6 @@ pub mod streaming_random_patches;
 mod sums;
 mod symmetric;
 mod trees;
-mod update;
 pub mod vote;
 
 use std::borrow::Cow;
