@@ -9,6 +9,8 @@
 mod bayes;
 pub mod bernoulli_naive_bayes;
 mod discriminant;
+#[cfg(test)]
+mod forgetting;
 pub mod gaussian_naive_bayes;
 pub mod k_means;
 pub mod learner;
