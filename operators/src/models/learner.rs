@@ -26,6 +26,19 @@ impl Matrix {
         self.active.resize(len * self.shape.active, 0);
     }
 
+    /// Makes it the one row `row` of `other`, which has the same shape.
+    pub fn copy_row(&mut self, other: &Self, row: usize) {
+        self.resize(0);
+        self.push(other.row(row));
+    }
+
+    /// Adds a row.
+    pub fn push(&mut self, row: Row<'_>) {
+        self.len += 1;
+        self.dense.extend_from_slice(row.dense);
+        self.active.extend_from_slice(row.active);
+    }
+
     /// How many rows it has.
     pub fn len(&self) -> usize {
         self.len

@@ -6,34 +6,55 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+pub mod adaptive_random_forest;
+pub mod anytime;
 mod bayes;
 pub mod bernoulli_naive_bayes;
+pub mod champion;
+mod composite;
 mod discriminant;
+pub mod drift;
 #[cfg(test)]
 mod forgetting;
 pub mod gaussian_naive_bayes;
+pub mod half_space_trees;
+pub mod hoeffding_tree;
 pub mod k_means;
 pub mod learner;
+pub mod leveraging_bagging;
 mod linear;
 pub mod linear_discriminant;
 pub mod linear_regression;
+pub mod linear_svm;
 pub mod logistic_regression;
+pub mod mean;
 pub mod multinomial_naive_bayes;
 pub mod nearest_neighbors;
 pub mod nearest_neighbors_regression;
 mod neighbors;
+pub mod one_vs_rest;
+pub mod online_bagging;
 #[cfg(test)]
 mod oracles;
+pub mod passive_aggressive;
+pub mod passive_aggressive_regression;
 #[cfg(test)]
 mod properties;
 pub mod quadratic_discriminant;
+#[allow(dead_code)] // Until all that is random uses it.
+mod random;
 mod ranges;
 pub mod ridge_regression;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod softmax_regression;
+pub mod stack;
+pub mod streaming_random_patches;
 mod sums;
 mod symmetric;
+mod trees;
 mod update;
+pub mod vote;
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -48,17 +69,32 @@ pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
+    &adaptive_random_forest::KIND,
     &bernoulli_naive_bayes::KIND,
+    &champion::KIND,
     &gaussian_naive_bayes::KIND,
+    &half_space_trees::KIND,
+    &hoeffding_tree::KIND,
     &k_means::KIND,
+    &leveraging_bagging::KIND,
     &linear_discriminant::KIND,
     &linear_regression::KIND,
+    &linear_svm::KIND,
     &logistic_regression::KIND,
+    &mean::KIND,
     &multinomial_naive_bayes::KIND,
     &nearest_neighbors::KIND,
     &nearest_neighbors_regression::KIND,
+    &one_vs_rest::KIND,
+    &online_bagging::KIND,
+    &passive_aggressive::KIND,
+    &passive_aggressive_regression::KIND,
     &quadratic_discriminant::KIND,
     &ridge_regression::KIND,
+    &softmax_regression::KIND,
+    &stack::KIND,
+    &streaming_random_patches::KIND,
+    &vote::KIND,
 ];
 
 /// A model's entry; its plan checks the hyper-parameters.
@@ -294,22 +330,63 @@ pub fn plan(value: &Value) -> Planned<Design> {
     (kind.plan)(config).map_err(|problems| problems.into_iter().map(|problem| problem.under(name)).collect())
 }
 
-/// The schema of `kind: {...}` or `kind`, over all kinds.
+/// The schema of `kind: {...}` or `kind`, over all kinds: a definition of its own, because some are made of others.
 pub fn schema(generator: &mut SchemaGenerator) -> Schema {
-    let mut forms = vec![json!({"enum": KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>()})];
-    for kind in KINDS {
-        let mut schema = (kind.schema)();
-        schema.remove("$schema");
-        if let Some(Value::Object(definitions)) = schema.remove("$defs") {
-            generator.definitions_mut().extend(definitions);
+    let forms = forms(generator, KINDS.iter().map(|kind| (kind.name, kind.about, (kind.schema)())));
+    generator.definitions_mut().insert(composite::SCHEMA.to_owned(), json!({"title": "learner", "oneOf": forms}));
+    Schema::new_ref(format!("#/$defs/{}", composite::SCHEMA))
+}
+
+/// The schema of one of some names, or one with its settings. Each is a name, what it is about, and the schema of its settings.
+fn alternatives<'a>(generator: &mut SchemaGenerator, kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>) -> Schema {
+    Schema::try_from(json!({"oneOf": forms(generator, kinds)})).expect("an object is a schema")
+}
+
+fn forms<'a>(
+    generator: &mut SchemaGenerator,
+    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>,
+) -> Vec<Value> {
+    let mut forms = Vec::new();
+    let mut bare = Vec::new();
+    for (name, about, schema) in kinds {
+        let mut schema = schema.to_value();
+        refer(&mut schema, name);
+        let object = schema.as_object_mut().expect("a configuration is an object");
+        object.remove("$schema");
+        if let Some(Value::Object(own)) = object.remove("$defs") {
+            let own = own.into_iter().filter(|(name, _)| name != composite::SCHEMA);
+            generator.definitions_mut().extend(own.map(|(own, schema)| (format!("{name}.{own}"), schema)));
         }
-        let name = kind.name;
+        if object.get("required").is_none_or(|required| required.as_array().is_none_or(Vec::is_empty)) {
+            bare.push(name);
+        }
         forms.push(json!({
             "type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": false,
-            "description": kind.about,
+            "description": about,
         }));
     }
-    Schema::try_from(json!({"oneOf": forms})).expect("an object is a schema")
+    forms.insert(0, json!({"enum": bare}));
+    forms
+}
+
+/// A kind's definitions go under its name; all learners are the same for all.
+fn refer(schema: &mut Value, kind: &str) {
+    match schema {
+        Value::Object(object) => {
+            for (key, value) in object {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        if let Some(name) = target.strip_prefix("#/$defs/").filter(|name| *name != composite::SCHEMA) {
+                            *target = format!("#/$defs/{kind}.{name}");
+                        }
+                    }
+                    value => refer(value, kind),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| refer(item, kind)),
+        _ => {}
+    }
 }
 
 /// Splits `name` or `name: {config}`, and looks the name up in `names`.
