@@ -34,8 +34,6 @@ pub mod nearest_neighbors_regression;
 mod neighbors;
 pub mod one_vs_rest;
 pub mod online_bagging;
-#[cfg(test)]
-mod oracles;
 pub mod passive_aggressive;
 pub mod passive_aggressive_regression;
 #[cfg(test)]
@@ -53,7 +51,6 @@ pub mod streaming_random_patches;
 mod sums;
 mod symmetric;
 mod trees;
-mod update;
 pub mod vote;
 
 use std::borrow::Cow;
@@ -338,14 +335,14 @@ pub fn schema(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// The schema of one of some names, or one with its settings. Each is a name, what it is about, and the schema of its settings.
-fn alternatives<'a>(generator: &mut SchemaGenerator, kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>) -> Schema {
+fn alternatives<'a>(
+    generator: &mut SchemaGenerator,
+    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>,
+) -> Schema {
     Schema::try_from(json!({"oneOf": forms(generator, kinds)})).expect("an object is a schema")
 }
 
-fn forms<'a>(
-    generator: &mut SchemaGenerator,
-    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>,
-) -> Vec<Value> {
+fn forms<'a>(generator: &mut SchemaGenerator, kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>) -> Vec<Value> {
     let mut forms = Vec::new();
     let mut bare = Vec::new();
     for (name, about, schema) in kinds {
