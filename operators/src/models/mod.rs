@@ -19,6 +19,8 @@ mod factorization;
 mod factorization_machine;
 pub mod factorization_machine_classifier;
 pub mod factorization_machine_regressor;
+#[cfg(test)]
+mod forgetting;
 pub mod gaussian_naive_bayes;
 pub mod half_space_trees;
 pub mod hoeffding_tree;
