@@ -7,6 +7,7 @@
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
 pub mod adaptive_random_forest;
+pub mod adaptive_random_forest_regressor;
 pub mod alma;
 pub mod anytime;
 mod bayes;
@@ -23,7 +24,9 @@ pub mod factorization_machine_regressor;
 mod forgetting;
 pub mod gaussian_naive_bayes;
 pub mod half_space_trees;
+pub mod hoeffding_adaptive_tree;
 pub mod hoeffding_tree;
+pub mod hoeffding_tree_regressor;
 pub mod k_means;
 pub mod learner;
 pub mod leveraging_bagging;
@@ -40,12 +43,13 @@ pub mod nearest_neighbors_regression;
 mod neighbors;
 pub mod one_vs_rest;
 pub mod online_bagging;
+#[cfg(test)]
+mod oracles;
 pub mod passive_aggressive;
 pub mod passive_aggressive_regression;
 #[cfg(test)]
 mod properties;
 pub mod quadratic_discriminant;
-#[allow(dead_code)] // Until all that is random uses it.
 mod random;
 mod ranges;
 pub mod ridge_regression;
@@ -53,10 +57,12 @@ pub mod ridge_regression;
 pub(crate) mod samples;
 pub mod softmax_regression;
 pub mod stack;
+pub mod streaming_gradient_boosted_trees;
 pub mod streaming_random_patches;
 mod sums;
 mod symmetric;
 mod trees;
+mod update;
 pub mod vote;
 
 use std::borrow::Cow;
@@ -73,6 +79,7 @@ pub use learner::{Learner, Matrix, Predictor};
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
     &adaptive_random_forest::KIND,
+    &adaptive_random_forest_regressor::KIND,
     &alma::KIND,
     &bernoulli_naive_bayes::KIND,
     &champion::KIND,
@@ -80,7 +87,9 @@ pub static KINDS: &[&ModelKind] = &[
     &factorization_machine_regressor::KIND,
     &gaussian_naive_bayes::KIND,
     &half_space_trees::KIND,
+    &hoeffding_adaptive_tree::KIND,
     &hoeffding_tree::KIND,
+    &hoeffding_tree_regressor::KIND,
     &k_means::KIND,
     &leveraging_bagging::KIND,
     &linear_discriminant::KIND,
@@ -100,6 +109,7 @@ pub static KINDS: &[&ModelKind] = &[
     &ridge_regression::KIND,
     &softmax_regression::KIND,
     &stack::KIND,
+    &streaming_gradient_boosted_trees::KIND,
     &streaming_random_patches::KIND,
     &vote::KIND,
 ];

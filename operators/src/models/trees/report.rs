@@ -22,6 +22,22 @@ pub(in super::super) fn importances(merits: &[f64], names: &Names) -> Vec<(Strin
     named
 }
 
+/// The same, averaged over trees.
+pub(in super::super) fn averaged_importances<'a>(
+    trees: impl Iterator<Item = &'a [f64]>,
+    names: &Names,
+) -> Vec<(String, f64)> {
+    let mut merits = Vec::new();
+    for tree in trees {
+        merits.resize(tree.len(), 0.0);
+        let total: f64 = tree.iter().sum();
+        for (merit, part) in merits.iter_mut().zip(tree).filter(|_| total > 0.0) {
+            *merit += part / total;
+        }
+    }
+    importances(&merits, names)
+}
+
 /// A tree as indented text; `leaf` tells what a leaf says.
 pub(in super::super) fn lines(nodes: &[Node], names: &Names, leaf: impl Fn(usize) -> String) -> Vec<String> {
     let number = |column: u32| names.dense.get(column as usize).cloned().unwrap_or_else(|| format!("number {column}"));
@@ -101,6 +117,7 @@ impl ClassTree {
 
     /// The nodes, and what each leaf knows.
     pub(in super::super) fn tensors(&self, prefix: &str, classes: usize) -> Vec<Tensor> {
+        let classes = classes.max(2);
         let mut tensors = tensors(prefix, self.arena.nodes(), self.dense as usize);
         let mut counts = vec![0.0; classes * self.leaves.len()];
         for (leaf, row) in self.leaves.iter().zip(counts.chunks_exact_mut(classes.max(1))) {
