@@ -6,11 +6,14 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+mod bandit;
 pub mod drift;
+pub mod epsilon_greedy;
 pub mod half_space_trees;
 pub mod learner;
 mod linear;
 pub mod linear_regression;
+pub mod linear_ucb;
 pub mod logistic_regression;
 #[cfg(test)]
 mod oracles;
@@ -18,8 +21,11 @@ mod oracles;
 mod properties;
 #[allow(dead_code)] // Until all that is random uses it.
 mod random;
+pub mod robust_random_cut_forest;
 #[cfg(test)]
 pub(crate) mod samples;
+mod spread;
+pub mod thompson_sampling;
 mod update;
 
 use std::borrow::Cow;
@@ -34,7 +40,15 @@ use serde_json::{Map, Value, json};
 pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
-pub static KINDS: &[&ModelKind] = &[&half_space_trees::KIND, &linear_regression::KIND, &logistic_regression::KIND];
+pub static KINDS: &[&ModelKind] = &[
+    &epsilon_greedy::KIND,
+    &half_space_trees::KIND,
+    &linear_regression::KIND,
+    &linear_ucb::KIND,
+    &logistic_regression::KIND,
+    &robust_random_cut_forest::KIND,
+    &thompson_sampling::KIND,
+];
 
 /// A model's entry; its plan checks the hyper-parameters.
 pub type ModelKind = Kind<fn(&Value) -> Planned<Design>>;
