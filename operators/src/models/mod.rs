@@ -6,27 +6,56 @@
 //! A model is a [`Model`]; its file adds a [`ModelKind`] to [`KINDS`]. The loop over a batch is monomorphic:
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
+pub mod adaptive_random_forest;
+pub mod anytime;
 mod bandit;
+mod bayes;
+pub mod bernoulli_naive_bayes;
+pub mod champion;
+mod composite;
+mod discriminant;
 pub mod drift;
 pub mod epsilon_greedy;
+pub mod gaussian_naive_bayes;
 pub mod half_space_trees;
+pub mod hoeffding_tree;
+pub mod k_means;
 pub mod learner;
+pub mod leveraging_bagging;
 mod linear;
+pub mod linear_discriminant;
 pub mod linear_regression;
+pub mod linear_svm;
 pub mod linear_ucb;
 pub mod logistic_regression;
-#[cfg(test)]
-mod oracles;
+pub mod mean;
+pub mod multinomial_naive_bayes;
+pub mod nearest_neighbors;
+pub mod nearest_neighbors_regression;
+mod neighbors;
+pub mod one_vs_rest;
+pub mod online_bagging;
+pub mod passive_aggressive;
+pub mod passive_aggressive_regression;
 #[cfg(test)]
 mod properties;
+pub mod quadratic_discriminant;
 #[allow(dead_code)] // Until all that is random uses it.
 mod random;
+mod ranges;
+pub mod ridge_regression;
 pub mod robust_random_cut_forest;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod softmax_regression;
 mod spread;
+pub mod stack;
+pub mod streaming_random_patches;
+mod sums;
+mod symmetric;
 pub mod thompson_sampling;
-mod update;
+mod trees;
+pub mod vote;
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -41,13 +70,36 @@ pub use learner::{Learner, Matrix, Predictor};
 
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
+    &adaptive_random_forest::KIND,
+    &bernoulli_naive_bayes::KIND,
+    &champion::KIND,
     &epsilon_greedy::KIND,
+    &gaussian_naive_bayes::KIND,
     &half_space_trees::KIND,
+    &hoeffding_tree::KIND,
+    &k_means::KIND,
+    &leveraging_bagging::KIND,
+    &linear_discriminant::KIND,
     &linear_regression::KIND,
+    &linear_svm::KIND,
     &linear_ucb::KIND,
     &logistic_regression::KIND,
+    &mean::KIND,
+    &multinomial_naive_bayes::KIND,
+    &nearest_neighbors::KIND,
+    &nearest_neighbors_regression::KIND,
+    &one_vs_rest::KIND,
+    &online_bagging::KIND,
+    &passive_aggressive::KIND,
+    &passive_aggressive_regression::KIND,
+    &quadratic_discriminant::KIND,
+    &ridge_regression::KIND,
     &robust_random_cut_forest::KIND,
+    &softmax_regression::KIND,
+    &stack::KIND,
+    &streaming_random_patches::KIND,
     &thompson_sampling::KIND,
+    &vote::KIND,
 ];
 
 /// A model's entry; its plan checks the hyper-parameters.
@@ -283,28 +335,63 @@ pub fn plan(value: &Value) -> Planned<Design> {
     (kind.plan)(config).map_err(|problems| problems.into_iter().map(|problem| problem.under(name)).collect())
 }
 
-/// The schema of `kind: {...}` or `kind`, over all kinds.
+/// The schema of `kind: {...}` or `kind`, over all kinds: a definition of its own, because some are made of others.
 pub fn schema(generator: &mut SchemaGenerator) -> Schema {
-    alternatives(generator, KINDS.iter().map(|kind| (kind.name, kind.about, (kind.schema)())))
+    let forms = forms(generator, KINDS.iter().map(|kind| (kind.name, kind.about, (kind.schema)())));
+    generator.definitions_mut().insert(composite::SCHEMA.to_owned(), json!({"title": "learner", "oneOf": forms}));
+    Schema::new_ref(format!("#/$defs/{}", composite::SCHEMA))
 }
 
 /// The schema of one of some names, or one with its settings. Each is a name, what it is about, and the schema of its settings.
 fn alternatives<'a>(
     generator: &mut SchemaGenerator,
-    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)> + Clone,
+    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>,
 ) -> Schema {
-    let mut forms = vec![json!({"enum": kinds.clone().map(|(name, ..)| name).collect::<Vec<_>>()})];
-    for (name, about, mut schema) in kinds {
-        schema.remove("$schema");
-        if let Some(Value::Object(definitions)) = schema.remove("$defs") {
-            generator.definitions_mut().extend(definitions);
+    Schema::try_from(json!({"oneOf": forms(generator, kinds)})).expect("an object is a schema")
+}
+
+fn forms<'a>(generator: &mut SchemaGenerator, kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>) -> Vec<Value> {
+    let mut forms = Vec::new();
+    let mut bare = Vec::new();
+    for (name, about, schema) in kinds {
+        let mut schema = schema.to_value();
+        refer(&mut schema, name);
+        let object = schema.as_object_mut().expect("a configuration is an object");
+        object.remove("$schema");
+        if let Some(Value::Object(own)) = object.remove("$defs") {
+            let own = own.into_iter().filter(|(name, _)| name != composite::SCHEMA);
+            generator.definitions_mut().extend(own.map(|(own, schema)| (format!("{name}.{own}"), schema)));
+        }
+        if object.get("required").is_none_or(|required| required.as_array().is_none_or(Vec::is_empty)) {
+            bare.push(name);
         }
         forms.push(json!({
             "type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": false,
             "description": about,
         }));
     }
-    Schema::try_from(json!({"oneOf": forms})).expect("an object is a schema")
+    forms.insert(0, json!({"enum": bare}));
+    forms
+}
+
+/// A kind's definitions go under its name; all learners are the same for all.
+fn refer(schema: &mut Value, kind: &str) {
+    match schema {
+        Value::Object(object) => {
+            for (key, value) in object {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        if let Some(name) = target.strip_prefix("#/$defs/").filter(|name| *name != composite::SCHEMA) {
+                            *target = format!("#/$defs/{kind}.{name}");
+                        }
+                    }
+                    value => refer(value, kind),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| refer(item, kind)),
+        _ => {}
+    }
 }
 
 /// Splits `name` or `name: {config}`, and looks the name up in `names`.

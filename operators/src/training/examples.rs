@@ -70,7 +70,8 @@ impl Examples {
         let later = match &config.label {
             Some(LabelConfig::Later(later)) => input.streams.get(&later.from).and_then(|labels| {
                 let told = Told::plan(labels, "label", &later.column, says, &names);
-                problems.take(told.map_err(|problem| Problem { path: vec!["label".into(), "column".into()], ..problem }))
+                problems
+                    .take(told.map_err(|problem| Problem { path: vec!["label".into(), "column".into()], ..problem }))
             }),
             _ => None,
         };

@@ -1,11 +1,9 @@
 //! Training: folds a stream into a model.
 
-mod classification;
 mod evaluation;
 mod examples;
 mod guard;
 mod online;
-mod regression;
 #[cfg(test)]
 mod speed;
 #[cfg(test)]
@@ -114,7 +112,8 @@ pub fn plan(value: &Value, input: &StepInput<'_>) -> Planned<Step> {
         let label = config.label.as_ref().map(|label| label.column().to_owned());
         let told = [&label, &config.weight, &config.action, &config.propensity];
         let is_later = matches!(config.label, Some(LabelConfig::Later(_)));
-        for (key, name) in ["label", "weight", "action", "propensity"].into_iter().zip(told).skip(usize::from(is_later)) {
+        for (key, name) in ["label", "weight", "action", "propensity"].into_iter().zip(told).skip(usize::from(is_later))
+        {
             name.as_ref().map(|name| problems.take(input.column(key, name)));
         }
         return Err(problems.0);

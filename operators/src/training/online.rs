@@ -155,7 +155,9 @@ impl Online {
         let (rows, numbers) = self.usable(rows, rejects)?;
         let slices = self.slices(&rows)?;
         let times = Meta::of(&rows).time;
-        let Some(waiting) = &self.waiting else { return Err(Fault::ours("a label that comes later is not waited for")) };
+        let Some(waiting) = &self.waiting else {
+            return Err(Fault::ours("a label that comes later is not waited for"));
+        };
         let keys = waiting.keys(0, &rows)?;
         let (mut said, mut at) = (Vec::new(), 0);
         while at < rows.num_rows() {
@@ -295,8 +297,10 @@ impl Fold for Online {
         let state: State =
             postcard::from_bytes(snapshot).map_err(|error| refused("is damaged".to_owned()).because(error))?;
         let spec = self.plan.spec.describe().to_string();
-        let is_alike = std::mem::discriminant(&state.evaluation) == std::mem::discriminant(&self.evaluation);
-        if state.spec != spec || !is_alike || state.waiting.is_some() != self.waiting.is_some() {
+        if state.spec != spec
+            || !state.evaluation.is_like(&self.evaluation)
+            || state.waiting.is_some() != self.waiting.is_some()
+        {
             return Err(refused(format!("is of another model: stored {}, wanted {spec}", state.spec)));
         }
         let damaged = |why: String| refused(format!("is damaged: {why}"));

@@ -78,14 +78,19 @@ impl WaitingPlan {
             keys[1].push(other);
         }
         if !(1..=1 << 32).contains(&config.within_seconds) {
-            problems.push(Problem::new("label.within_seconds", "out-of-range", "a label may come for at least 1 second"));
+            problems.push(Problem::new(
+                "label.within_seconds",
+                "out-of-range",
+                "a label may come for at least 1 second",
+            ));
         }
         if !(1..=10_000_000).contains(&config.waiting_max) {
             problems.push(Problem::new("label.waiting_max", "out-of-range", "1 to 10000000 rows may wait"));
         }
-        let otherwise = config.otherwise.as_ref().and_then(|value| {
-            problems.take(number(value).map_err(|problem| problem.under("label.otherwise")))
-        });
+        let otherwise = config
+            .otherwise
+            .as_ref()
+            .and_then(|value| problems.take(number(value).map_err(|problem| problem.under("label.otherwise"))));
         problems.finish()?;
         let Some(labels) = labels else { unreachable!("what is missing has left a problem") };
         let [own, others] = keys;
@@ -161,7 +166,8 @@ impl Waiting {
     pub(super) fn keys(&self, port: usize, rows: &RecordBatch) -> Result<Rows> {
         let columns: Vec<_> = self.plan.keys[port].1.iter().map(|at| rows.column(*at).clone()).collect();
         let converters = self.converters.as_ref();
-        let converters = converters.ok_or_else(|| millstream_engine::Fault::ours("a label's key cannot be compared"))?;
+        let converters =
+            converters.ok_or_else(|| millstream_engine::Fault::ours("a label's key cannot be compared"))?;
         Ok(converters[port].convert_columns(&columns)?)
     }
 
@@ -207,7 +213,8 @@ impl Waiting {
     /// Whether a row has waited long enough when it is `now_ms`.
     pub(super) fn is_over(&self, now_ms: i64) -> bool {
         let is_old = |waiter: &Waiter| now_ms.saturating_sub(waiter.time_ms) > self.plan.within_ms;
-        self.waiters.len() > self.plan.waiting_max || self.waiters.first_key_value().is_some_and(|(_, first)| is_old(first))
+        self.waiters.len() > self.plan.waiting_max
+            || self.waiters.first_key_value().is_some_and(|(_, first)| is_old(first))
     }
 
     /// Takes out the row that has waited longest, with the label that it gets now, if any.
@@ -234,7 +241,13 @@ impl Waiting {
     }
 
     /// Takes over a state for rows of this shape, or says why it cannot.
-    pub(super) fn restore(&mut self, snapshot: &[u8], shape: Shape, outputs: usize, slices: usize) -> Result<(), String> {
+    pub(super) fn restore(
+        &mut self,
+        snapshot: &[u8],
+        shape: Shape,
+        outputs: usize,
+        slices: usize,
+    ) -> Result<(), String> {
         let Stored { waiters, next, unlabelled } = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
         let fits = |(number, waiter): (&u64, &Waiter)| {
             *number < next

@@ -295,7 +295,10 @@ mod tests {
         case("model.kappa_temporal.all", (3.0 - 1.0) / (4.0 - 1.0));
         // `majority` says false, true, true, true: right twice; its shares are 1/2, 2/3, 1/4, 3/5.
         case("majority.accuracy.all", 0.5);
-        case("majority.log_loss.all", -((1.0_f64 / 2.0).ln() + (2.0_f64 / 3.0).ln() + 0.25_f64.ln() + 0.6_f64.ln()) / 4.0);
+        case(
+            "majority.log_loss.all",
+            -((1.0_f64 / 2.0).ln() + (2.0_f64 / 3.0).ln() + 0.25_f64.ln() + 0.6_f64.ln()) / 4.0,
+        );
         // Chances of a repeat: -, 1/2, 2/3, 2/4.
         case("no_change.log_loss.all", -(0.5_f64.ln() + 0.5_f64.ln() + (1.0_f64 / 3.0).ln() + 0.5_f64.ln()) / 4.0);
     }

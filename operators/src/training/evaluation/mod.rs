@@ -66,7 +66,10 @@ impl EvaluationConfig {
 
 /// The measures of one model and its baselines.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) enum Evaluation {
+pub(super) struct Evaluation(Judge);
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+enum Judge {
     /// One of some classes.
     Classification(Box<Classification>),
     /// A number.
@@ -82,13 +85,18 @@ pub(super) enum Evaluation {
 impl Evaluation {
     /// Nothing judged yet.
     pub(super) fn new(task: Task, classes: usize, is_labelled: bool, config: &EvaluationConfig) -> Self {
-        match task {
-            Task::Classification => Self::Classification(Box::new(Classification::new(classes, config))),
-            Task::Regression => Self::Regression(Box::new(Regression::new(config))),
-            Task::Anomaly if is_labelled => Self::Anomalies(Anomalies::default()),
-            Task::Choice => Self::Choice(Choice::default()),
-            Task::Anomaly | Task::Clustering => Self::Unjudged,
-        }
+        Self(match task {
+            Task::Classification => Judge::Classification(Box::new(Classification::new(classes, config))),
+            Task::Regression => Judge::Regression(Box::new(Regression::new(config))),
+            Task::Anomaly if is_labelled => Judge::Anomalies(Anomalies::default()),
+            Task::Choice => Judge::Choice(Choice::default()),
+            Task::Anomaly | Task::Clustering => Judge::Unjudged,
+        })
+    }
+
+    /// Whether both judge the same.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(&self.0) == std::mem::discriminant(&other.0)
     }
 
     /// Judges outputs given before each of these examples was learned; `slices` holds the texts of the columns by which rows are
@@ -97,24 +105,26 @@ impl Evaluation {
         let Some(width) = outputs.len().checked_div(examples.len()) else { return };
         let rows = outputs.chunks_exact(width.max(1)).zip(examples).enumerate();
         let texts = |row: usize| slices.iter().map(move |texts| texts.value(row));
-        match self {
-            Self::Classification(all) => rows.for_each(|(row, (out, of))| all.judge(out, of.target as usize, texts(row))),
-            Self::Regression(all) => rows.for_each(|(row, (out, of))| all.judge(out[0], of.target, texts(row))),
-            Self::Anomalies(all) => rows.for_each(|(_, (out, of))| all.judge(out[0], of.target > 0.5)),
-            Self::Choice(all) => rows.for_each(|(_, (out, of))| all.judge(out, of)),
-            Self::Unjudged => {}
+        match &mut self.0 {
+            Judge::Classification(all) => {
+                rows.for_each(|(row, (out, of))| all.judge(out, of.target as usize, texts(row)))
+            }
+            Judge::Regression(all) => rows.for_each(|(row, (out, of))| all.judge(out[0], of.target, texts(row))),
+            Judge::Anomalies(all) => rows.for_each(|(_, (out, of))| all.judge(out[0], of.target > 0.5)),
+            Judge::Choice(all) => rows.for_each(|(_, (out, of))| all.judge(out, of)),
+            Judge::Unjudged => {}
         }
     }
 
     /// The measures so far, always in the same order; none before there is something to judge.
     pub(super) fn measures(&self, slices: &[String]) -> Vec<Measure> {
         let mut measures = Vec::new();
-        match self {
-            Self::Classification(all) => all.measures(slices, &mut measures),
-            Self::Regression(all) => all.measures(slices, &mut measures),
-            Self::Anomalies(all) => all.measures(&mut measures),
-            Self::Choice(all) => all.measures(&mut measures),
-            Self::Unjudged => {}
+        match &self.0 {
+            Judge::Classification(all) => all.measures(slices, &mut measures),
+            Judge::Regression(all) => all.measures(slices, &mut measures),
+            Judge::Anomalies(all) => all.measures(&mut measures),
+            Judge::Choice(all) => all.measures(&mut measures),
+            Judge::Unjudged => {}
         }
         measures
     }

@@ -95,7 +95,10 @@ mod tests {
             ranking.add(score, label);
             rows.push((score, label));
         }
-        let pairs = rows.iter().filter(|row| row.1).flat_map(|yes| rows.iter().filter(|row| !row.1).map(move |no| (yes.0, no.0)));
+        let pairs = rows
+            .iter()
+            .filter(|row| row.1)
+            .flat_map(|yes| rows.iter().filter(|row| !row.1).map(move |no| (yes.0, no.0)));
         let (mut won, mut all) = (0.0, 0.0);
         for (yes, no) in pairs {
             won += if yes > no { 1.0 } else { 0.5 * f64::from(yes == no) };

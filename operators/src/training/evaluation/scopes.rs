@@ -88,14 +88,13 @@ impl<T: Tally> Scopes<T> {
             self.recently.add(judged);
         }
         for ((slices, others), value) in self.slices.iter_mut().zip(&mut self.others).zip(values) {
-            let slice = match slices.get_mut(value) {
-                Some(slice) => slice,
-                None if slices.len() < SLICES_MAX => {
-                    slices.entry(value.to_owned()).or_insert_with(|| self.empty.clone())
-                }
-                None => others,
-            };
-            slice.add(judged);
+            if let Some(slice) = slices.get_mut(value) {
+                slice.add(judged);
+            } else if slices.len() < SLICES_MAX {
+                slices.entry(value.to_owned()).or_insert_with(|| self.empty.clone()).add(judged);
+            } else {
+                others.add(judged);
+            }
         }
     }
 

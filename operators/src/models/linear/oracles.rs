@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::Shape;
-use super::samples::{Pupil, Random};
+use super::super::Shape;
+use super::super::samples::{Pupil, Random};
 
 const SHAPE: Shape = Shape { dense: 5, active: 2, categories: 9, classes: 2 };
 

@@ -1,5 +1,9 @@
 //! The operator as a whole, on seeded streams.
 
+mod classes;
+mod guards;
+mod later;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 

@@ -1,0 +1,325 @@
+//! Trees of classes that vote, each with its own share of the examples and of the columns, and replaced when out of date.
+
+use millstream_engine::catalogue::Problems;
+use serde::{Deserialize, Serialize};
+
+use super::super::drift::{Adwin, Detector, Level};
+use super::super::random::{Poisson, Random};
+use super::super::{Example, Explanation, Model, Names, Row, Shape, Tensor, likeliest};
+use super::class_tree::ClassTree;
+use super::{Growth, report, with_votes, within};
+
+/// At which columns trees look.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) enum Subspace {
+    /// At all.
+    All,
+    /// Each leaf at so many, chosen at random; by default the root of their number, and one more.
+    Leaf(Option<u32>),
+    /// Each tree at this share of them.
+    Tree(f64),
+}
+
+/// Which tree is replaced when the errors of one have grown.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub(in super::super) enum Reset {
+    /// That one.
+    Own,
+    /// The one whose errors are the most frequent.
+    Worst,
+}
+
+/// What kind of ensemble it is.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Plan {
+    pub(in super::super) growth: Growth,
+    pub(in super::super) members: u32,
+    /// How often each example counts, on average.
+    pub(in super::super) lambda: f64,
+    pub(in super::super) subspace: Subspace,
+    /// Of the ADWIN on whose warning a tree's successor starts to learn.
+    pub(in super::super) warning_delta: Option<f64>,
+    /// Of the ADWIN on whose word a tree is replaced.
+    pub(in super::super) drift_delta: Option<f64>,
+    pub(in super::super) weighted_votes: bool,
+    pub(in super::super) reset: Reset,
+    pub(in super::super) seed: u64,
+}
+
+impl Plan {
+    /// Notes what is out of range; `members` is how the number of trees is called.
+    pub(in super::super) fn check(&self, members: &str, problems: &mut Problems) {
+        within(problems, members, self.members, 1, 1000);
+        within(problems, "lambda", self.lambda, 1e-3, Poisson::MEAN_MAX);
+        for (path, delta) in [("warning_delta", self.warning_delta), ("drift_delta", self.drift_delta)] {
+            within(problems, path, delta.unwrap_or(0.5), 1e-300, 0.999_999);
+        }
+    }
+}
+
+/// A tree and how it does.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Member {
+    tree: ClassTree,
+    /// The tree that will take its place.
+    successor: Option<ClassTree>,
+    warning: Option<Adwin>,
+    drift: Option<Adwin>,
+    /// Weight of the examples that it saw, and of those for which it was right.
+    seen: f64,
+    right: f64,
+    replaced: u32,
+}
+
+/// The ensemble.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(in super::super) struct Ensemble {
+    growth: Growth,
+    shape: [u32; 3],
+    poisson: Poisson,
+    /// How many columns each tree looks at; 0 for all.
+    columns_per_tree: u32,
+    weighted_votes: bool,
+    reset: Reset,
+    random: Random,
+    /// How many trees there ever were: each has its own sequence of random numbers.
+    trees: u64,
+    seed: u64,
+    members: Vec<Member>,
+}
+
+impl Ensemble {
+    /// One that has seen nothing.
+    pub(in super::super) fn new(shape: Shape, plan: &Plan) -> Self {
+        let columns = shape.dense + shape.active;
+        let mut growth = plan.growth.clone();
+        let mut columns_per_tree = 0;
+        match plan.subspace {
+            Subspace::All => {}
+            Subspace::Leaf(count) => {
+                growth.columns_per_leaf = count.unwrap_or((columns as f64).sqrt().round() as u32 + 1);
+            }
+            Subspace::Tree(share) => columns_per_tree = ((columns as f64 * share).round() as u32).max(1),
+        }
+        let mut ensemble = Self {
+            growth,
+            shape: [shape.dense as u32, shape.active as u32, shape.classes as u32],
+            poisson: Poisson::new(plan.lambda),
+            columns_per_tree,
+            weighted_votes: plan.weighted_votes,
+            reset: plan.reset,
+            random: Random::new(plan.seed, 0),
+            trees: 0,
+            seed: plan.seed,
+            members: Vec::new(),
+        };
+        for _ in 0..plan.members {
+            let member = Member {
+                tree: ensemble.sprout(),
+                successor: None,
+                warning: plan.warning_delta.map(Adwin::new),
+                drift: plan.drift_delta.map(Adwin::new),
+                seen: 0.0,
+                right: 0.0,
+                replaced: 0,
+            };
+            ensemble.members.push(member);
+        }
+        ensemble
+    }
+
+    /// A new tree.
+    fn sprout(&mut self) -> ClassTree {
+        self.trees += 1;
+        let mut random = Random::new(self.seed, self.trees);
+        let [dense, active, _] = self.shape;
+        let shape = Shape { dense: dense as usize, active: active as usize, categories: 0, classes: 0 };
+        let mut columns = ClassTree::all_columns(shape);
+        let count = self.columns_per_tree as usize;
+        if count > 0 && count < columns.len() {
+            random.choose(&mut columns, count);
+            columns.truncate(count);
+            columns.sort_unstable();
+        }
+        ClassTree::new(shape, &self.growth, columns, random)
+    }
+
+    /// The vote of a member counts by how often it was right.
+    fn voice(&self, member: &Member) -> f64 {
+        if self.weighted_votes && member.seen > 0.0 { member.right / member.seen } else { 1.0 }
+    }
+
+    /// The member that errs most of late.
+    fn worst(&self) -> usize {
+        let error = |at: usize| self.members[at].drift.as_ref().map_or(0.0, Detector::mean);
+        (1..self.members.len()).fold(0, |worst, at| if error(at) > error(worst) { at } else { worst })
+    }
+
+    /// Replaces a member by its successor, or by a new tree.
+    fn replace(&mut self, at: usize) {
+        let tree = match self.members[at].successor.take() {
+            Some(tree) => tree,
+            None => self.sprout(),
+        };
+        let member = &mut self.members[at];
+        member.tree = tree;
+        member.warning.iter_mut().chain(&mut member.drift).for_each(Detector::reset);
+        (member.seen, member.right) = (0.0, 0.0);
+        member.replaced += 1;
+    }
+
+    /// Lets a member learn; `votes` becomes what it said before, and its voice is given back.
+    fn teach(
+        &mut self,
+        at: usize,
+        row: Row<'_>,
+        (class, weight): (u32, f64),
+        votes: &mut [f64],
+        scratch: &mut Vec<f64>,
+    ) -> f64 {
+        let voice = self.voice(&self.members[at]);
+        let weighted = weight * self.poisson.draw(&mut self.random);
+        let member = &mut self.members[at];
+        if let Some(successor) = member.successor.as_mut().filter(|_| weighted > 0.0) {
+            successor.learn(&self.growth, row, (class, weighted), votes, scratch);
+        }
+        if weighted > 0.0 {
+            member.tree.learn(&self.growth, row, (class, weighted), votes, scratch);
+        } else {
+            member.tree.vote(&self.growth, row, votes, scratch);
+        }
+        let right = best(votes) == class as usize;
+        member.seen += weight;
+        member.right += if right { weight } else { 0.0 };
+        let error = f64::from(!right);
+        let warned = member.warning.as_mut().is_some_and(|adwin| grew(adwin, error));
+        let drifted = member.drift.as_mut().is_some_and(|adwin| grew(adwin, error));
+        if drifted {
+            self.replace(if self.reset == Reset::Own { at } else { self.worst() });
+        } else if warned {
+            let successor = self.sprout();
+            self.members[at].successor = Some(successor);
+        }
+        voice
+    }
+
+    fn shape(&self) -> Shape {
+        let [dense, active, classes] = self.shape.map(|length| length as usize);
+        Shape { dense, active, categories: 0, classes }
+    }
+}
+
+/// The likeliest of two classes or more.
+fn best(votes: &[f64]) -> usize {
+    match votes {
+        [_, yes] => likeliest(std::slice::from_ref(yes)),
+        _ => likeliest(votes),
+    }
+}
+
+/// Whether errors have become more frequent.
+#[inline]
+fn grew(adwin: &mut Adwin, error: f64) -> bool {
+    let before = adwin.mean();
+    adwin.update(error) == Level::Change && adwin.mean() > before
+}
+
+/// Adds a member's votes.
+fn add(sums: &mut [f64], votes: &[f64], voice: f64) {
+    for (sum, vote) in sums.iter_mut().zip(votes) {
+        *sum += voice * vote;
+    }
+}
+
+/// Lends a buffer; a small one costs no allocation.
+fn with_buffer(length: usize, work: impl FnOnce(&mut [f64])) {
+    let mut small = [0.0; 16];
+    match small.get_mut(..length) {
+        Some(buffer) => work(buffer),
+        None => work(&mut vec![0.0; length]),
+    }
+}
+
+/// Makes probabilities of sums of votes.
+fn normalise(sums: &mut [f64]) {
+    let total: f64 = sums.iter().sum();
+    if total > 0.0 {
+        sums.iter_mut().for_each(|sum| *sum = (*sum / total).min(1.0));
+    } else {
+        sums.fill(1.0 / sums.len() as f64);
+    }
+}
+
+impl Model for Ensemble {
+    fn predict(&self, row: Row<'_>, outputs: &mut [f64], scratch: &mut Vec<f64>) {
+        with_votes(outputs, |sums| {
+            sums.fill(0.0);
+            with_buffer(sums.len(), |votes| {
+                for member in &self.members {
+                    member.tree.vote(&self.growth, row, votes, scratch);
+                    add(sums, votes, self.voice(member));
+                }
+            });
+            normalise(sums);
+        });
+    }
+
+    fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
+        with_votes(outputs, |sums| {
+            sums.fill(0.0);
+            with_buffer(sums.len(), |votes| {
+                for at in 0..self.members.len() {
+                    let voice = self.teach(at, row, (example.target as u32, example.weight), votes, scratch);
+                    add(sums, votes, voice);
+                }
+            });
+            normalise(sums);
+        });
+    }
+
+    fn tensors(&self) -> Vec<Tensor> {
+        let voices = self.members.iter().map(|member| self.voice(member)).collect();
+        let trees = self
+            .members
+            .iter()
+            .enumerate()
+            .flat_map(|(at, member)| member.tree.tensors(&format!("trees/{at}/"), self.shape[2] as usize));
+        std::iter::once(Tensor::row("voices", voices)).chain(trees).collect()
+    }
+
+    fn explain(&self, names: &Names) -> Explanation {
+        let mut merits = vec![0.0; (self.shape[0] + self.shape[1]) as usize];
+        for member in &self.members {
+            let total: f64 = member.tree.importances().iter().sum();
+            for (merit, part) in merits.iter_mut().zip(member.tree.importances()).filter(|_| total > 0.0) {
+                *merit += part / total;
+            }
+        }
+        let mut lines = vec![format!(
+            "{} trees; importance: share of a column in what the splits are worth, averaged over the trees",
+            self.members.len()
+        )];
+        lines.extend(self.members.iter().enumerate().map(|(at, member)| {
+            let next =
+                member.successor.as_ref().map_or(String::new(), |tree| format!(", a successor of {}", tree.size()));
+            let share = if member.seen > 0.0 { 100.0 * member.right / member.seen } else { 0.0 };
+            format!(
+                "tree {at}: {} leaves, {share:.1} % right, replaced {} times{next}",
+                member.tree.size(),
+                member.replaced
+            )
+        }));
+        Explanation { importances: report::importances(&merits, names), lines }
+    }
+
+    fn fits(&self, shape: Shape) -> bool {
+        let own = Shape { categories: shape.categories, ..self.shape() };
+        own == shape
+            && !self.members.is_empty()
+            && self.members.iter().all(|member| {
+                member.tree.fits(shape)
+                    && member.successor.as_ref().is_none_or(|tree| tree.fits(shape))
+                    && member.warning.iter().chain(&member.drift).all(Detector::is_sound)
+            })
+    }
+}
