@@ -10,12 +10,14 @@ pub mod adaptive_random_forest;
 pub mod adaptive_random_forest_regressor;
 pub mod alma;
 pub mod anytime;
+mod bandit;
 mod bayes;
 pub mod bernoulli_naive_bayes;
 pub mod champion;
 mod composite;
 mod discriminant;
 pub mod drift;
+pub mod epsilon_greedy;
 mod factorization;
 mod factorization_machine;
 pub mod factorization_machine_classifier;
@@ -34,6 +36,7 @@ mod linear;
 pub mod linear_discriminant;
 pub mod linear_regression;
 pub mod linear_svm;
+pub mod linear_ucb;
 pub mod logistic_regression;
 pub mod matrix_factorization;
 pub mod mean;
@@ -53,14 +56,17 @@ pub mod quadratic_discriminant;
 mod random;
 mod ranges;
 pub mod ridge_regression;
+pub mod robust_random_cut_forest;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod softmax_regression;
+mod spread;
 pub mod stack;
 pub mod streaming_gradient_boosted_trees;
 pub mod streaming_random_patches;
 mod sums;
 mod symmetric;
+pub mod thompson_sampling;
 mod trees;
 mod update;
 pub mod vote;
@@ -83,6 +89,7 @@ pub static KINDS: &[&ModelKind] = &[
     &alma::KIND,
     &bernoulli_naive_bayes::KIND,
     &champion::KIND,
+    &epsilon_greedy::KIND,
     &factorization_machine_classifier::KIND,
     &factorization_machine_regressor::KIND,
     &gaussian_naive_bayes::KIND,
@@ -95,6 +102,7 @@ pub static KINDS: &[&ModelKind] = &[
     &linear_discriminant::KIND,
     &linear_regression::KIND,
     &linear_svm::KIND,
+    &linear_ucb::KIND,
     &logistic_regression::KIND,
     &matrix_factorization::KIND,
     &mean::KIND,
@@ -107,10 +115,12 @@ pub static KINDS: &[&ModelKind] = &[
     &passive_aggressive_regression::KIND,
     &quadratic_discriminant::KIND,
     &ridge_regression::KIND,
+    &robust_random_cut_forest::KIND,
     &softmax_regression::KIND,
     &stack::KIND,
     &streaming_gradient_boosted_trees::KIND,
     &streaming_random_patches::KIND,
+    &thompson_sampling::KIND,
     &vote::KIND,
 ];
 
