@@ -177,7 +177,10 @@ mod tests {
                 &join_as_of::KIND,
                 json!({"with": "weather", "by": ["room"], "at": "at", "within_seconds": 3, "horizon_seconds": 4}),
             ),
-            (&detect_drift::KIND, json!({"columns": ["count", "humidity"], "window": 4, "by": ["ok"], "reference": "previous"})),
+            (
+                &detect_drift::KIND,
+                json!({"columns": ["count", "humidity"], "window": 4, "by": ["ok"], "reference": "previous"}),
+            ),
             (&detect_drift::KIND, json!({"columns": ["temperature"], "window": 7, "method": "jensen_shannon"})),
             (
                 &flag_drift::KIND,

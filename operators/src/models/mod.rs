@@ -46,8 +46,6 @@ pub mod nearest_neighbors_regression;
 mod neighbors;
 pub mod one_vs_rest;
 pub mod online_bagging;
-#[cfg(test)]
-mod oracles;
 pub mod passive_aggressive;
 pub mod passive_aggressive_regression;
 #[cfg(test)]
@@ -68,7 +66,6 @@ mod sums;
 mod symmetric;
 pub mod thompson_sampling;
 mod trees;
-mod update;
 pub mod vote;
 
 use std::borrow::Cow;
