@@ -73,8 +73,8 @@ use std::sync::{Arc, LazyLock};
 
 use millstream_engine::catalogue::{Kind, Planned, Problem};
 use schemars::{Schema, SchemaGenerator};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use learner::{Learner, Matrix, Predictor};
@@ -159,7 +159,7 @@ impl Task {
 }
 
 /// What a row of features looks like, and among how many classes is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Shape {
     /// How many numbers a row has.
     pub dense: usize,
