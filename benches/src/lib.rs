@@ -1,6 +1,7 @@
 //! What the benches share: runs and their medians, tables, and the flight example with a state of its own.
 
 pub mod flights;
+pub mod streams;
 pub mod table;
 
 use millstream_engine::time::Stopwatch;

@@ -30,6 +30,7 @@ pub struct Metrics {
     dead_letters_total: IntCounterVec,
     repaired_total: IntCounterVec,
     expectations_failed_total: IntCounterVec,
+    events_total: IntCounterVec,
     state_keys: IntGaugeVec,
     step_seconds_total: GaugeVec,
     held_rows: IntGauge,
@@ -95,6 +96,7 @@ impl Default for Metrics {
                 "Spans of rows of which something was expected that does not hold.",
                 &["step"],
             ),
+            events_total: counters("events_total", "What was of note: drift.", &["step", "event"]),
             state_keys: int_gauges("state_keys", "Keys that a step keeps state for.", &["step", "worker"]),
             step_seconds_total: gauges("step_seconds_total", "Seconds spent in a step, over all workers.", &["step"]),
             held_rows: registered(r, IntGauge::new("held_rows", "Rows that wait for the watermark.")),
@@ -102,7 +104,7 @@ impl Default for Metrics {
             measure: gauges(
                 "measure",
                 "What a model has measured of itself and its baselines.",
-                &["model", "measure", "who"],
+                &["model", "measure", "who", "over"],
             ),
             requests_total: counter("requests_bound_total", "Requests bound."),
             answers_total: counters("answers_committed_total", "Answers committed.", &["kind"]),
@@ -190,7 +192,7 @@ impl Metrics {
     pub(crate) fn set_model(&self, model: &str, revision: u64, measures: &[Measure]) {
         self.revision.with_label_values(&[model]).set(revision as i64);
         for measure in measures {
-            self.measure.with_label_values(&[model, measure.name, measure.who]).set(measure.value);
+            self.measure.with_label_values(&[model, measure.name, measure.who, &measure.over]).set(measure.value);
         }
     }
 
@@ -210,6 +212,7 @@ impl Metrics {
             rows_out: lanes(&self.rows_out_total),
             repaired: lanes(&self.repaired_total),
             unmet: self.expectations_failed_total.with_label_values(&[step]),
+            events: (self.events_total.clone(), step.to_owned()),
             seconds: self.step_seconds_total.with_label_values(&[step]),
             keys: (self.state_keys.clone(), [step.to_owned(), worker.to_string()]),
         }
@@ -260,12 +263,19 @@ pub(crate) struct StepMetrics {
     pub(crate) rows_out: [IntCounter; 2],
     pub(crate) repaired: [IntCounter; 2],
     pub(crate) unmet: IntCounter,
+    events: (IntCounterVec, String),
     pub(crate) seconds: prometheus::Gauge,
     /// With its labels: only steps that have state show it.
     keys: (IntGaugeVec, [String; 2]),
 }
 
 impl StepMetrics {
+    /// Counts something of note.
+    pub(crate) fn noticed(&self, event: &str) {
+        let (family, step) = &self.events;
+        family.with_label_values(&[step.as_str(), event]).inc();
+    }
+
     pub(crate) fn set_keys(&self, keys: usize) {
         let (gauges, labels) = &self.keys;
         gauges.with_label_values(labels).set(keys as i64);

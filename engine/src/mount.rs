@@ -116,8 +116,8 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
                 transform::mount(ports.remove(0), operator.clone(), outlet)
             }
             Power::Keyed(operator) => keyed::mount(ports, operator, at, site, &walks)?,
-            Power::Fold(make) => {
-                let rows = fold::mount(ports.remove(0), make, at, site, &walks)?;
+            Power::Fold(folding) => {
+                let rows = fold::mount(ports, &folding.make, at, site, &walks)?;
                 let asked = stream_of(node.inputs[0], &sources, &nodes);
                 answer::mount(asked, rows.clone(), at, site).probe_with(&probe);
                 rows

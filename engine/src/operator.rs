@@ -14,12 +14,14 @@
 //!
 //! Every operator keeps the engine's leading columns (see [`crate::batch`]) as they are.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::Result;
 use crate::batch::Lane;
@@ -32,6 +34,18 @@ pub struct Rejects {
     rows: Vec<(usize, String)>,
     repaired: u64,
     unmet: Vec<String>,
+    noticed: Vec<Noticed>,
+}
+
+/// Something of note at a row, in JSON: it becomes a record in the pipeline's topic of events.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Noticed {
+    /// The row.
+    pub row: usize,
+    /// What happened: `drift`.
+    pub kind: &'static str,
+    /// All about it.
+    pub about: Value,
 }
 
 impl Rejects {
@@ -49,6 +63,16 @@ impl Rejects {
     /// Tells that something that was expected of the rows does not hold.
     pub fn unmet(&mut self, expectation: impl Into<String>) {
         self.unmet.push(expectation.into());
+    }
+
+    /// Tells of something of note that happened at row `row`.
+    pub fn notice(&mut self, row: usize, kind: &'static str, about: Value) {
+        self.noticed.push(Noticed { row, kind, about });
+    }
+
+    /// What was of note, in the order in which it was told.
+    pub fn noticed(&mut self) -> Vec<Noticed> {
+        std::mem::take(&mut self.noticed)
     }
 
     /// How many values were repaired, and the expectations that do not hold, in the order in which they were told.
@@ -122,15 +146,24 @@ pub struct Measure {
     pub name: &'static str,
     /// Who reached it: `model`, `majority`, `no_change`.
     pub who: &'static str,
+    /// Over which rows: `all`, `last 1000`, `carrier=AA`.
+    pub over: Cow<'static, str>,
     /// The value.
     pub value: f64,
 }
 
+impl Measure {
+    /// What was measured over all rows.
+    pub fn of_all(name: &'static str, who: &'static str, value: f64) -> Self {
+        Self { name, who, over: Cow::Borrowed("all"), value }
+    }
+}
+
 /// An operator that folds the whole learn lane into one state, and whose state answers: a model.
 pub trait Fold: Send + 'static {
-    /// Learns from `rows` one after the other, and gives them back with the columns that it adds
-    /// (for a model: what it predicted before learning each).
-    fn learn(&mut self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch>;
+    /// Learns from `rows` of input `port` one after the other, and gives those of port 0 back with the columns that it adds
+    /// (for a model: what it predicted before learning each). Rows of several ports come in the canonical order of all.
+    fn learn(&mut self, port: usize, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch>;
 
     /// How many rows it has learned. This is the number of the revision: it grows with each example and
     /// does not depend on how the stream was cut into epochs.
@@ -166,7 +199,19 @@ pub enum Power {
     /// State by key: [`Keyed`] or [`Relational`].
     Keyed(Arc<dyn ErasedKeyed>),
     /// One state; made once, on the worker that holds it.
-    Fold(Arc<dyn Fn() -> Box<dyn Fold> + Send + Sync>),
+    Fold(Folding),
+}
+
+/// Makes a fold in its initial state.
+pub type MakeFold = Arc<dyn Fn() -> Box<dyn Fold> + Send + Sync>;
+
+/// A [`Fold`] that was not started.
+#[derive(Clone)]
+pub struct Folding {
+    /// Makes it.
+    pub make: MakeFold,
+    /// Whether its inputs may take back rows: see [`crate::batch::DIFF`].
+    pub takes_changes: bool,
 }
 
 impl Power {
@@ -191,13 +236,13 @@ impl Power {
         match self {
             Self::Transform(_) => true,
             Self::Keyed(operator) => operator.takes_changes(),
-            Self::Fold(_) => false,
+            Self::Fold(folding) => folding.takes_changes,
         }
     }
 
     /// A fold, from what makes it in its initial state.
     pub fn fold<F: Fold>(make: impl Fn() -> F + Send + Sync + 'static) -> Self {
-        Self::Fold(Arc::new(move || Box::new(make())))
+        Self::Fold(Folding { make: Arc::new(move || Box::new(make())), takes_changes: false })
     }
 }
 

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::batch::{Lane, Meta, Origin, canonical};
-use crate::binding::{Binding, Epoch, Frontier};
+use crate::binding::{Binding, Epoch, Frontier, Watermark};
 use crate::book::{Book, Entry, Request, Revision};
 use crate::digest::AnswersDigest;
 use crate::fault::{Fault, Result};
@@ -48,6 +49,19 @@ pub struct DeadLetter {
     pub raw: Option<Vec<u8>>,
     /// Whether `raw` is a row as text: of a source of columns, or one that a step has made of several.
     pub is_row: bool,
+}
+
+/// Something of note that a step told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notice {
+    /// The place in the canonical order of the row at which it happened.
+    pub place: Watermark,
+    /// Who told it.
+    pub step: Arc<str>,
+    /// What happened: `drift`.
+    pub kind: &'static str,
+    /// All about it.
+    pub about: Value,
 }
 
 /// The answer to a request.
@@ -153,6 +167,8 @@ pub struct Published {
     pub replies: Vec<Reply>,
     /// In origin order.
     pub dead_letters: Vec<DeadLetter>,
+    /// In canonical order.
+    pub notices: Vec<Notice>,
     /// By fold (node index): revisions made in the epoch, with what they measured.
     pub revisions: BTreeMap<usize, (Revision, Vec<Measure>)>,
 }
@@ -190,6 +206,10 @@ pub(crate) enum Event {
         epoch: Epoch,
         letters: Vec<DeadLetter>,
     },
+    Noticed {
+        epoch: Epoch,
+        notices: Vec<Notice>,
+    },
     Revised {
         epoch: Epoch,
         fold: usize,
@@ -207,6 +227,7 @@ struct Open {
     answers: Vec<(RecordBatch, RecordBatch, Arc<Stamp>)>,
     refused: BTreeMap<Origin, (Arc<str>, String)>,
     dead: Vec<DeadLetter>,
+    notices: Vec<Notice>,
     revised: BTreeMap<usize, (Revision, Vec<Measure>)>,
 }
 
@@ -311,6 +332,7 @@ impl Publisher {
                 }
             }
             Event::Dead { epoch, letters } => self.open(epoch).dead.extend(letters),
+            Event::Noticed { epoch, notices } => self.open(epoch).notices.extend(notices),
             Event::Revised { epoch, fold, revision, measures } => {
                 self.open(epoch).revised.insert(fold, (revision, measures));
             }
@@ -400,6 +422,8 @@ impl Publisher {
         }
         let mut dead_letters = open.dead;
         dead_letters.sort_by(|a, b| (a.origin, &a.step).cmp(&(b.origin, &b.step)));
+        let mut notices = open.notices;
+        notices.sort_by(|a, b| (a.place, &a.step).cmp(&(b.place, &b.step)));
         Ok(Published {
             progress: Progress {
                 revisions: self.marks.clone(),
@@ -409,6 +433,7 @@ impl Publisher {
             outputs,
             replies,
             dead_letters,
+            notices,
             revisions: open.revised,
         })
     }

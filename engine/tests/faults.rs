@@ -68,7 +68,7 @@ impl Keyed for Broken {
 }
 
 impl Fold for Broken {
-    fn learn(&mut self, _: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
+    fn learn(&mut self, _: usize, _: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
         self.0.fail()
     }
     fn examples(&self) -> u64 {

@@ -90,7 +90,7 @@ pub struct Versions {
 pub fn stored(pipeline: &Pipeline, state: &Path, broker: &dyn Broker) -> Result<Stored> {
     let own = Topics::of(&pipeline.name);
     let mut topics = Vec::new();
-    for name in pipeline.topics.iter().map(|(name, _)| name).chain([&own.progress, &own.dead, &own.feeds]) {
+    for name in pipeline.topics.iter().map(|(name, _)| name).chain(own.of_runs()) {
         topics.extend(broker.topic(name)?);
     }
     let mut journal = Journal::default();

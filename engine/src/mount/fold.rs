@@ -1,14 +1,20 @@
 //! Folds: all learn rows on one worker, in canonical order; each epoch that taught makes a revision.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::operator::Operator;
 
-use crate::batch::{Batch, Lane, canonical};
+use crate::batch::{Batch, Lane, Meta, canonical};
 use crate::binding::{Epoch, Frontier};
 use crate::book::Revision;
 use crate::checkpoint::Word;
@@ -16,15 +22,13 @@ use crate::fault::{Fault, Result};
 use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
 use crate::mount::{Outlet, Rows, Site, Walks};
-use crate::operator::Fold;
+use crate::operator::{Fold, MakeFold, Rejects};
 use crate::publish::{Event, RevisionMark};
 use crate::state::hash;
 
-type Make = Arc<dyn Fn() -> Box<dyn Fold> + Send + Sync>;
-
 pub(crate) fn mount<'scope>(
-    stream: Rows<'scope>,
-    make: &Make,
+    ports: Vec<Rows<'scope>>,
+    make: &MakeFold,
     at: usize,
     site: &Site,
     walks: &Rc<Walks>,
@@ -32,55 +36,89 @@ pub(crate) fn mount<'scope>(
     let site = site.clone();
     let node = &site.graph.nodes[at];
     let home = hash(node.name.as_bytes()) % site.workers as u64;
-    let schema = site.graph.schema(node.inputs[0]).clone();
+    let schemas: Vec<SchemaRef> = node.inputs.iter().map(|input| site.graph.schema(*input).clone()).collect();
     let outlet = site.outlet(&node.name);
     let fold = (home == site.worker as u64).then(|| make());
     let mut state = fold.map(|fold| State { fold, at, outlet, site: site.clone() });
     if let Some(state) = &mut state {
         site.restore(&node.name, |_| true, |_, stored| state.restore(stored))?;
     }
-    let scope = stream.scope();
-    let learning = stream.unary(Pipeline, "learning", |_, _| {
+    let scope = ports[0].scope();
+    let mut builder = OperatorBuilder::new(node.name.clone(), scope);
+    let (output, stream) = builder.new_output::<Vec<Batch>>();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<Batch>>>::from(output);
+    let mut inputs = Vec::new();
+    for stream in ports {
+        inputs.push(builder.new_input(learning(stream), Exchange::new(move |_: &Batch| home)));
+    }
+    let activator = scope.activator_for(builder.operator_info().address);
+    let mut handover = state.is_some().then(|| Handover::new(&node.name, &site, walks, activator));
+    builder.build(move |capabilities| {
+        drop(capabilities);
+        let mut open: BTreeMap<Epoch, (_, Gathered)> = BTreeMap::new();
+        move |frontiers| {
+            let mut output = output.activate();
+            for (port, input) in inputs.iter_mut().enumerate() {
+                input.for_each_stamp(|time, batches| {
+                    let (Some(&epoch), Some(capability)) = (time.least(), time.retain_least(0)) else { return };
+                    let (_, gathered) = open.entry(epoch).or_insert_with(|| (capability, Gathered::default()));
+                    batches.flat_map(|batch| batch.drain(..)).for_each(|batch| gathered.add(port, batch));
+                });
+            }
+            let complete = handover::next(frontiers);
+            while let Some(entry) = open.first_entry().filter(|entry| *entry.key() < complete) {
+                let (epoch, (capability, gathered)) = entry.remove_entry();
+                // Rows come only to the fold's home.
+                let (Some(state), Some(handover)) = (&mut state, &mut handover) else { return };
+                state.hand_over(handover, epoch);
+                let ports = schemas
+                    .iter()
+                    .enumerate()
+                    .map(|(port, schema)| canonical(schema, gathered.learn.get(port).map_or(&[], Vec::as_slice)));
+                match ports.collect::<Result<Vec<_>>>() {
+                    Ok(ports) => {
+                        let mut session = output.session_with_builder(&capability);
+                        state.learn(epoch, &ports, |rows| session.give(Batch::new(Lane::Learn, rows)));
+                    }
+                    Err(fault) => state.outlet.abort(fault),
+                }
+            }
+            if let (Some(state), Some(handover)) = (&mut state, &mut handover) {
+                state.hand_over(handover, complete);
+            }
+        }
+    });
+    Ok(stream)
+}
+
+/// The rows that teach.
+fn learning(stream: Rows<'_>) -> Rows<'_> {
+    stream.unary(Pipeline, "learning", |_, _| {
         |input, output| {
             input.for_each_stamp(|time, batches| {
                 let learns = batches.flat_map(|batch| batch.drain(..)).filter(|batch| batch.lane == Lane::Learn);
                 output.session(&time).give_iterator(learns);
             });
         }
-    });
-    let rows = learning.unary_frontier(Exchange::new(move |_: &Batch| home), "fold", |_, info| {
-        let activator = scope.activator_for(info.address);
-        let mut handover = state.is_some().then(|| Handover::new(&node.name, &site, walks, activator));
-        let mut open: BTreeMap<Epoch, (_, Gathered)> = BTreeMap::new();
-        move |(input, frontier), output| {
-            input.for_each_stamp(|time, batches| {
-                let (Some(&epoch), Some(capability)) = (time.least(), time.retain_least(0)) else { return };
-                let (_, gathered) = open.entry(epoch).or_insert_with(|| (capability, Gathered::default()));
-                batches.flat_map(|batch| batch.drain(..)).for_each(|batch| gathered.add(0, batch));
-            });
-            while let Some(entry) = open.first_entry() {
-                if frontier.less_equal(entry.key()) {
-                    break;
-                }
-                let (epoch, (capability, gathered)) = entry.remove_entry();
-                // Rows come only to the fold's home.
-                let (Some(state), Some(handover)) = (&mut state, &mut handover) else { return };
-                state.hand_over(handover, epoch);
-                match canonical(&schema, gathered.learn.first().map_or(&[], Vec::as_slice)) {
-                    Ok(rows) => {
-                        if let Some(rows) = state.learn(epoch, &rows) {
-                            output.session(&capability).give(Batch::new(Lane::Learn, rows));
-                        }
-                    }
-                    Err(fault) => state.outlet.abort(fault),
-                }
-            }
-            if let (Some(state), Some(handover)) = (&mut state, &mut handover) {
-                state.hand_over(handover, handover::next([frontier]));
-            }
-        }
-    });
-    Ok(rows)
+    })
+}
+
+/// The rows of all ports in canonical order, as runs of one port's rows.
+fn runs(ports: &[RecordBatch]) -> Vec<(usize, Range<usize>)> {
+    let metas: Vec<Meta<'_>> = ports.iter().map(Meta::of).collect();
+    let mut next = vec![0; ports.len()];
+    let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
+    let head = |port: usize, next: &[usize]| {
+        (next[port] < ports[port].num_rows()).then(|| (metas[port].order(next[port]), port))
+    };
+    while let Some((_, port)) = (0..ports.len()).filter_map(|port| head(port, &next)).min() {
+        let other = (0..ports.len()).filter(|other| *other != port).filter_map(|other| head(other, &next)).min();
+        let start = next[port];
+        let follows = |row: usize| other.is_none_or(|(order, other)| (metas[port].order(row), port) < (order, other));
+        next[port] = (start + 1..ports[port].num_rows()).find(|row| !follows(*row)).unwrap_or(ports[port].num_rows());
+        runs.push((port, start..next[port]));
+    }
+    runs
 }
 
 /// A fold as it is stored in checkpoints.
@@ -144,10 +182,16 @@ impl State {
         Ok(())
     }
 
-    fn learn(&mut self, epoch: Epoch, rows: &arrow::array::RecordBatch) -> Option<arrow::array::RecordBatch> {
+    fn learn(&mut self, epoch: Epoch, ports: &[RecordBatch], mut give: impl FnMut(RecordBatch)) {
         let before = self.fold.examples();
-        let fold = &mut self.fold;
-        let out = self.outlet.run(epoch, Lane::Learn, rows, |rejects| fold.learn(rows, rejects).map(Some));
+        for (port, range) in runs(ports) {
+            let fold = &mut self.fold;
+            let rows = ports[port].slice(range.start, range.len());
+            let learn = |rejects: &mut Rejects| fold.learn(port, &rows, rejects).map(Some);
+            if let Some(rows) = self.outlet.run(epoch, Lane::Learn, &rows, learn) {
+                give(rows);
+            }
+        }
         if self.fold.examples() > before && !self.site.book.is_aborted() {
             let revision = Revision {
                 number: self.fold.examples(),
@@ -160,6 +204,40 @@ impl State {
             self.site.book.publish_revision(self.at, revision.clone());
             self.outlet.send(Event::Revised { epoch, fold: self.at, revision, measures: self.fold.measures() });
         }
-        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BinaryViewArray, TimestampMillisecondArray, UInt32Array, UInt64Array};
+    use arrow::datatypes::Schema;
+
+    use super::*;
+    use crate::batch::schema_of;
+
+    /// Rows of a source at these times, in order.
+    fn rows(source: u32, times: &[i64]) -> RecordBatch {
+        let len = times.len();
+        let none: ArrayRef = Arc::new(BinaryViewArray::from(vec![None::<&[u8]>; len]));
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(vec![source; len])),
+            Arc::new(UInt32Array::from(vec![0; len])),
+            Arc::new(UInt64Array::from_iter_values(0..len as u64)),
+            Arc::new(UInt32Array::from(vec![0; len])),
+            Arc::new(TimestampMillisecondArray::from(times.to_vec())),
+            none.clone(),
+            none,
+        ];
+        RecordBatch::try_new(schema_of(&Schema::empty()), columns).expect("the engine's columns")
+    }
+
+    #[test]
+    fn runs_are_in_the_order_of_all_ports() {
+        let ports = [rows(1, &[1, 2, 5, 5, 9]), rows(0, &[3, 5, 6])];
+        assert_eq!(runs(&ports), [(0, 0..2), (1, 0..2), (0, 2..4), (1, 2..3), (0, 4..5)]);
+        assert_eq!(runs(&[rows(0, &[1, 2]), rows(1, &[])]), [(0, 0..2)]);
+        assert_eq!(runs(&[rows(0, &[])]), []);
     }
 }

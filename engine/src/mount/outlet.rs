@@ -16,8 +16,8 @@ use crate::fault::{Blame, Fault, Result};
 use crate::graph::{Input, Observe};
 use crate::metrics::StepMetrics;
 use crate::mount::{Rows, Site};
-use crate::operator::Rejects;
-use crate::publish::{DeadLetter, Event};
+use crate::operator::{Noticed, Rejects};
+use crate::publish::{DeadLetter, Event, Notice};
 use crate::time::Stopwatch;
 
 /// A step's way out of the dataflow.
@@ -92,6 +92,7 @@ impl Outlet {
         }
         for (rows, rejects) in ports.iter().zip(&mut rejects) {
             self.remark(lane_at, rejects);
+            self.notice(epoch, rows, rejects.noticed());
             let rejected = rejects.take();
             if lane == Lane::Serve && left + rejected.len() < rows.num_rows() {
                 self.refuse_dropped(epoch, rows, out.as_ref(), &rejected);
@@ -117,6 +118,19 @@ impl Outlet {
                 _ => {}
             }
         }
+    }
+
+    /// Passes on what is of note.
+    fn notice(&self, epoch: Epoch, rows: &RecordBatch, noticed: Vec<Noticed>) {
+        if noticed.is_empty() {
+            return;
+        }
+        let meta = Meta::of(rows);
+        let notice = |Noticed { row, kind, about }| {
+            self.metrics.noticed(kind);
+            Notice { place: meta.order(row), step: self.step.clone(), kind, about }
+        };
+        self.send(Event::Noticed { epoch, notices: noticed.into_iter().map(notice).collect() });
     }
 
     /// Lets an operator look at rows that it keeps for later; rejected ones become dead letters. Whether all went well.

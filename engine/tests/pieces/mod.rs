@@ -215,7 +215,7 @@ struct Sum {
 }
 
 impl Fold for Sum {
-    fn learn(&mut self, rows: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
+    fn learn(&mut self, _: usize, rows: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
         for value in rows.column(META + 2).as_primitive::<Int64Type>().values() {
             self.sum = self.sum.wrapping_mul(31).wrapping_add(*value);
             self.examples += 1;

@@ -2,15 +2,19 @@
 
 use millstream_engine::{Fault, Result};
 use safetensors::tensor::{Dtype, TensorView, serialize};
+use serde::Serialize;
 use serde_json::json;
 
 use super::Spec;
-use crate::models::{Predictor, Task};
+use crate::models::Predictor;
 
 /// The file of the model's numbers.
 pub const WEIGHTS: &str = "weights.safetensors";
 /// The file that says what the numbers mean.
 pub const METADATA: &str = "model.json";
+
+/// The file in which the model explains itself to people.
+pub const EXPLANATION: &str = "explanation.json";
 
 impl Spec {
     /// What the model is, for people and for telling one from another.
@@ -19,6 +23,7 @@ impl Spec {
             "model": self.design.kind,
             "task": self.design.task,
             "label": self.label,
+            "classes": self.outputs.names(),
             "features": self.features.columns(),
             "parameters": self.design.parameters,
         })
@@ -29,37 +34,32 @@ impl Spec {
 pub(super) fn write(spec: &Spec, predictor: &dyn Predictor, examples: u64) -> Result<Vec<(String, Vec<u8>)>> {
     let mut description = spec.describe();
     description["examples"] = examples.into();
-    description["prediction"] = formula(spec.design.task).into();
-    let metadata = serde_json::to_vec_pretty(&description)
-        .map_err(|error| Fault::ours("a model's description cannot be written").because(error))?;
-    Ok(vec![(METADATA.to_owned(), metadata), (WEIGHTS.to_owned(), weights(predictor)?)])
+    let explanation = predictor.explain(&spec.names());
+    Ok(vec![
+        (METADATA.to_owned(), pretty(&description)?),
+        (EXPLANATION.to_owned(), pretty(&explanation)?),
+        (WEIGHTS.to_owned(), weights(predictor)?),
+    ])
 }
 
-fn formula(task: Task) -> &'static str {
-    match task {
-        Task::Classification => {
-            "1 / (1 + exp(-(bias + sum(weights * clamp((x - means) / scales, -1, 1)) + sum(categories[offset + code]))))"
-        }
-        Task::Regression => {
-            "label_mean + label_deviation * (bias + sum(weights * clamp((x - means) / scales, -1, 1)) \
-             + sum(categories[offset + code]))"
-        }
-    }
+fn pretty(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value)
+        .map_err(|error| Fault::ours("a model's description cannot be written").because(error))
 }
 
 fn weights(predictor: &dyn Predictor) -> Result<Vec<u8>> {
     let refused = |error| Fault::ours("a model's weights cannot be written").because(error);
-    let tensors: Vec<(&str, usize, Vec<u8>)> = predictor
+    let tensors: Vec<_> = predictor
         .tensors()
         .into_iter()
         .map(|tensor| {
-            let bytes = tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            (tensor.name, tensor.values.len(), bytes)
+            let bytes: Vec<u8> = tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (tensor.name, tensor.shape, bytes)
         })
         .collect();
     let views = tensors
         .iter()
-        .map(|(name, len, bytes)| Ok((*name, TensorView::new(Dtype::F64, vec![*len], bytes).map_err(refused)?)))
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F64, shape.clone(), bytes).map_err(refused)?)))
         .collect::<Result<Vec<_>>>()?;
     serialize(views, None).map_err(refused)
 }

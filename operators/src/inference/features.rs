@@ -9,9 +9,10 @@ use millstream_engine::Result;
 use millstream_engine::batch::META;
 use millstream_engine::catalogue::{Planned, Problem, Problems, column};
 use millstream_engine::operator::Rejects;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::models::{Matrix, Shape};
+use crate::models::{Matrix, Names, Shape};
 
 /// The metadata of a `UInt32` field that says: these are codes, and how many there are.
 pub const CATEGORIES: &str = "categories";
@@ -37,8 +38,56 @@ pub struct Feature {
     /// Where it is in the model.
     #[serde(flatten)]
     pub place: Place,
+    /// What is read: the column itself, or those whose codes together are one code here.
     #[serde(skip)]
-    column: usize,
+    columns: Vec<Column>,
+}
+
+/// A column of the stream.
+#[derive(Clone, Debug)]
+struct Column {
+    name: String,
+    at: usize,
+    /// How many categories it has, if it has categories.
+    categories: u32,
+}
+
+/// A feature, as a definition names it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum FeatureConfig {
+    /// A column of numbers, booleans, or categories.
+    Column(String),
+    /// Columns of categories whose combinations are categories.
+    Cross(Cross),
+}
+
+/// Columns of categories whose combinations are categories, so that a linear model can tell what only two together say.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cross {
+    /// The columns of categories, at least two.
+    pub cross: Vec<String>,
+    /// Into how many categories the combinations are hashed.
+    pub buckets: u32,
+}
+
+impl FeatureConfig {
+    /// What the feature is called.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Column(name) => name.clone(),
+            Self::Cross(cross) => cross.cross.join(" x "),
+        }
+    }
+
+    /// The columns that it is made of.
+    pub fn columns(&self) -> &[String] {
+        match self {
+            Self::Column(name) => std::slice::from_ref(name),
+            Self::Cross(cross) => &cross.cross,
+        }
+    }
 }
 
 /// Where a column is in the model.
@@ -60,21 +109,26 @@ pub enum Place {
 
 impl Features {
     /// Checks the columns `names` against the stream's schema; problems are at `features.N`.
-    pub fn plan(schema: &SchemaRef, names: &[String]) -> Planned<Self> {
+    pub fn plan(schema: &SchemaRef, configs: &[FeatureConfig]) -> Planned<Self> {
         let mut problems = Problems::default();
-        if names.is_empty() {
+        if configs.is_empty() {
             problems.push(Problem::new("features", "no-features", "a model needs at least one feature"));
         }
         let mut features =
-            Self { columns: Vec::new(), shape: Shape { dense: 0, active: 0, categories: 0, classes: 2 } };
-        for (at, name) in names.iter().enumerate() {
-            let path = format!("features.{at}");
-            if names[..at].contains(name) {
+            Self { columns: Vec::new(), shape: Shape { dense: 0, active: 0, categories: 0, classes: 0 } };
+        for (at, config) in configs.iter().enumerate() {
+            let (path, name) = (format!("features.{at}"), config.name());
+            if configs[..at].iter().any(|before| before.name() == name) {
                 problems.push(Problem::new(&path, "duplicate-feature", format!("`{name}` is listed twice")));
                 continue;
             }
-            let Some(column) = problems.take(column(schema, &path, name)) else { continue };
-            problems.take(features.add(schema, column, &path));
+            match config {
+                FeatureConfig::Column(name) => {
+                    let Some(column) = problems.take(column(schema, &path, name)) else { continue };
+                    problems.take(features.add(schema, column, &path));
+                }
+                FeatureConfig::Cross(cross) => drop(problems.take_all(features.cross(schema, cross, &path))),
+            }
         }
         problems.finish().map(|()| features)
     }
@@ -87,16 +141,7 @@ impl Features {
                 .help("a request has other values there than training records; derive a column of your own"));
         }
         let place = match (field.data_type(), categories(field)) {
-            (DataType::UInt32, Some(categories)) => {
-                if self.shape.categories + categories as usize > CATEGORIES_MAX {
-                    let message = format!("with `{name}` there are more than {CATEGORIES_MAX} categories");
-                    return Err(Problem::new(path, "too-many-categories", message).help("hash into fewer buckets"));
-                }
-                let (slot, offset) = (self.shape.active, self.shape.categories as u32);
-                self.shape.active += 1;
-                self.shape.categories += categories as usize;
-                Place::Category { slot, offset, categories }
-            }
+            (DataType::UInt32, Some(categories)) => self.category(&name, categories, path)?,
             (kind, _) if kind == &DataType::Boolean || is_number(kind) => {
                 self.shape.dense += 1;
                 Place::Number(self.shape.dense - 1)
@@ -106,11 +151,65 @@ impl Features {
                     .help("derive a number from it, or use hash_category or one_hot"));
             }
         };
-        self.columns.push(Feature { name, data_type: field.data_type().to_string(), place, column });
+        let columns =
+            vec![Column { name: name.clone(), at: column, categories: categories(field).unwrap_or_default() }];
+        self.columns.push(Feature { name, data_type: field.data_type().to_string(), place, columns });
         Ok(())
     }
 
-    /// The shape of the rows.
+    /// A place for one more column of categories.
+    fn category(&mut self, name: &str, categories: u32, path: &str) -> Result<Place, Problem> {
+        if self.shape.categories + categories as usize > CATEGORIES_MAX {
+            let message = format!("with `{name}` there are more than {CATEGORIES_MAX} categories");
+            return Err(Problem::new(path, "too-many-categories", message).help("hash into fewer buckets"));
+        }
+        let (slot, offset) = (self.shape.active, self.shape.categories as u32);
+        self.shape.active += 1;
+        self.shape.categories += categories as usize;
+        Ok(Place::Category { slot, offset, categories })
+    }
+
+    fn cross(&mut self, schema: &SchemaRef, config: &Cross, path: &str) -> Planned<()> {
+        let mut problems = Problems::default();
+        if config.cross.len() < 2 {
+            let message = "a cross is of two columns or more";
+            problems.push(Problem::new(&format!("{path}.cross"), "out-of-range", message));
+        }
+        if config.buckets == 0 {
+            let message = "0 buckets hold nothing";
+            problems.push(Problem::new(&format!("{path}.buckets"), "out-of-range", message).help("write 4096"));
+        }
+        let mut columns = Vec::new();
+        for (at, name) in config.cross.iter().enumerate() {
+            let path = format!("{path}.cross.{at}");
+            let Some(column) = problems.take(column(schema, &path, name)) else { continue };
+            let Some(categories) = categories(schema.field(column)) else {
+                let message = format!("`{name}` is no column of categories");
+                problems.push(Problem::new(&path, "not-a-category", message).help("use hash_category first"));
+                continue;
+            };
+            columns.push(Column { name: name.clone(), at: column, categories });
+        }
+        problems.finish()?;
+        let name = config.cross.join(" x ");
+        let place = self.category(&name, config.buckets, path).map_err(|problem| vec![problem])?;
+        self.columns.push(Feature { name, data_type: DataType::UInt32.to_string(), place, columns });
+        Ok(())
+    }
+
+    /// What the places of a row are called; there are no classes yet.
+    pub fn names(&self) -> Names {
+        let mut names = Names::default();
+        for feature in &self.columns {
+            match feature.place {
+                Place::Number(_) => names.dense.push(feature.name.clone()),
+                Place::Category { offset, .. } => names.categories.push((feature.name.clone(), offset)),
+            }
+        }
+        names
+    }
+
+    /// The shape of the rows, without classes.
     pub fn shape(&self) -> Shape {
         self.shape
     }
@@ -122,29 +221,10 @@ impl Features {
 
     /// Rejects the rows that have no usable value somewhere.
     pub fn check(&self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<()> {
+        // What crosses are of is checked with them.
         for feature in &self.columns {
-            let (name, values) = (&feature.name, rows.column(feature.column));
-            if values.null_count() > 0 {
-                reject(values, rejects, |row| {
-                    values
-                        .is_null(row)
-                        .then(|| format!("feature `{name}` is null: add an `impute` step before the model"))
-                });
-            }
-            match feature.place {
-                Place::Number(_) => {
-                    if let Some(numbers) = floats(values)? {
-                        reject(values, rejects, |row| not_finite(name, numbers.value(row)));
-                    }
-                }
-                Place::Category { categories, .. } => {
-                    let codes = values.as_primitive::<UInt32Type>();
-                    reject(values, rejects, |row| {
-                        let code = codes.value(row);
-                        (code >= categories)
-                            .then(|| format!("feature `{name}` has code {code}, but only {categories} categories"))
-                    });
-                }
+            for column in &feature.columns {
+                check(feature.place, column, rows.column(column.at), rejects)?;
             }
         }
         Ok(())
@@ -153,18 +233,59 @@ impl Features {
     /// Fills `matrix` from rows that all passed [`Features::check`].
     pub fn read(&self, rows: &RecordBatch, matrix: &mut Matrix) -> Result<()> {
         matrix.resize(rows.num_rows());
-        for feature in &self.columns {
-            let values = rows.column(feature.column);
-            match feature.place {
-                Place::Number(slot) => set_numbers(values, slot, matrix)?,
-                Place::Category { slot, offset, .. } => {
-                    let codes = values.as_primitive::<UInt32Type>().values();
-                    matrix.set_active(slot, codes.iter().map(|code| offset + code));
+        let codes = |column: &Column| rows.column(column.at).as_primitive::<UInt32Type>().values();
+        for Feature { place, columns, .. } in &self.columns {
+            match (*place, columns.as_slice()) {
+                (Place::Number(slot), columns) => set_numbers(rows.column(columns[0].at), slot, matrix)?,
+                (Place::Category { slot, offset, .. }, [column]) => {
+                    matrix.set_active(slot, codes(column).iter().map(|code| offset + code));
+                }
+                (Place::Category { slot, offset, categories }, columns) => {
+                    let mut hashes = vec![0_u64; rows.num_rows()];
+                    for column in columns {
+                        hashes.iter_mut().zip(codes(column)).for_each(|(hash, code)| *hash = mixed(*hash, *code));
+                    }
+                    let buckets = hashes.iter().map(|hash| ((hash >> 32) * u64::from(categories)) >> 32);
+                    matrix.set_active(slot, buckets.map(|bucket| offset + bucket as u32));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// One more code of a combination, mixed into its hash (the finaliser of split-mix).
+fn mixed(hash: u64, code: u32) -> u64 {
+    let sum = hash.wrapping_add(u64::from(code) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let once = (sum ^ (sum >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let twice = (once ^ (once >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    twice ^ (twice >> 31)
+}
+
+/// Rejects the rows that have no usable value in a column of a feature.
+fn check(place: Place, column: &Column, values: &ArrayRef, rejects: &mut Rejects) -> Result<()> {
+    let Column { name, categories, .. } = column;
+    if values.null_count() > 0 {
+        reject(values, rejects, |row| {
+            values.is_null(row).then(|| format!("feature `{name}` is null: add an `impute` step before the model"))
+        });
+    }
+    match place {
+        Place::Number(_) => {
+            if let Some(numbers) = floats(values)? {
+                reject(values, rejects, |row| not_finite(name, numbers.value(row)));
+            }
+        }
+        Place::Category { .. } => {
+            let codes = values.as_primitive::<UInt32Type>();
+            reject(values, rejects, |row| {
+                let code = codes.value(row);
+                (code >= *categories)
+                    .then(|| format!("feature `{name}` has code {code}, but only {categories} categories"))
+            });
+        }
+    }
+    Ok(())
 }
 
 fn set_numbers(values: &ArrayRef, slot: usize, matrix: &mut Matrix) -> Result<()> {

@@ -4,19 +4,21 @@
 
 mod artefacts;
 mod features;
+mod outputs;
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use millstream_engine::Result;
 use millstream_engine::batch::filter;
 use millstream_engine::operator::{Answer, Rejects};
 
-use crate::models::{Design, Matrix, Predictor, Task, class};
+use crate::models::{Design, Matrix, Names, Predictor, Shape};
 
-pub use artefacts::{METADATA, WEIGHTS};
-pub use features::{CATEGORIES, Feature, Features, Place, is_number};
+pub use artefacts::{EXPLANATION, METADATA, WEIGHTS};
+pub use features::{CATEGORIES, Feature, FeatureConfig, Features, Place, is_number};
+pub use outputs::{Outputs, PREDICTED, PREDICTED_ACTION, PREDICTED_CLASS};
 
 /// What a model is, apart from what it has learned.
 pub struct Spec {
@@ -24,11 +26,25 @@ pub struct Spec {
     pub design: Design,
     /// What it looks at.
     pub features: Features,
-    /// The column that it learns to tell.
-    pub label: String,
+    /// The column that it learns to tell, if it needs one.
+    pub label: Option<String>,
+    /// What its outputs stand for.
+    pub outputs: Outputs,
 }
 
-/// A model as it was after some number of examples; answers with `prediction` (and `probability`).
+impl Spec {
+    /// The shape of its rows.
+    pub fn shape(&self) -> Shape {
+        Shape { classes: self.outputs.classes(), ..self.features.shape() }
+    }
+
+    /// What the places of its rows are called.
+    pub fn names(&self) -> Names {
+        Names { classes: self.outputs.names(), ..self.features.names() }
+    }
+}
+
+/// A model as it was after some number of examples.
 pub struct Revision {
     spec: Arc<Spec>,
     predictor: Arc<dyn Predictor>,
@@ -39,26 +55,9 @@ pub struct Revision {
 impl Revision {
     /// A revision from a frozen model.
     pub fn new(spec: Arc<Spec>, predictor: Arc<dyn Predictor>, examples: u64) -> Self {
-        let schema = answer_schema(spec.design.task);
+        let schema = Arc::new(Schema::new(spec.outputs.answer_fields()));
         Self { spec, predictor, examples, schema }
     }
-}
-
-/// The columns of an answer.
-pub fn answer_schema(task: Task) -> SchemaRef {
-    let fields = match task {
-        Task::Classification => vec![
-            Field::new("prediction", DataType::Boolean, false),
-            Field::new("probability", DataType::Float64, false),
-        ],
-        Task::Regression => vec![Field::new("prediction", DataType::Float64, false)],
-    };
-    Arc::new(Schema::new(fields))
-}
-
-/// The classes that probabilities stand for.
-pub fn classes(probabilities: &[f64]) -> BooleanArray {
-    probabilities.iter().map(|probability| Some(class(*probability))).collect()
 }
 
 /// The rows that were not rejected.
@@ -68,16 +67,13 @@ pub fn accepted(rows: &RecordBatch, rejects: &Rejects) -> Result<RecordBatch> {
 
 impl Answer for Revision {
     fn answer(&self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
-        let Spec { features, design, .. } = &*self.spec;
+        let Spec { features, outputs: meaning, .. } = &*self.spec;
         features.check(rows, rejects)?;
-        let (mut matrix, mut predictions) = (Matrix::new(features.shape()), Vec::new());
-        features.read(&accepted(rows, rejects)?, &mut matrix)?;
-        self.predictor.predict(&matrix, &mut predictions);
-        let mut columns: Vec<ArrayRef> = Vec::new();
-        if design.task == Task::Classification {
-            columns.push(Arc::new(classes(&predictions)));
-        }
-        columns.push(Arc::new(Float64Array::from(predictions)));
+        let rows = accepted(rows, rejects)?;
+        let (mut matrix, mut outputs) = (Matrix::new(self.spec.shape()), Vec::new());
+        features.read(&rows, &mut matrix)?;
+        self.predictor.predict(&matrix, &mut outputs);
+        let columns = meaning.answer_columns(&rows, self.examples, &outputs);
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }
 

@@ -26,6 +26,19 @@ impl Matrix {
         self.active.resize(len * self.shape.active, 0);
     }
 
+    /// Makes it the one row `row` of `other`, which has the same shape.
+    pub fn copy_row(&mut self, other: &Self, row: usize) {
+        self.resize(0);
+        self.push(other.row(row));
+    }
+
+    /// Adds a row.
+    pub fn push(&mut self, row: Row<'_>) {
+        self.len += 1;
+        self.dense.extend_from_slice(row.dense);
+        self.active.extend_from_slice(row.active);
+    }
+
     /// How many rows it has.
     pub fn len(&self) -> usize {
         self.len
@@ -166,12 +179,12 @@ impl<M: Model> Learner for Erased<M> {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(&*self.model).expect("vectors of numbers can be written to memory")
+        postcard::to_stdvec(&(self.shape, &*self.model)).expect("vectors of numbers can be written to memory")
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
-        let model: M = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
-        if !model.fits(self.shape) {
+        let (shape, model): (Shape, M) = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
+        if shape != self.shape || !model.fits(shape) {
             return Err(format!("its rows are not of {:?}", self.shape));
         }
         self.model = Arc::new(model);

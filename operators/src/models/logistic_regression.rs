@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::linear::{self, Config, Loss};
-use super::{Design, ModelKind, Task, Tensor};
+use super::{Design, ModelKind, Tensor};
 
 /// Logistic regression.
 pub static KIND: ModelKind = Kind {
@@ -18,7 +18,13 @@ pub static KIND: ModelKind = Kind {
 };
 
 fn plan(value: &Value) -> Planned<Design> {
-    linear::plan::<Logistic>(&KIND, Task::Classification, value)
+    linear::plan::<Logistic>(&KIND, value)
+}
+
+/// The logistic function.
+#[inline]
+pub(super) fn logistic(sum: f64) -> f64 {
+    1.0 / (1.0 + libm::exp(-sum))
 }
 
 /// Log loss through the logistic function.
@@ -31,17 +37,27 @@ impl Loss for Logistic {
 
     #[inline]
     fn output(&self, sum: f64) -> f64 {
-        1.0 / (1.0 + libm::exp(-sum))
+        logistic(sum)
     }
 
-    fn observe(&mut self, _: f64) {}
+    fn observe(&mut self, _: f64, _: f64) {}
 
     #[inline]
     fn gradient(&self, _: f64, output: f64, target: f64) -> f64 {
         output - target
     }
 
+    /// The gradient changes by a quarter of the sum's change at most.
+    #[inline]
+    fn damping(&self, _: f64, _: f64, _: f64, reach: f64) -> f64 {
+        1.0 / (1.0 + 0.25 * reach)
+    }
+
     fn tensors(&self) -> Vec<Tensor> {
         Vec::new()
+    }
+
+    fn says(&self) -> &'static str {
+        ", through the logistic function"
     }
 }

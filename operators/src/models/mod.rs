@@ -8,35 +8,73 @@
 
 pub mod adaptive_random_forest;
 pub mod adaptive_random_forest_regressor;
+pub mod alma;
+pub mod anytime;
+mod bandit;
+mod bayes;
+pub mod bernoulli_naive_bayes;
+pub mod champion;
+mod composite;
+mod discriminant;
 pub mod drift;
+pub mod epsilon_greedy;
+mod factorization;
+mod factorization_machine;
+pub mod factorization_machine_classifier;
+pub mod factorization_machine_regressor;
+#[cfg(test)]
+mod forgetting;
+pub mod gaussian_naive_bayes;
+pub mod half_space_trees;
 pub mod hoeffding_adaptive_tree;
 pub mod hoeffding_tree;
 pub mod hoeffding_tree_regressor;
+pub mod k_means;
 pub mod learner;
 pub mod leveraging_bagging;
 mod linear;
+pub mod linear_discriminant;
 pub mod linear_regression;
+pub mod linear_svm;
+pub mod linear_ucb;
 pub mod logistic_regression;
+pub mod matrix_factorization;
+pub mod mean;
+pub mod multinomial_naive_bayes;
+pub mod nearest_neighbors;
+pub mod nearest_neighbors_regression;
+mod neighbors;
+pub mod one_vs_rest;
 pub mod online_bagging;
-#[cfg(test)]
-mod oracles;
+pub mod passive_aggressive;
+pub mod passive_aggressive_regression;
 #[cfg(test)]
 mod properties;
+pub mod quadratic_discriminant;
 mod random;
+mod ranges;
+pub mod ridge_regression;
+pub mod robust_random_cut_forest;
 #[cfg(test)]
 pub(crate) mod samples;
+pub mod softmax_regression;
+mod spread;
+pub mod stack;
 pub mod streaming_gradient_boosted_trees;
 pub mod streaming_random_patches;
+mod sums;
+mod symmetric;
+pub mod thompson_sampling;
 mod trees;
-mod update;
+pub mod vote;
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use millstream_engine::catalogue::{Kind, Planned, Problem};
 use schemars::{Schema, SchemaGenerator};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use learner::{Learner, Matrix, Predictor};
@@ -45,15 +83,42 @@ pub use learner::{Learner, Matrix, Predictor};
 pub static KINDS: &[&ModelKind] = &[
     &adaptive_random_forest::KIND,
     &adaptive_random_forest_regressor::KIND,
+    &alma::KIND,
+    &bernoulli_naive_bayes::KIND,
+    &champion::KIND,
+    &epsilon_greedy::KIND,
+    &factorization_machine_classifier::KIND,
+    &factorization_machine_regressor::KIND,
+    &gaussian_naive_bayes::KIND,
+    &half_space_trees::KIND,
     &hoeffding_adaptive_tree::KIND,
     &hoeffding_tree::KIND,
     &hoeffding_tree_regressor::KIND,
+    &k_means::KIND,
     &leveraging_bagging::KIND,
+    &linear_discriminant::KIND,
     &linear_regression::KIND,
+    &linear_svm::KIND,
+    &linear_ucb::KIND,
     &logistic_regression::KIND,
+    &matrix_factorization::KIND,
+    &mean::KIND,
+    &multinomial_naive_bayes::KIND,
+    &nearest_neighbors::KIND,
+    &nearest_neighbors_regression::KIND,
+    &one_vs_rest::KIND,
     &online_bagging::KIND,
+    &passive_aggressive::KIND,
+    &passive_aggressive_regression::KIND,
+    &quadratic_discriminant::KIND,
+    &ridge_regression::KIND,
+    &robust_random_cut_forest::KIND,
+    &softmax_regression::KIND,
+    &stack::KIND,
     &streaming_gradient_boosted_trees::KIND,
     &streaming_random_patches::KIND,
+    &thompson_sampling::KIND,
+    &vote::KIND,
 ];
 
 /// A model's entry; its plan checks the hyper-parameters.
@@ -94,7 +159,7 @@ impl Task {
 }
 
 /// What a row of features looks like, and among how many classes is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Shape {
     /// How many numbers a row has.
     pub dense: usize,
@@ -289,22 +354,63 @@ pub fn plan(value: &Value) -> Planned<Design> {
     (kind.plan)(config).map_err(|problems| problems.into_iter().map(|problem| problem.under(name)).collect())
 }
 
-/// The schema of `kind: {...}` or `kind`, over all kinds.
+/// The schema of `kind: {...}` or `kind`, over all kinds: a definition of its own, because some are made of others.
 pub fn schema(generator: &mut SchemaGenerator) -> Schema {
-    let mut forms = vec![json!({"enum": KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>()})];
-    for kind in KINDS {
-        let mut schema = (kind.schema)();
-        schema.remove("$schema");
-        if let Some(Value::Object(definitions)) = schema.remove("$defs") {
-            generator.definitions_mut().extend(definitions);
+    let forms = forms(generator, KINDS.iter().map(|kind| (kind.name, kind.about, (kind.schema)())));
+    generator.definitions_mut().insert(composite::SCHEMA.to_owned(), json!({"title": "learner", "oneOf": forms}));
+    Schema::new_ref(format!("#/$defs/{}", composite::SCHEMA))
+}
+
+/// The schema of one of some names, or one with its settings. Each is a name, what it is about, and the schema of its settings.
+fn alternatives<'a>(
+    generator: &mut SchemaGenerator,
+    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>,
+) -> Schema {
+    Schema::try_from(json!({"oneOf": forms(generator, kinds)})).expect("an object is a schema")
+}
+
+fn forms<'a>(generator: &mut SchemaGenerator, kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>) -> Vec<Value> {
+    let mut forms = Vec::new();
+    let mut bare = Vec::new();
+    for (name, about, schema) in kinds {
+        let mut schema = schema.to_value();
+        refer(&mut schema, name);
+        let object = schema.as_object_mut().expect("a configuration is an object");
+        object.remove("$schema");
+        if let Some(Value::Object(own)) = object.remove("$defs") {
+            let own = own.into_iter().filter(|(name, _)| name != composite::SCHEMA);
+            generator.definitions_mut().extend(own.map(|(own, schema)| (format!("{name}.{own}"), schema)));
         }
-        let name = kind.name;
+        if object.get("required").is_none_or(|required| required.as_array().is_none_or(Vec::is_empty)) {
+            bare.push(name);
+        }
         forms.push(json!({
             "type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": false,
-            "description": kind.about,
+            "description": about,
         }));
     }
-    Schema::try_from(json!({"oneOf": forms})).expect("an object is a schema")
+    forms.insert(0, json!({"enum": bare}));
+    forms
+}
+
+/// A kind's definitions go under its name; all learners are the same for all.
+fn refer(schema: &mut Value, kind: &str) {
+    match schema {
+        Value::Object(object) => {
+            for (key, value) in object {
+                match value {
+                    Value::String(target) if key == "$ref" => {
+                        if let Some(name) = target.strip_prefix("#/$defs/").filter(|name| *name != composite::SCHEMA) {
+                            *target = format!("#/$defs/{kind}.{name}");
+                        }
+                    }
+                    value => refer(value, kind),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| refer(item, kind)),
+        _ => {}
+    }
 }
 
 /// Splits `name` or `name: {config}`, and looks the name up in `names`.

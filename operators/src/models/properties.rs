@@ -1,307 +1,406 @@
-//! What holds for every model with every update rule.
+//! What holds for every kind of model: with its example settings and with its defaults, and for few and for more classes.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::samples::{Pupil, Random, log_loss};
-use super::{Matrix, Shape, plan};
+use super::samples::{Random, yaml};
+use super::{Design, Example, KINDS, Learner, Matrix, Names, Shape, TARGET_MAX, Task, plan};
 
-const UPDATES: [&str; 3] = ["sgd", "adagrad", "ftrl"];
-
-fn model(kind: &str, update: &str) -> Value {
-    json!({kind: {"update": update}})
+/// A model to be tested, and rows for it.
+struct Case {
+    name: String,
+    design: Design,
+    shape: Shape,
 }
 
-fn sigmoid(sum: f64) -> f64 {
-    1.0 / (1.0 + (-sum).exp())
+/// Rows, and what there is to learn from each.
+struct Stream {
+    rows: Matrix,
+    examples: Vec<Example>,
 }
 
-fn all_models() -> impl Iterator<Item = (&'static str, Value)> {
-    ["logistic_regression", "linear_regression"].into_iter().flat_map(|kind| {
-        let strong = [
-            json!({kind: {"update": {"sgd": {"learning_rate": 1.0, "l2": 1.0}}}}),
-            json!({kind: {"update": {"adagrad": {"learning_rate": 10.0, "l2": 1.0}}}}),
-            json!({kind: {"update": {"ftrl": {"alpha": 10.0, "beta": 1e-12, "l1": 3.0, "l2": 2.0}}}}),
-        ];
-        UPDATES.map(|update| model(kind, update)).into_iter().chain(strong).map(move |model| (kind, model))
-    })
+/// All kinds, with all numbers of classes that make a difference.
+fn cases(shape: Shape) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in KINDS {
+        for (settings, config) in [("example", yaml(kind.example)), ("defaults", json!({}))] {
+            let Ok(design) = plan(&json!({kind.name: config})) else { continue };
+            let classes: &[usize] = match design.task {
+                Task::Classification if design.classes_max < 5 => &[2],
+                Task::Classification | Task::Choice => &[2, 5],
+                Task::Regression | Task::Anomaly | Task::Clustering => &[0],
+            };
+            cases.extend(classes.iter().map(|classes| Case {
+                name: format!("{} with {settings}, {classes} classes", kind.name),
+                design: design.clone(),
+                shape: Shape { classes: *classes, ..shape },
+            }));
+        }
+    }
+    cases
 }
 
-/// Magnitudes from 1e-9 to 1e12 that change suddenly, extremes included.
-fn wild(random: &mut Random, magnitude: &mut f64) -> f64 {
-    if random.uniform() < 0.01 {
+const SHAPE: Shape = Shape { dense: 4, active: 2, categories: 9, classes: 0 };
+
+/// The two columns of categories have 4 and 5 of them.
+const FIRST: usize = 4;
+
+impl Case {
+    fn learner(&self) -> Box<dyn Learner> {
+        (self.design.make)(self.shape)
+    }
+
+    fn outputs(&self) -> usize {
+        self.design.task.outputs(self.shape.classes)
+    }
+
+    /// Numbers about which something can be learned; where `wild`, also any others.
+    fn stream(&self, random: &mut Random, len: usize, wild: bool) -> Stream {
+        let shape = self.shape;
+        let mut rows = Matrix::new(shape);
+        rows.resize(len);
+        let mut first = vec![0.0; len];
+        for column in 0..shape.dense {
+            let mut magnitude = 1.0;
+            let values: Vec<f64> = (0..len).map(|_| number(random, &mut magnitude, wild)).collect();
+            rows.set_dense(column, values.iter().copied());
+            first = if column == 0 { values } else { first };
+        }
+        for column in 0..shape.active {
+            let (low, high) = if column == 0 { (0, FIRST.min(shape.categories)) } else { (FIRST, shape.categories) };
+            let values: Vec<u32> = (0..len).map(|_| (low + random.below(high - low)) as u32).collect();
+            rows.set_active(column, values.into_iter());
+        }
+        let mut magnitude = 1.0;
+        let examples = first.iter().map(|x| self.example(random, *x, &mut magnitude, wild)).collect();
+        Stream { rows, examples }
+    }
+
+    fn example(&self, random: &mut Random, x: f64, magnitude: &mut f64, wild: bool) -> Example {
+        let classes = self.shape.classes.max(1);
+        let action = random.below(classes) as u32;
+        let target = match self.design.task {
+            Task::Classification if random.uniform() < 0.2 => random.below(classes) as f64,
+            Task::Classification => (x + 0.5 * classes as f64).clamp(0.0, classes as f64 - 1.0).floor(),
+            Task::Choice => f64::from(u32::from(x > 0.0) == action) + 0.1 * random.normal(),
+            _ if wild => number(random, magnitude, true).clamp(-TARGET_MAX, TARGET_MAX),
+            _ => 3.0 * x + 0.1 * random.normal(),
+        };
+        let weight = match random.below(20) {
+            0 => 0.0,
+            1 => 0.5,
+            2 => 3.0,
+            3 if wild => 1e6,
+            _ => 1.0,
+        };
+        let propensity = if self.design.task == Task::Choice { 1.0 / classes as f64 } else { 1.0 };
+        Example { target, weight, action, propensity }
+    }
+}
+
+/// Magnitudes from 1e-9 to 1e12 that change suddenly, extremes included; or plain ones.
+fn number(random: &mut Random, magnitude: &mut f64, wild: bool) -> f64 {
+    if wild && random.uniform() < 0.01 {
         *magnitude = 10_f64.powi(random.below(22) as i32 - 9);
     }
-    match random.below(300) {
-        0 => 0.0,
-        1 => f64::MAX,
-        2 => f64::MIN_POSITIVE / 1e3,
+    match random.below(150) {
+        0 if wild => 0.0,
+        1 if wild => f64::MAX,
+        2 if wild => -f64::MAX,
+        3 if wild => f64::MIN_POSITIVE / 1e3,
         _ => *magnitude * random.normal(),
     }
 }
 
+impl Stream {
+    fn part(&self, shape: Shape, from: usize, to: usize) -> Stream {
+        self.pick(shape, &(from..to).collect::<Vec<_>>())
+    }
+
+    fn pick(&self, shape: Shape, picked: &[usize]) -> Stream {
+        let mut rows = Matrix::new(shape);
+        rows.resize(picked.len());
+        for column in 0..shape.dense {
+            rows.set_dense(column, picked.iter().map(|row| self.rows.row(*row).dense[column]));
+        }
+        for column in 0..shape.active {
+            rows.set_active(column, picked.iter().map(|row| self.rows.row(*row).active[column]));
+        }
+        Stream { rows, examples: picked.iter().map(|row| self.examples[*row]).collect() }
+    }
+}
+
+fn learn(learner: &mut dyn Learner, stream: &Stream) -> Vec<f64> {
+    let mut outputs = Vec::new();
+    learner.learn(&stream.rows, &stream.examples, &mut outputs);
+    outputs
+}
+
+fn predict(learner: &dyn Learner, stream: &Stream) -> Vec<f64> {
+    let mut outputs = Vec::new();
+    learner.frozen().predict(&stream.rows, &mut outputs);
+    outputs
+}
+
+fn bits(outputs: &[f64]) -> Vec<u64> {
+    outputs.iter().map(|output| output.to_bits()).collect()
+}
+
+/// Outputs are what their task says.
+fn check(case: &Case, outputs: &[f64]) {
+    let name = &case.name;
+    for row in outputs.chunks(case.outputs()) {
+        assert!(row.iter().all(|output| output.is_finite()), "{name}: {row:?}");
+        match case.design.task {
+            Task::Classification | Task::Choice => {
+                assert!(row.iter().all(|output| (0.0..=1.0).contains(output)), "{name}: {row:?}");
+                let sum: f64 = row.iter().sum();
+                assert!(row.len() == 1 || (sum - 1.0).abs() < 1e-9, "{name}: {row:?} add up to {sum}");
+            }
+            Task::Anomaly => assert!((0.0..=1.0).contains(&row[0]), "{name}: {row:?}"),
+            Task::Clustering => assert!(row[0] >= 0.0 && row[0].fract() == 0.0 && row[1] >= 0.0, "{name}: {row:?}"),
+            Task::Regression => {}
+        }
+    }
+}
+
 #[test]
-fn numbers_stay_finite_whatever_the_columns() {
-    let shape = Shape { dense: 6, active: 1, categories: 50, classes: 2 };
-    for (seed, (kind, model)) in all_models().enumerate() {
-        let mut random = Random::seeded(seed as u64);
-        let mut pupil = Pupil::new(&model, shape);
-        let (mut magnitudes, mut label_magnitude) = ([1.0; 6], 1.0);
-        for row in 0..4000 {
-            let dense: Vec<f64> = magnitudes.iter_mut().map(|magnitude| wild(&mut random, magnitude)).collect();
-            let target = match kind {
-                "logistic_regression" => random.flip(0.3),
-                _ => wild(&mut random, &mut label_magnitude).clamp(-super::TARGET_MAX, super::TARGET_MAX),
-            };
-            let predicted = pupil.learn(&dense, &[random.below(50) as u32], target);
-            assert!(predicted.is_finite(), "row {row} of {model}: predicted {predicted}");
-            if kind == "logistic_regression" {
-                assert!((0.0..=1.0).contains(&predicted), "row {row} of {model}: predicted {predicted}");
+fn outputs_are_finite_and_probabilities_add_up_whatever_the_columns() {
+    let shapes = [
+        SHAPE,
+        Shape { dense: 3, active: 0, categories: 0, classes: 0 },
+        Shape { dense: 0, active: 1, categories: 3, classes: 0 },
+        Shape { dense: 1, active: 1, categories: 1, classes: 0 },
+    ];
+    for (seed, shape) in shapes.into_iter().enumerate() {
+        for case in cases(shape) {
+            let mut random = Random::seeded(seed as u64);
+            let mut learner = case.learner();
+            let stream = case.stream(&mut random, if seed == 0 { 400 } else { 60 }, true);
+            check(&case, &learn(&mut *learner, &stream));
+            if case.design.quickens {
+                learner.quicken(10.0, 50.0);
+            }
+            check(&case, &learn(&mut *learner, &case.stream(&mut random, 100, true)));
+            for tensor in learner.frozen().tensors() {
+                assert!(tensor.values.iter().all(|value| value.is_finite()), "{}: {tensor:?}", case.name);
             }
         }
-        for tensor in pupil.learner.frozen().tensors() {
-            assert!(tensor.values.iter().all(|value| value.is_finite()), "{model}: {tensor:?}");
+    }
+}
+
+#[test]
+fn what_has_learned_nothing_prefers_no_class() {
+    for case in cases(SHAPE).iter().filter(|case| case.design.task == Task::Classification) {
+        let stream = case.stream(&mut Random::seeded(1), 3, true);
+        let even = 1.0 / case.shape.classes as f64;
+        let outputs = predict(&*case.learner(), &stream);
+        assert!(outputs.iter().all(|output| (output - even).abs() < 1e-12), "{}: {outputs:?}", case.name);
+    }
+}
+
+#[test]
+fn tensors_and_explanations_are_whole() {
+    let column = |name: &str, first| (name.to_owned(), first);
+    for case in cases(SHAPE) {
+        let names = Names {
+            dense: (0..SHAPE.dense).map(|at| format!("x{at}")).collect(),
+            categories: vec![column("c", 0), column("d", FIRST as u32)],
+            classes: (0..case.shape.classes).map(|class| format!("class {class}")).collect(),
+        };
+        let mut learner = case.learner();
+        for len in [0, 1, 150] {
+            learn(&mut *learner, &case.stream(&mut Random::seeded(2), len, false));
+            let (frozen, mut known) = (learner.frozen(), BTreeSet::new());
+            for tensor in frozen.tensors() {
+                assert_eq!(tensor.shape.iter().product::<usize>(), tensor.values.len(), "{}: {tensor:?}", case.name);
+                assert!(known.insert(tensor.name.clone()), "{}: two are called {}", case.name, tensor.name);
+            }
+            let explanation = frozen.explain(&names);
+            assert!(!explanation.lines.is_empty(), "{} says nothing after {len}", case.name);
+            let importances = &explanation.importances;
+            assert!(importances.iter().all(|(_, value)| value.is_finite()), "{}: {explanation:?}", case.name);
+            assert!(importances.is_sorted_by(|a, b| a.1 >= b.1), "{}: {explanation:?}", case.name);
         }
     }
 }
 
 #[test]
 fn a_prediction_is_the_same_asked_or_learned() {
-    let shape = Shape { dense: 7, active: 2, categories: 8, classes: 2 };
-    for (seed, (_, model)) in all_models().enumerate() {
+    for (seed, case) in cases(SHAPE).into_iter().enumerate() {
         let mut random = Random::seeded(seed as u64);
-        let mut pupil = Pupil::new(&model, shape);
-        let mut magnitudes = [1.0; 7];
-        for _ in 0..500 {
-            let dense: Vec<f64> = magnitudes.iter_mut().map(|magnitude| wild(&mut random, magnitude)).collect();
-            let active = [random.below(3) as u32, 3 + random.below(5) as u32];
-            let asked = pupil.predict(&dense, &active);
-            let learned = pupil.learn(&dense, &active, random.flip(0.5));
-            assert_eq!(asked.to_bits(), learned.to_bits(), "{model}");
-        }
-    }
-}
-
-#[test]
-fn scale_of_a_column_does_not_matter() {
-    let shape = Shape { dense: 3, active: 0, categories: 0, classes: 2 };
-    for (seed, (_, model)) in all_models().enumerate() {
-        let mut random = Random::seeded(seed as u64);
-        let (mut plain, mut scaled) = (Pupil::new(&model, shape), Pupil::new(&model, shape));
-        // Powers of two, so that scaling is exact.
-        let factors = [2_f64.powi(40), 2_f64.powi(-30), 1.0];
-        for _ in 0..500 {
-            let dense: Vec<f64> = (0..3).map(|_| random.normal()).collect();
-            let other: Vec<f64> = dense.iter().zip(factors).map(|(x, factor)| x * factor).collect();
-            let target = random.flip(0.5);
-            let (a, b) = (plain.learn(&dense, &[], target), scaled.learn(&other, &[], target));
-            assert_eq!(a.to_bits(), b.to_bits(), "{model}");
-        }
-    }
-}
-
-/// Mean log loss over the second half.
-fn late_loss(rows: usize, mut step: impl FnMut(usize) -> f64) -> f64 {
-    (0..rows).map(&mut step).skip(rows / 2).sum::<f64>() / (rows - rows / 2) as f64
-}
-
-#[test]
-fn random_labels_teach_hardly_anything_wrong() {
-    let shape = Shape { dense: 10, active: 1, categories: 20, classes: 2 };
-    for update in UPDATES {
-        for share in [0.5, 0.9, 0.03] {
-            let mut random = Random::seeded(3);
-            let mut pupil = Pupil::new(&model("logistic_regression", update), shape);
-            let (mut majority, mut model, mut yes) = (0.0, 0.0, 1.0);
-            for row in 0..10_000 {
-                let dense: Vec<f64> = (0..10).map(|at| random.normal() * 10_f64.powi(at * 2 - 9)).collect();
-                let target = random.flip(share);
-                majority += log_loss(yes / f64::from(row + 2), target) / 10_000.0;
-                yes += target;
-                model += log_loss(pupil.learn(&dense, &[random.below(20) as u32], target), target) / 10_000.0;
-            }
-            println!("{update}, {share}: model {model:.4}, majority {majority:.4}");
-            assert!(model < majority + 0.03, "{update}, {share}: model {model}, majority {majority}");
-        }
-    }
-}
-
-#[test]
-fn unscaled_and_rare_columns_do_not_diverge() {
-    // Column 1 is 0 but for one row in 500, where it is huge and decides.
-    let mut random = Random::seeded(8);
-    let rows: Vec<([f64; 2], f64)> = (0..20_000)
-        .map(|_| {
-            let rare = if random.below(500) == 0 { 1e7 * random.signed().signum() } else { 0.0 };
-            let x = 1e-3 * random.normal();
-            let target = if rare == 0.0 { random.flip(sigmoid(2000.0 * x)) } else { f64::from(rare > 0.0) };
-            ([x, rare], target)
-        })
-        .collect();
-    for update in UPDATES {
-        let mut pupil =
-            Pupil::new(&model("logistic_regression", update), Shape { dense: 2, active: 0, categories: 0, classes: 2 });
-        let loss = late_loss(rows.len(), |row| log_loss(pupil.learn(&rows[row].0, &[], rows[row].1), rows[row].1));
-        println!("{update}: {loss:.4}");
-        assert!(loss < 0.55, "{update}: {loss}");
-    }
-    // The usual recipe, a running z-score before SGD, on the same rows with squared loss: the first large value
-    // of the rare column is dozens of standard deviations away.
-    let (mut weights, mut mean, mut squares) = ([0.0; 2], [0.0; 2], [0.0; 2]);
-    let plain = late_loss(rows.len(), |row| {
-        let (x, target) = rows[row];
-        let count = row as f64 + 1.0;
-        let mut z = [0.0; 2];
-        for at in 0..2 {
-            let difference = x[at] - mean[at];
-            mean[at] += difference / count;
-            squares[at] += difference * (x[at] - mean[at]);
-            z[at] = (x[at] - mean[at]) / (squares[at] / count).sqrt().max(1e-12);
-        }
-        let error = weights[0] * z[0] + weights[1] * z[1] - target;
-        (0..2).for_each(|at| weights[at] -= 0.05 * error * z[at]);
-        error * error
-    });
-    assert!(!plain.is_finite() || plain > 1e3, "the comparison is not hard enough: {plain}");
-    for update in UPDATES {
-        let mut pupil =
-            Pupil::new(&model("linear_regression", update), Shape { dense: 2, active: 0, categories: 0, classes: 2 });
-        let error = late_loss(rows.len(), |row| (pupil.learn(&rows[row].0, &[], rows[row].1) - rows[row].1).powi(2));
-        println!("{update}: squared error {error:.4}, z-score and SGD {plain:.3e}");
-        assert!(error < 0.25, "{update}: {error}");
-    }
-}
-
-#[test]
-fn a_known_logistic_model_is_recovered() {
-    let (truth, units) = ([1.5, -2.0, 0.0], [1.0, 1e6, 1e-4]);
-    for update in UPDATES {
-        let mut random = Random::seeded(21);
-        let settings = match update {
-            "sgd" => json!({"sgd": {"learning_rate": 0.005}}),
-            other => json!({other: {}}),
-        };
-        let kind = json!({"logistic_regression": {"update": settings}});
-        let mut pupil = Pupil::new(&kind, Shape { dense: 3, active: 1, categories: 2, classes: 2 });
-        for _ in 0..60_000 {
-            let dense: Vec<f64> = (0..3).map(|at| random.signed() * units[at]).collect();
-            let category = random.below(2) as u32;
-            let sum = 1.5 * dense[0] - 2e-6 * dense[1] + f64::from(category) * 1.2 - 0.4;
-            pupil.learn(&dense, &[category], random.flip(sigmoid(sum)));
-        }
-        // Back into the units of the truth.
-        let (scales, means) = (pupil.tensor("scales"), pupil.tensor("means"));
-        let raw: Vec<f64> = pupil.tensor("weights").iter().zip(&scales).map(|(weight, scale)| weight / scale).collect();
-        let offset: f64 = raw.iter().zip(&means).map(|(weight, mean)| weight * mean).sum();
-        let (categories, bias) = (pupil.tensor("categories"), pupil.tensor("bias")[0] - offset);
-        println!("{update}: {raw:?} {categories:?} {bias:?}");
-        for ((weight, truth), unit) in raw.iter().zip(truth).zip(units) {
-            assert!((weight * unit - truth).abs() < 0.15, "{update}: {raw:?}, wanted {truth:?} per {unit}");
-        }
-        assert!((categories[1] - categories[0] - 1.2).abs() < 0.15, "{update}: {categories:?}");
-        assert!((bias + categories[0] + 0.4).abs() < 0.15, "{update}: {bias:?} {categories:?}");
-    }
-}
-
-#[test]
-fn a_known_linear_model_is_recovered_at_any_label_scale() {
-    for update in UPDATES {
-        for unit in [1e-9, 1.0, 1e9] {
-            let mut random = Random::seeded(22);
-            let kind = model("linear_regression", update);
-            let mut pupil = Pupil::new(&kind, Shape { dense: 2, active: 0, categories: 0, classes: 2 });
-            let mut worst: f64 = 0.0;
-            for row in 0..40_000 {
-                let dense = [random.normal(), 1e4 * random.normal()];
-                let target = unit * (3.0 * dense[0] - 2e-4 * dense[1] + 100.0);
-                let error = (pupil.learn(&dense, &[], target) - target).abs() / unit;
-                worst = if row < 35_000 { 0.0 } else { worst.max(error) };
-            }
-            println!("{update}, {unit:e}: worst error {worst:.4}");
-            assert!(worst < 0.3, "{update}, {unit:e}: error {worst}, where the label's deviation is 3.6");
-        }
-    }
-}
-
-/// A row far longer than all before would throw a plain step many times beyond the target.
-#[test]
-fn a_long_row_is_learned_towards_its_target_and_not_past_it() {
-    for update in UPDATES {
-        let kind = json!({"linear_regression": {"update": {update: match update {
-            "sgd" => json!({"learning_rate": 1.0}),
-            "adagrad" => json!({"learning_rate": 10.0}),
-            _ => json!({"alpha": 10.0}),
-        }}}});
-        let mut random = Random::seeded(6);
-        let mut pupil = Pupil::new(&kind, Shape { dense: 20, active: 0, categories: 0, classes: 2 });
-        pupil.learn(&[0.0; 20], &[], 0.0);
-        pupil.learn(&[1.0; 20], &[], 0.0);
-        for _ in 0..1000 {
-            let dense: Vec<f64> = (0..20).map(|_| 1e-3 * random.normal()).collect();
-            pupil.learn(&dense, &[], random.normal());
-        }
-        let before = pupil.learn(&[1.0; 20], &[], 3.0);
-        let after = pupil.predict(&[1.0; 20], &[]);
-        println!("{update}: {before:.3}, then {after:.3}");
-        assert!((after - 3.0).abs() < (before - 3.0).abs(), "{update}: {before}, then {after}");
-        // What little it may pass it by comes from the label's mean and deviation, which moved too.
-        assert!(after < 3.1, "{update}: {before}, then {after}");
-    }
-}
-
-#[test]
-fn snapshots_continue_bit_for_bit_and_other_shapes_are_refused() {
-    let shape = Shape { dense: 2, active: 1, categories: 3, classes: 2 };
-    for (seed, (_, model)) in all_models().enumerate() {
-        let mut random = Random::seeded(seed as u64);
-        let mut straight = Pupil::new(&model, shape);
-        for row in 0..200 {
-            let dense = [random.normal(), random.normal()];
-            straight.learn(&dense, &[random.below(3) as u32], random.flip(0.5));
-            if row % 50 == 0 {
-                let snapshot = straight.learner.snapshot();
-                let mut other = Pupil::new(&model, shape);
-                other.learner.restore(&snapshot).expect("the same shape");
-                assert_eq!(other.learner.snapshot(), snapshot, "{model}");
-                straight = other;
+        let mut learner = case.learner();
+        for round in 0..8 {
+            learn(&mut *learner, &case.stream(&mut random, 30, round % 2 == 1));
+            for _ in 0..5 {
+                let one = case.stream(&mut random, 1, round % 2 == 1);
+                let asked = predict(&*learner, &one);
+                assert_eq!(bits(&asked), bits(&learn(&mut *learner, &one)), "{}, round {round}", case.name);
             }
         }
-        let mut smaller = Pupil::new(&model, Shape { categories: 2, ..shape });
-        assert!(smaller.learner.restore(&straight.learner.snapshot()).is_err(), "{model}");
-        assert!(smaller.learner.restore(&[1, 2]).is_err(), "{model}");
     }
 }
 
 #[test]
 fn a_frozen_model_does_not_learn_on() {
-    let shape = Shape { dense: 1, active: 0, categories: 0, classes: 2 };
-    let mut pupil = Pupil::new(&model("logistic_regression", "adagrad"), shape);
-    pupil.learn(&[1.0], &[], 1.0);
-    let (frozen, before) = (pupil.learner.frozen(), pupil.predict(&[1.0], &[]));
-    assert_eq!(pupil.learn(&[1.0], &[], 1.0).to_bits(), before.to_bits());
-    assert!(pupil.predict(&[1.0], &[]) > before);
-    let mut row = Matrix::new(shape);
-    row.resize(1);
-    row.set_dense(0, std::iter::once(1.0));
-    let mut predictions = Vec::new();
-    frozen.predict(&row, &mut predictions);
-    assert_eq!(predictions, [before]);
+    for case in cases(SHAPE) {
+        let mut random = Random::seeded(4);
+        let (mut learner, asked) = (case.learner(), case.stream(&mut random, 5, false));
+        learn(&mut *learner, &case.stream(&mut random, 60, false));
+        let frozen = learner.frozen();
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        frozen.predict(&asked.rows, &mut before);
+        learn(&mut *learner, &case.stream(&mut random, 60, false));
+        frozen.predict(&asked.rows, &mut after);
+        assert_eq!(bits(&before), bits(&after), "{}", case.name);
+    }
 }
 
 #[test]
-fn settings_are_checked_with_their_paths() {
-    let case = |model: Value, path: &str, code: &str| {
-        let problems = plan(&model).err().expect("problems");
-        assert_eq!((problems[0].path.join(".").as_str(), problems[0].code), (path, code), "{problems:?}");
-    };
-    case(json!("logistic_regresion"), "", "unknown-model");
-    case(json!(3), "", "bad-value");
-    case(json!({"linear_regression": {"update": "adam"}}), "linear_regression.update", "unknown-update");
-    case(json!({"linear_regression": {"updat": "sgd"}}), "linear_regression.updat", "bad-value");
-    let path = "linear_regression.update.sgd.learning_rate";
-    case(json!({"linear_regression": {"update": {"sgd": {"learning_rate": 0}}}}), path, "out-of-range");
-    case(json!({"linear_regression": {"update": {"sgd": {"learning_rate": "x"}}}}), path, "bad-value");
-    let both = json!({"logistic_regression": {"update": {"ftrl": {"alpha": -1, "l1": -1}}}});
-    assert_eq!(plan(&both).err().expect("problems").len(), 2, "all at once");
-    let design = plan(&json!("linear_regression")).expect("bare names take the defaults");
-    assert_eq!(design.parameters["update"]["adagrad"]["learning_rate"], 0.1);
+fn how_a_stream_is_cut_does_not_matter() {
+    for (seed, case) in cases(SHAPE).into_iter().enumerate() {
+        let mut random = Random::seeded(seed as u64);
+        let len = 200;
+        let stream = case.stream(&mut random, len, true);
+        let (mut whole, mut cut) = (case.learner(), case.learner());
+        let want = learn(&mut *whole, &stream);
+        let (mut got, mut from) = (Vec::new(), 0);
+        while from < len {
+            let to = (from + [0, 1, 2, 7, 50][random.below(5)]).min(len);
+            got.extend(learn(&mut *cut, &stream.part(case.shape, from, to)));
+            from = to;
+        }
+        assert_eq!(bits(&want), bits(&got), "{}", case.name);
+        assert_eq!(whole.snapshot(), cut.snapshot(), "{}", case.name);
+    }
+}
+
+#[test]
+fn snapshots_continue_bit_for_bit() {
+    for (seed, case) in cases(SHAPE).into_iter().enumerate() {
+        let mut random = Random::seeded(seed as u64);
+        let mut straight = case.learner();
+        for round in 0..4 {
+            learn(&mut *straight, &case.stream(&mut random, [0, 1, 80, 60][round], round == 3));
+            if round == 2 && case.design.quickens {
+                straight.quicken(5.0, 40.0);
+            }
+            let (snapshot, mut other) = (straight.snapshot(), case.learner());
+            other.restore(&snapshot).unwrap_or_else(|why| panic!("{}: {why}", case.name));
+            assert_eq!(snapshot, other.snapshot(), "{}", case.name);
+            let next = case.stream(&mut random, 60, round == 3);
+            assert_eq!(bits(&learn(&mut *straight, &next)), bits(&learn(&mut *other, &next)), "{}", case.name);
+            assert_eq!(straight.snapshot(), other.snapshot(), "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn snapshots_of_other_shapes_are_refused() {
+    for case in cases(SHAPE) {
+        let mut learner = case.learner();
+        learn(&mut *learner, &case.stream(&mut Random::seeded(5), 60, false));
+        let snapshot = learner.snapshot();
+        let mut others = vec![
+            Shape { dense: SHAPE.dense + 1, ..case.shape },
+            Shape { dense: SHAPE.dense - 1, ..case.shape },
+            Shape { categories: SHAPE.categories - 1, ..case.shape },
+            Shape { categories: SHAPE.categories + 1, ..case.shape },
+        ];
+        if case.shape.classes == 5 {
+            others.extend([Shape { classes: 4, ..case.shape }, Shape { classes: 6, ..case.shape }]);
+        }
+        for shape in others {
+            let restored = (case.design.make)(shape).restore(&snapshot);
+            assert!(restored.is_err(), "{}: from {:?} to {shape:?}", case.name, case.shape);
+        }
+    }
+}
+
+/// Whatever happens to a snapshot: it is refused, or what comes of it answers and learns without a panic.
+#[test]
+fn damaged_snapshots_do_no_harm() {
+    for (seed, case) in cases(SHAPE).into_iter().enumerate() {
+        let mut random = Random::seeded(seed as u64);
+        let mut learner = case.learner();
+        learn(&mut *learner, &case.stream(&mut random, 120, false));
+        let (snapshot, few) = (learner.snapshot(), case.stream(&mut random, 4, false));
+        for attempt in 0..60 {
+            let mut damaged = snapshot.clone();
+            // What has lengths and indices is often at the start, and always before what is long.
+            let near = if attempt % 2 == 0 { 40 } else { damaged.len() };
+            let at = random.below(damaged.len().min(near));
+            match attempt % 5 {
+                0 => damaged.truncate(at),
+                _ => damaged[at] ^= 1 << random.below(8),
+            }
+            let mut other = case.learner();
+            if other.restore(&damaged).is_ok() {
+                predict(&*other, &few);
+                learn(&mut *other, &few);
+                predict(&*other, &few);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_counts_nothing_teaches_nothing() {
+    for case in cases(SHAPE) {
+        let mut random = Random::seeded(6);
+        let mut learner = case.learner();
+        learn(&mut *learner, &case.stream(&mut random, 50, false));
+        let (snapshot, mut nothing) = (learner.snapshot(), case.stream(&mut random, 20, true));
+        nothing.examples.iter_mut().for_each(|example| example.weight = 0.0);
+        learn(&mut *learner, &nothing);
+        assert_eq!(snapshot, learner.snapshot(), "{}", case.name);
+    }
+}
+
+/// What forgets is a sum of its examples: in any order, and one that counts twice is two.
+#[test]
+fn what_is_forgotten_was_never_learned() {
+    for (seed, case) in cases(SHAPE).into_iter().filter(|case| case.design.forgets).enumerate() {
+        let mut random = Random::seeded(seed as u64);
+        let mut learner = case.learner();
+        learn(&mut *learner, &case.stream(&mut random, 50, true));
+        let (snapshot, len) = (learner.snapshot(), 40);
+        let mistake = case.stream(&mut random, len, true);
+        let mut order: Vec<usize> = (0..len).filter(|row| mistake.examples[*row].weight > 0.0).collect();
+        learn(&mut *learner, &mistake.pick(case.shape, &order));
+        assert_ne!(snapshot, learner.snapshot(), "{}", case.name);
+        (1..order.len()).for_each(|at| order.swap(at, random.below(at + 1)));
+        let mistake = mistake.pick(case.shape, &order);
+        learner.forget(&mistake.rows, &mistake.examples);
+        assert_eq!(snapshot, learner.snapshot(), "{}", case.name);
+    }
+}
+
+/// Longer steps for a while, and then the old ones.
+#[test]
+fn steps_are_longer_for_a_while() {
+    let steady = |case: &Case, random: &mut Random, len: usize| case.stream(random, len, false);
+    for case in cases(SHAPE).iter().filter(|case| case.design.quickens) {
+        let mut random = Random::seeded(7);
+        let mut plain = case.learner();
+        learn(&mut *plain, &steady(case, &mut random, 100));
+        let mut quick = case.learner();
+        quick.restore(&plain.snapshot()).expect("the same shape");
+        quick.quicken(4.0, 20.0);
+        let next = steady(case, &mut random, 50);
+        learn(&mut *plain, &next);
+        learn(&mut *quick, &next);
+        assert_ne!(plain.snapshot(), quick.snapshot(), "{} is no quicker", case.name);
+    }
+}
+
+#[test]
+fn names_of_kinds_are_in_order_and_unknown_settings_are_refused() {
+    assert!(KINDS.is_sorted_by_key(|kind| kind.name));
+    for kind in KINDS {
+        let refused = |config: Value| plan(&json!({kind.name: config})).is_err();
+        assert!(!refused(yaml(kind.example)), "the example of {}", kind.name);
+        assert!(refused(json!({"no_such_setting": 1})), "{}", kind.name);
+    }
 }

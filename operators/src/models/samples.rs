@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Example, Learner, Matrix, Predictor, Shape, plan};
 
@@ -91,4 +91,48 @@ impl Pupil {
 pub(crate) fn log_loss(probability: f64, target: f64) -> f64 {
     let right = if target > 0.5 { probability } else { 1.0 - probability };
     -libm::log(right.clamp(1e-15, 1.0))
+}
+
+/// What is written in YAML's flow style: `{a: 1, b: [x, y]}`, or lines of `a: {b: 1}`.
+pub(crate) fn yaml(text: &str) -> Value {
+    let text = text.trim();
+    if text.starts_with('{') {
+        let (value, rest) = flow(text);
+        assert!(rest.trim().is_empty(), "left over: {rest}");
+        return value;
+    }
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    Value::Object(lines.map(|line| entry(line).0).collect::<Map<_, _>>())
+}
+
+/// `key: value`, and what comes after.
+fn entry(text: &str) -> ((String, Value), &str) {
+    let (key, rest) = text.split_once(':').expect("a key, and a colon");
+    let (value, rest) = flow(rest);
+    ((key.trim().trim_matches('"').to_owned(), value), rest)
+}
+
+fn flow(text: &str) -> (Value, &str) {
+    let text = text.trim_start();
+    let Some(closing) = [('{', '}'), ('[', ']')].iter().find(|(open, _)| text.starts_with(*open)).map(|pair| pair.1)
+    else {
+        let end = text.find([',', '}', ']']).unwrap_or(text.len());
+        let word = text[..end].trim();
+        return (serde_json::from_str(word).unwrap_or_else(|_| Value::from(word)), &text[end..]);
+    };
+    let (mut rest, mut map, mut list) = (text[1..].trim_start(), Map::new(), Vec::new());
+    while !rest.starts_with(closing) {
+        rest = rest.trim_start_matches(',').trim_start();
+        if closing == '}' {
+            let (pair, after) = entry(rest);
+            map.extend([pair]);
+            rest = after.trim_start();
+        } else {
+            let (value, after) = flow(rest);
+            list.push(value);
+            rest = after.trim_start();
+        }
+        assert!(!rest.is_empty(), "`{closing}` is missing: {text}");
+    }
+    (if closing == '}' { Value::Object(map) } else { Value::Array(list) }, &rest[1..])
 }

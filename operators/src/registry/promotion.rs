@@ -52,9 +52,10 @@ impl PromotionRule {
         if !self.only_if_better_than_baseline {
             return Some(learned);
         }
+        let measures: Vec<&Measure> = measures.iter().filter(|measure| measure.over == "all").collect();
         let name = DECISIVE.into_iter().find(|name| measures.iter().any(|measure| measure.name == *name))?;
         let (model, baselines): (Vec<_>, Vec<_>) =
-            measures.iter().filter(|measure| measure.name == name).partition(|measure| measure.who == "model");
+            measures.into_iter().filter(|measure| measure.name == name).partition(|measure| measure.who == "model");
         let model = model.first()?.value;
         // Written so that what is not a number is not better.
         if baselines.is_empty() || !baselines.iter().all(|baseline| model < baseline.value) {

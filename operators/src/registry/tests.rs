@@ -11,7 +11,8 @@ use tempfile::TempDir;
 use super::{Metadata, Promotion, PromotionRule, Registry, Score};
 
 fn promotion(model: &str, weights: &[u8]) -> Promotion {
-    let score = Score { name: "log_loss".to_owned(), who: "model".to_owned(), value: 0.1 + 0.2 };
+    let score =
+        Score { name: "log_loss".to_owned(), who: "model".to_owned(), over: "all".to_owned(), value: 0.1 + 0.2 };
     let metadata = Metadata {
         model: model.to_owned(),
         pipeline: "flights".to_owned(),
@@ -148,7 +149,7 @@ fn names_cannot_leave_the_folder() {
 
 #[test]
 fn promotion_rules() {
-    let measure = |name, who, value| Measure { name, who, value };
+    let measure = Measure::of_all;
     let better = [
         measure("accuracy", "model", 0.1),
         measure("log_loss", "model", 0.5),

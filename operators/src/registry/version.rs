@@ -15,13 +15,20 @@ pub struct Score {
     pub name: String,
     /// Who reached it: `model`, `majority`.
     pub who: String,
+    /// Over which rows: `all`, `carrier=AA`.
+    pub over: String,
     /// The value.
     pub value: f64,
 }
 
 impl From<&Measure> for Score {
     fn from(measure: &Measure) -> Self {
-        Self { name: measure.name.to_owned(), who: measure.who.to_owned(), value: measure.value }
+        Self {
+            name: measure.name.to_owned(),
+            who: measure.who.to_owned(),
+            over: measure.over.to_string(),
+            value: measure.value,
+        }
     }
 }
 

@@ -1,40 +1,39 @@
 //! Training: folds a stream into a model.
 
-mod classification;
 mod evaluation;
-mod label;
+mod examples;
+mod guard;
 mod online;
-mod regression;
 #[cfg(test)]
 mod speed;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
-use millstream_engine::batch::with_fields;
+use arrow::datatypes::{DataType, Schema};
+use millstream_engine::batch::{DIFF, with_fields};
 use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
-use millstream_engine::operator::{Power, Step};
+use millstream_engine::operator::{Folding, MakeFold, Power, Step};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::inference::{Features, Spec};
-use crate::models::{self, Task};
-use label::Label;
-use online::Online;
-
-/// The column of what the model predicted before it learned the row: the probability of yes, or the value.
-pub const PREDICTED: &str = "predicted";
-/// The column of the class that the model predicted.
-pub const PREDICTED_CLASS: &str = "predicted_class";
+use crate::inference::{FeatureConfig, Features, Outputs, Spec};
+use crate::models::{self, CLASSES_MAX, Design, Task};
+use evaluation::EvaluationConfig;
+use examples::Examples;
+use guard::{GuardConfig, GuardPlan};
+use online::{Online, OnlinePlan};
+use waiting::{LaterLabel, WaitingPlan};
 
 /// Learns from each row, after predicting it.
 pub static KIND: StepKind = Kind {
     name: "online",
     about: "Learns from each row once, in order, after predicting it.\n\nRows go on with `predicted` (the probability \
-            of yes, or the value) and, for a classifier, `predicted_class`. Features may be of any scale, but not null.",
+            of yes or of the class that was said, or the value) and, for a classifier, `predicted_class`. Features may be of \
+            any scale, but not null.",
     schema: schema_of::<TrainingConfig>,
     example: "{label: late, features: [distance, dep_hour], learner: {logistic_regression: {update: ftrl}}}",
     plan,
@@ -44,13 +43,51 @@ pub static KIND: StepKind = Kind {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// The column that it learns to tell: a boolean (or 0 and 1) for classifiers, a number for regressions.
-    pub label: String,
-    /// The columns that it looks at: numbers, booleans, or categories from `hash_category` or `one_hot`.
-    pub features: Vec<String>,
+    /// The column that it learns to tell: a boolean (or 0 and 1), one of `classes`, a number, or an action's reward. Models that
+    /// find groups or what is unusual need none.
+    pub label: Option<LabelConfig>,
+    /// The label's possible values, as text, where it is not yes or no. Other labels are dead letters.
+    pub classes: Option<Vec<Value>>,
+    /// The columns that it looks at: numbers, booleans, or categories from `hash_category`, `ordinal_category` or `one_hot`;
+    /// `{cross: [a, b], buckets: 4096}` is a feature for each combination of categories.
+    pub features: Vec<FeatureConfig>,
+    /// A column that says how much an example counts, as if it came so often; without it, each counts once.
+    pub weight: Option<String>,
+    /// For a model that chooses: the column that says which action was taken.
+    pub action: Option<String>,
+    /// For a model that chooses: the actions that there are.
+    pub actions: Option<Vec<Value>>,
+    /// For a model that chooses: the column that says with which probability the action was taken.
+    pub propensity: Option<String>,
+    /// How it is judged, besides by all rows.
+    #[serde(default)]
+    pub evaluate: EvaluationConfig,
+    /// What watches its errors, and what is done when they change.
+    #[serde(default)]
+    pub drift: Vec<GuardConfig>,
     /// The kind of model, with its settings.
     #[schemars(schema_with = "models::schema")]
     pub learner: Value,
+}
+
+/// What a model learns to tell.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum LabelConfig {
+    /// A column of the same stream.
+    Column(String),
+    /// A column of another stream, whose records come later.
+    Later(LaterLabel),
+}
+
+impl LabelConfig {
+    /// The column's name.
+    pub fn column(&self) -> &str {
+        match self {
+            Self::Column(name) => name,
+            Self::Later(later) => &later.column,
+        }
+    }
 }
 
 /// Checks a model's configuration against its stream.
@@ -62,29 +99,113 @@ pub fn plan(value: &Value, input: &StepInput<'_>) -> Planned<Step> {
             .map_err(|problems| problems.into_iter().map(|problem| problem.under("learner")).collect()),
     );
     let features = problems.take_all(Features::plan(input.schema, &config.features));
-    if let Some(at) = config.features.iter().position(|name| *name == config.label) {
-        let message = format!("`{}` is the label; a request cannot know it", config.label);
+    if let Some(LabelConfig::Column(label)) = &config.label
+        && let Some(at) = config.features.iter().position(|feature| feature.columns().contains(label))
+    {
+        let message = format!("`{label}` is the label; a request cannot know it");
         problems.push(Problem::new(&format!("features.{at}"), "label-among-features", message));
     }
-    let label = match &design {
-        Some(design) => problems.take(Label::plan(input.schema, &config.label, design.task)),
-        None => problems.take(input.column("label", &config.label)).and(None),
+    config.evaluate.check(&mut problems);
+    let slices = slices(&config.evaluate, input, &mut problems);
+    let Some(design) = design else {
+        // At least the columns that it names are looked up.
+        let label = config.label.as_ref().map(|label| label.column().to_owned());
+        let told = [&label, &config.weight, &config.action, &config.propensity];
+        let is_later = matches!(config.label, Some(LabelConfig::Later(_)));
+        for (key, name) in ["label", "weight", "action", "propensity"].into_iter().zip(told).skip(usize::from(is_later))
+        {
+            name.as_ref().map(|name| problems.take(input.column(key, name)));
+        }
+        return Err(problems.0);
     };
-    let mut added = vec![Field::new(PREDICTED, DataType::Float64, true)];
-    if design.as_ref().is_some_and(|design| design.task == Task::Classification) {
-        added.push(Field::new(PREDICTED_CLASS, DataType::Boolean, true));
-    }
+    let outputs = outputs(&config, &design, &mut problems);
+    let told = Examples::plan(input, &config, design.task, &outputs, &mut problems);
+    let guards = problems.take_all(GuardPlan::plan_all(&config.drift, &design));
+    let number = |value: &Value| Examples::constant(value, design.task, &outputs);
+    let waiting = match &config.label {
+        Some(LabelConfig::Later(later)) => problems.take_all(WaitingPlan::plan(later, input, number)),
+        _ => None,
+    };
+    let takes_changes = design.forgets && waiting.is_none() && config.drift.is_empty();
+    let added = outputs.training_fields();
     for field in added.iter().filter(|field| input.schema.index_of(field.name()).is_ok()) {
         let message = format!("the stream already has a column `{}`, which the model adds", field.name());
         problems.push(Problem::new("", "name-clash", message).help("rename that column"));
     }
     problems.finish()?;
-    let (Some(design), Some(features), Some(label)) = (design, features, label) else {
-        unreachable!("what is missing has left a problem")
+    let Some(features) = features else { unreachable!("what is missing has left a problem") };
+    let Some(guards) = guards else { unreachable!("what is missing has left a problem") };
+    let mut evaluation = config.evaluate;
+    let others = match &config.label {
+        // By how long it took, too.
+        Some(LabelConfig::Later(later)) => {
+            evaluation.by.push("label after".to_owned());
+            vec![later.from.clone()]
+        }
+        _ => Vec::new(),
     };
-    let schema = with_fields(input.schema, added);
-    let spec = Arc::new(Spec { design, features, label: config.label });
-    let output = schema.clone();
-    let power = Power::fold(move || Online::new(spec.clone(), label.clone(), output.clone()));
-    Ok(Step { schema, others: Vec::new(), power })
+    // A prediction is made once, when the row comes: what goes on is never taken back.
+    let kept: Vec<_> = input.schema.fields().iter().filter(|field| field.name() != DIFF).cloned().collect();
+    let schema = with_fields(&Schema::new_with_metadata(kept, input.schema.metadata().clone()), added);
+    let label = config.label.map(|label| label.column().to_owned());
+    let spec = Arc::new(Spec { design, features, label, outputs });
+    let plan = OnlinePlan { spec, told, evaluation, slices, guards, waiting, schema: schema.clone() };
+    let make: MakeFold = Arc::new(move || Box::new(Online::new(plan.clone())));
+    Ok(Step { schema, others, power: Power::Fold(Folding { make, takes_changes }) })
+}
+
+/// The columns by which rows are judged apart.
+fn slices(config: &EvaluationConfig, input: &StepInput<'_>, problems: &mut Problems) -> Vec<usize> {
+    let mut slices = Vec::new();
+    for (at, name) in config.by.iter().enumerate() {
+        let path = format!("evaluate.by.{at}");
+        let Some(column) = problems.take(input.column(&path, name)) else { continue };
+        let kind = input.schema.field(column).data_type();
+        if !(kind == &DataType::Utf8 || kind == &DataType::Boolean || kind.is_integer()) {
+            let message = format!("`{name}` is {kind}, which has too many values");
+            let help = "derive a text, a boolean or a whole number from it";
+            problems.push(Problem::new(&path, "slice-type", message).help(help));
+        }
+        slices.push(column);
+    }
+    slices
+}
+
+/// What a model's outputs stand for: checks the names of classes or actions.
+fn outputs(config: &TrainingConfig, design: &Design, problems: &mut Problems) -> Outputs {
+    let (key, listed) = match design.task {
+        Task::Choice => ("actions", &config.actions),
+        _ => ("classes", &config.classes),
+    };
+    for (key, listed, task) in
+        [("classes", &config.classes, Task::Classification), ("actions", &config.actions, Task::Choice)]
+    {
+        if listed.is_some() && design.task != task {
+            let message = format!("`{}` takes no `{key}`", design.kind);
+            problems.push(Problem::new(key, "bad-value", message).help("leave it out, or use another learner"));
+        }
+    }
+    if design.task == Task::Choice && listed.is_none() {
+        let message = "`actions` is missing: the model chooses among them";
+        problems.push(Problem::new("actions", "missing-field", message).help("list them: `actions: [a, b]`"));
+    }
+    let names = listed.iter().flatten().map(name).collect::<Vec<_>>();
+    if listed.is_some() && !(2..=CLASSES_MAX).contains(&names.len()) {
+        let message = format!("{} are listed, and there have to be 2 to {CLASSES_MAX}", names.len());
+        problems.push(Problem::new(key, "out-of-range", message));
+    }
+    for (at, twice) in names.iter().enumerate().filter(|(at, name)| names[..*at].contains(name)) {
+        problems.push(Problem::new(&format!("{key}.{at}"), "duplicate-class", format!("`{twice}` is listed twice")));
+    }
+    if design.task == Task::Classification && names.len() > design.classes_max {
+        let message = format!("`{}` tells {} classes apart, not {}", design.kind, design.classes_max, names.len());
+        let help = "put it into `one_vs_rest: {of: ...}`, or use a learner for several classes";
+        problems.push(Problem::new("classes", "too-many-classes", message).help(help));
+    }
+    Outputs::new(design.task, names)
+}
+
+/// A class as text: numbers and booleans may be written as such.
+fn name(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

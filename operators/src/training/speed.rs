@@ -16,7 +16,7 @@ use millstream_engine::time::Stopwatch;
 use serde_json::{Value, json};
 
 use crate::models::samples::Random;
-use crate::models::{Matrix, Shape, plan};
+use crate::models::{Example, Matrix, Shape, plan};
 
 const DENSE: usize = 20;
 const BUCKETS: u32 = 512;
@@ -113,10 +113,10 @@ fn through_the_fold(learner: &Value, rows: &RecordBatch, what: &str) {
     let features = &names[7..names.len() - 1];
     let config = json!({"label": "label", "features": features, "learner": learner});
     let step = super::plan(&config, &StepInput { schema: &rows.schema(), streams: &BTreeMap::new() }).expect("valid");
-    let Power::Fold(make) = step.power else { panic!("a model is a fold") };
-    let mut fold = make();
+    let Power::Fold(folding) = step.power else { panic!("a model is a fold") };
+    let mut fold = (folding.make)();
     report(&format!("{what}, whole operator"), || {
-        fold.learn(rows, &mut Rejects::default()).expect("learned");
+        fold.learn(0, rows, &mut Rejects::default()).expect("learned");
     });
     let revision = fold.revision();
     report(&format!("{what}, answering"), || {
@@ -137,12 +137,13 @@ fn examples_per_second() {
     let flat: Vec<f64> = (0..ROWS).flat_map(|row| matrix.row(row).dense.to_vec()).collect();
     let codes: Vec<u32> = (0..ROWS).flat_map(|row| matrix.row(row).active.to_vec()).collect();
     let rows = batch(&data);
+    let examples: Vec<Example> = data.labels.iter().map(|label| Example::of(*label)).collect();
     for update in ["adagrad", "ftrl"] {
         report(&format!("{update}, minimal loop"), minimal(&flat, &codes, &data.labels, update == "adagrad"));
         let learner = json!({"logistic_regression": {"update": update}});
         let mut model = (plan(&learner).expect("valid").make)(SHAPE);
-        let mut predictions = Vec::new();
-        report(&format!("{update}, model"), || model.learn(&matrix, &data.labels, &mut predictions));
+        let mut outputs = Vec::new();
+        report(&format!("{update}, model"), || model.learn(&matrix, &examples, &mut outputs));
         through_the_fold(&learner, &rows, update);
     }
 }

@@ -101,9 +101,9 @@ impl Checker<'_> {
 
     /// What is received must not get among what the pipeline keeps for itself.
     fn received(&mut self, pipeline: &str, entry: &Entry, planned: &PlannedSource) {
-        let Topics { progress, dead, feeds, replayed } = Topics::of(pipeline);
+        let own = Topics::of(pipeline);
         if let (Some(_), Some((topic, _))) = (&planned.receiver, &planned.topic)
-            && [progress, dead, feeds, replayed].contains(topic)
+            && own.of_runs().into_iter().chain([&own.replayed]).any(|own| own == topic)
         {
             let message = format!("the topic `{topic}` is the pipeline's own");
             let finding = Finding::error(entry.key_span, "own-topic", message);

@@ -24,8 +24,7 @@ pub fn create_topics(pipeline: &Pipeline, broker: &dyn Broker) -> Result<()> {
     for (topic, partitions) in &pipeline.topics {
         broker.create(topic, *partitions)?;
     }
-    let own = Topics::of(&pipeline.name);
-    [own.progress, own.dead, own.feeds].iter().try_for_each(|topic| broker.create(topic, 1))
+    Topics::of(&pipeline.name).of_runs().iter().try_for_each(|topic| broker.create(topic, 1))
 }
 
 /// The topics that belong to a pipeline itself.
@@ -34,6 +33,8 @@ pub struct Topics {
     pub progress: String,
     /// Dead letters: raw bytes, with origin, step and reason as headers.
     pub dead: String,
+    /// What was of note: that a stream drifted.
+    pub events: String,
     /// How far each feed has come.
     pub feeds: String,
     /// Which dead letters were replayed; made by the first replay.
@@ -44,7 +45,18 @@ impl Topics {
     /// Their names.
     pub fn of(pipeline: &str) -> Self {
         let topic = |part: &str| format!("{pipeline}.{part}");
-        Self { progress: topic("progress"), dead: topic("dead"), feeds: topic("feeds"), replayed: topic("replayed") }
+        Self {
+            progress: topic("progress"),
+            dead: topic("dead"),
+            events: topic("events"),
+            feeds: topic("feeds"),
+            replayed: topic("replayed"),
+        }
+    }
+
+    /// Those that every run has.
+    pub fn of_runs(&self) -> [&String; 4] {
+        [&self.progress, &self.dead, &self.events, &self.feeds]
     }
 }
 

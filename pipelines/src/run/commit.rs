@@ -19,8 +19,9 @@ use millstream_engine::batch::Lane;
 use millstream_engine::binding::{Binding, Epoch};
 use millstream_engine::book::Request;
 use millstream_engine::metrics::Metrics;
-use millstream_engine::publish::{Commit, DeadLetter, Outcome, Published};
+use millstream_engine::publish::{Commit, DeadLetter, Notice, Outcome, Published};
 use millstream_engine::{Result, digest, failpoint};
+use serde_json::json;
 
 use crate::plan::Delivery;
 use crate::run::assemble::Topics;
@@ -89,6 +90,8 @@ impl BrokerCommit {
             }
             let dead = epoch.dead_letters.iter().map(|letter| dead_letter(letter, &self.sources, now_ms));
             topics.entry(self.topics.dead.clone()).or_default().extend(dead);
+            let events = epoch.notices.iter().map(|notice| event(notice, &self.sources, now_ms));
+            topics.entry(self.topics.events.clone()).or_default().extend(events);
             for (output, rows) in &epoch.outputs {
                 if let Some(append) = self.sinks[*output].prepare(rows)? {
                     topics.entry(append.topic).or_default().extend(append.messages);
@@ -233,6 +236,19 @@ fn dead_letter(letter: &DeadLetter, sources: &[String], now_ms: i64) -> Message 
         timestamp_ms: now_ms,
         ..Message::default()
     }
+}
+
+/// Something of note, in JSON: what, by whom, at which record, and all about it.
+fn event(notice: &Notice, sources: &[String], now_ms: i64) -> Message {
+    let (time_ms, origin) = notice.place;
+    let value = json!({
+        "event": notice.kind,
+        "step": &*notice.step,
+        "at": {"source": sources[origin.source as usize], "partition": origin.partition, "offset": origin.offset},
+        "time": reply::time(time_ms),
+        "about": notice.about,
+    });
+    Message { value: Some(value.to_string().into_bytes()), timestamp_ms: now_ms, ..Message::default() }
 }
 
 /// Opens the sinks of a pipeline.

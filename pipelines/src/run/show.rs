@@ -77,6 +77,9 @@ pub struct StepSummary {
     pub expectations_failed: u64,
 }
 
+/// By measure, by who reached it.
+pub type Measures = BTreeMap<String, BTreeMap<String, f64>>;
+
 /// A model's outcome.
 #[derive(Debug, Serialize)]
 pub struct ModelSummary {
@@ -85,7 +88,10 @@ pub struct ModelSummary {
     /// BLAKE3 of its whole state.
     pub digest: String,
     /// By measure, by who reached it: the model and its baselines.
-    pub measures: BTreeMap<String, BTreeMap<String, f64>>,
+    pub measures: Measures,
+    /// The same over a part of the rows: `last 1000`, `faded`, `carrier=AA`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Measures>,
     /// The ids of its versions, oldest first.
     pub versions: Vec<String>,
 }
@@ -214,11 +220,16 @@ impl Observer {
 
     fn model(&self, model: &ModelShown, versions: &BTreeMap<String, Vec<String>>) -> ModelSummary {
         let newest = self.book.newest_revision(model.fold);
-        let mut measures: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+        let (mut measures, mut parts) = (Measures::new(), BTreeMap::<String, Measures>::new());
         for (labels, value) in self.metrics.values("measure") {
             let label =
                 |wanted: &str| labels.iter().find(|(name, _)| name == wanted).map_or("", |(_, value)| value.as_str());
             if label("model") == model.name {
+                let measures = if label("over") == "all" {
+                    &mut measures
+                } else {
+                    parts.entry(label("over").to_owned()).or_default()
+                };
                 measures.entry(label("measure").to_owned()).or_default().insert(label("who").to_owned(), value);
             }
         }
@@ -226,6 +237,7 @@ impl Observer {
             revision: newest.as_ref().map_or(0, |revision| revision.number),
             digest: newest.map(|revision| revision.digest).unwrap_or_default(),
             measures,
+            parts,
             versions: versions.get(&model.name).cloned().unwrap_or_default(),
         }
     }
@@ -253,7 +265,10 @@ impl Summary {
         for (name, model) in &self.models {
             let digest = model.digest.get(..16).unwrap_or("none");
             text.line("model", &format!("{name}, revision {}, digest {digest}", thousands(model.revision as f64)));
-            text.0.push_str(&model.table());
+            text.0.push_str(&table("", &model.measures));
+            for (over, measures) in &model.parts {
+                text.0.push_str(&table(over, measures));
+            }
             if !model.versions.is_empty() {
                 text.line("", &format!("versions {}", model.versions.join(" ")));
             }
@@ -301,28 +316,26 @@ impl Text {
     }
 }
 
-impl ModelSummary {
-    /// Measures in rows, the model and its baselines in columns.
-    fn table(&self) -> String {
-        let mut whos: Vec<&str> = self.measures.values().flat_map(|by_who| by_who.keys().map(String::as_str)).collect();
-        whos.sort_unstable();
-        whos.dedup();
-        whos.sort_by_key(|who| *who != "model");
-        let mut table = format!("{:<14}{:<16}", "", "");
+/// Measures in rows, the model and its baselines in columns; `over` says over which rows, if not over all.
+fn table(over: &str, measures: &Measures) -> String {
+    let mut whos: Vec<&str> = measures.values().flat_map(|by_who| by_who.keys().map(String::as_str)).collect();
+    whos.sort_unstable();
+    whos.dedup();
+    whos.sort_by_key(|who| *who != "model");
+    let mut table = format!("{:<14}{over:<20}", "");
+    for who in whos.iter().filter(|_| over.is_empty()) {
+        let _ = write!(table, "{who:>12}");
+    }
+    table.push('\n');
+    for (measure, by_who) in measures {
+        let _ = write!(table, "{:<14}{measure:<20}", "");
         for who in &whos {
-            let _ = write!(table, "{who:>12}");
+            let value = by_who.get(*who).map_or_else(String::new, |value| format!("{value:.4}"));
+            let _ = write!(table, "{value:>12}");
         }
         table.push('\n');
-        for (measure, by_who) in &self.measures {
-            let _ = write!(table, "{:<14}{measure:<16}", "");
-            for who in &whos {
-                let value = by_who.get(*who).map_or_else(String::new, |value| format!("{value:.4}"));
-                let _ = write!(table, "{value:>12}");
-            }
-            table.push('\n');
-        }
-        table
     }
+    table
 }
 
 /// A number with its thousands apart: `1,234,567`.

@@ -12,7 +12,7 @@ use arrow::array::{
 };
 use millstream_engine::digest;
 use millstream_engine::operator::{Fold, Power, Rejects};
-use millstream_operators::models::{self, Matrix, Predictor, Shape};
+use millstream_operators::models::{self, Example, Matrix, Predictor, Shape};
 use millstream_pipelines::plan::{Input, Pipeline};
 use serde_json::{Value, json};
 
@@ -123,7 +123,7 @@ impl Oracle {
                 last.insert(sensor.clone(), x);
             }
             let mut predicted = Vec::new();
-            learner.learn(&matrix(x, row.seen), &[y], &mut predicted);
+            learner.learn(&matrix(x, row.seen), &[Example::of(y)], &mut predicted);
             fold.learn(&row, &sensor, x, y);
             self.rows.push(json!({
                 "at": millstream_pipelines::run::time(at), "sensor": sensor, "x": x, "seen": row.seen, "y": y,
@@ -199,9 +199,9 @@ struct Folded {
 impl Folded {
     fn new(pipeline: &Pipeline) -> Self {
         let node = &pipeline.nodes[pipeline.models[0].node];
-        let Power::Fold(make) = &node.step.power else { panic!("a model is a fold") };
+        let Power::Fold(folding) = &node.step.power else { panic!("a model is a fold") };
         let Input::Node(_) = node.inputs[0] else { panic!("steps come before the model") };
-        Self { fold: make(), schema: pipeline.schema(node.inputs[0]).clone() }
+        Self { fold: (folding.make)(), schema: pipeline.schema(node.inputs[0]).clone() }
     }
 
     fn learn(&mut self, row: &Row, sensor: &str, x: f64, y: f64) {
@@ -222,7 +222,7 @@ impl Folded {
         ];
         let rows = RecordBatch::try_new(self.schema.clone(), columns).expect("the columns of the definition");
         let mut rejects = Rejects::default();
-        self.fold.learn(&rows, &mut rejects).expect("a good row");
+        self.fold.learn(0, &rows, &mut rejects).expect("a good row");
         assert!(rejects.is_empty(), "a good row: {:?}", rejects.take());
     }
 

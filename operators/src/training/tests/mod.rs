@@ -1,5 +1,9 @@
 //! The operator as a whole, on seeded streams.
 
+mod classes;
+mod guards;
+mod later;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -102,13 +106,15 @@ fn planned(config: &Value) -> Result<Step, Vec<Problem>> {
 }
 
 fn fold(config: &Value) -> Box<dyn Fold> {
-    let Power::Fold(make) = planned(config).expect("a valid configuration").power else { panic!("a model is a fold") };
-    make()
+    let Power::Fold(folding) = planned(config).expect("a valid configuration").power else {
+        panic!("a model is a fold")
+    };
+    (folding.make)()
 }
 
 fn learn(fold: &mut dyn Fold, rows: &RecordBatch) -> (RecordBatch, Vec<(usize, String)>) {
     let mut rejects = Rejects::default();
-    let output = fold.learn(rows, &mut rejects).expect("learning does not fail");
+    let output = fold.learn(0, rows, &mut rejects).expect("learning does not fail");
     (output, rejects.take())
 }
 
@@ -287,7 +293,13 @@ fn the_example_is_valid_and_the_schema_names_the_models() {
         "learner": {"logistic_regression": {"update": "ftrl"}}});
     assert!(planned(&example).is_ok());
     let schema = serde_json::to_string(&(super::KIND.schema)()).expect("a schema is JSON");
-    for name in ["linear_regression", "logistic_regression", "adagrad", "#/$defs/Ftrl", "\"Ftrl\":"] {
+    for name in [
+        "linear_regression",
+        "logistic_regression",
+        "adagrad",
+        "#/$defs/logistic_regression.Ftrl",
+        "\"logistic_regression.Ftrl\":",
+    ] {
         assert!(schema.contains(name), "{name} is not in {schema}");
     }
 }
