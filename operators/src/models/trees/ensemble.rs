@@ -99,7 +99,7 @@ impl Ensemble {
             Subspace::Leaf(count) => {
                 growth.columns_per_leaf = count.unwrap_or((columns as f64).sqrt().round() as u32 + 1);
             }
-            Subspace::Tree(share) => columns_per_tree = ((columns as f64 * share).round() as u32).max(2),
+            Subspace::Tree(part) => columns_per_tree = ((columns as f64 * part).round() as u32).max(2),
         }
         let mut ensemble = Self {
             growth,

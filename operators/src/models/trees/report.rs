@@ -16,10 +16,10 @@ fn columns(names: &Names) -> Vec<String> {
 pub(in super::super) fn importances(merits: &[f64], names: &Names) -> Vec<(String, f64)> {
     let total: f64 = merits.iter().sum();
     let share = |merit: f64| if total > 0.0 { merit / total } else { 0.0 };
-    let mut named: Vec<(String, f64)> =
+    let mut shares: Vec<(String, f64)> =
         columns(names).into_iter().zip(merits.iter().map(|merit| share(*merit))).collect();
-    named.sort_by(|a, b| b.1.total_cmp(&a.1));
-    named
+    shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+    shares
 }
 
 /// The same, averaged over trees.
