@@ -133,7 +133,7 @@ models:
           - mean: {of: [factorization_machine_classifier, {nearest_neighbors: {window: 40}}, {softmax_regression: {update: adamw}}]}
           - one_vs_rest: {of: {logistic_regression: {update: rmsprop}}}
           - hoeffding_tree: {grace_period: 10}
-          - hoeffding_adaptive_tree: {grace_period: 10}
+          - hoeffding_adaptive_tree: {tree: {grace_period: 10}}
   trees:
     input: known
     label: hot
@@ -145,9 +145,10 @@ models:
       mean:
         of:
           - adaptive_random_forest: {trees: 3, grace_period: 10}
-          - streaming_random_patches: {trees: 3, grace_period: 10}
-          - online_bagging: {trees: 3, grace_period: 10}
-          - leveraging_bagging: {trees: 3, grace_period: 10}
+          - streaming_random_patches: {trees: 3, tree: {grace_period: 10}}
+          - online_bagging: {trees: 3, tree: {grace_period: 10}}
+          - leveraging_bagging: {trees: 3, tree: {grace_period: 10}}
+          - streaming_gradient_boosted_trees: {steps: 3}
   numbers:
     input: known
     label: temperature
@@ -164,8 +165,7 @@ models:
           - matrix_factorization
           - nearest_neighbors_regression: {window: 40}
           - hoeffding_tree_regressor: {grace_period: 10}
-          - adaptive_random_forest_regressor: {trees: 3, grace_period: 10}
-          - streaming_gradient_boosted_trees: {steps: 3}
+          - adaptive_random_forest_regressor: {trees: 3, tree: {grace_period: 10}}
   which_count:
     input: known
     label: count
