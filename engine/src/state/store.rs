@@ -7,6 +7,7 @@
 
 use serde::Serialize;
 
+use super::keys::{Key, KeyRef};
 use super::{BINS, Entries, bin};
 use crate::fault::{Fault, Result};
 
@@ -15,6 +16,10 @@ pub(super) struct Store<S> {
     /// By bin.
     indexes: Vec<Index>,
     slots: Vec<Option<Slot<S>>>,
+    /// So many numbers belong to each slot.
+    width: usize,
+    /// By slot.
+    numbers: Vec<f64>,
     free: Vec<u32>,
     pub(super) unknown: S,
     /// The slot at which the sweep for expired states goes on.
@@ -27,40 +32,19 @@ pub(super) struct Store<S> {
 /// A key with its state.
 struct Slot<S> {
     key: Key,
-    /// The lower half of the key's hash.
+    /// The upper half of the key's hash.
     mark: u32,
     generation: u32,
-    bin: u8,
     state: S,
 }
 
-/// A key's bytes: most keys are short, and then one look at a slot is a look at its key.
-enum Key {
-    Short(u8, [u8; SHORT]),
-    Long(Box<[u8]>),
+/// The upper half of a hash, of which the upper quarter is the bin.
+fn mark(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }
 
-/// As many bytes as make a key four words.
-const SHORT: usize = 30;
-
-impl Key {
-    #[inline]
-    fn new(bytes: &[u8]) -> Self {
-        if bytes.len() > SHORT {
-            return Self::Long(bytes.into());
-        }
-        let mut short = [0; SHORT];
-        short[..bytes.len()].copy_from_slice(bytes);
-        Self::Short(bytes.len() as u8, short)
-    }
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Short(length, bytes) => &bytes[..usize::from(*length)],
-            Self::Long(bytes) => bytes,
-        }
-    }
+fn bin_of(mark: u32) -> usize {
+    (mark >> 24) as usize
 }
 
 /// From the marks of keys to their slots: a table with open addressing, at most half full. An entry is a mark and, in its
@@ -158,9 +142,9 @@ struct Walk {
 
 impl Walk {
     /// Copies a state that the snapshot has not reached, and which is about to change. How many bytes it took.
-    fn copy<S: Serialize>(&mut self, slot: &mut Slot<S>, generation: u32) -> usize {
+    fn copy<S: Serialize>(&mut self, slot: &mut Slot<S>, numbers: &[f64], generation: u32) -> usize {
         slot.generation = generation;
-        self.copied[usize::from(slot.bin)].push(slot.key.bytes(), &slot.state).unwrap_or_else(|fault| {
+        self.copied[bin_of(slot.mark)].push(slot.key.get(), &slot.state, numbers).unwrap_or_else(|fault| {
             self.fault.get_or_insert(fault);
             0
         })
@@ -168,10 +152,13 @@ impl Walk {
 }
 
 impl<S: Default + Serialize> Store<S> {
-    pub(super) fn new() -> Self {
+    /// Without keys, each of which will have `width` numbers beside its state.
+    pub(super) fn new(width: usize) -> Self {
         Self {
             indexes: (0..BINS).map(|_| Index::default()).collect(),
             slots: Vec::new(),
+            width,
+            numbers: Vec::new(),
             free: Vec::new(),
             unknown: S::default(),
             hand: 0,
@@ -180,13 +167,17 @@ impl<S: Default + Serialize> Store<S> {
         }
     }
 
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
     /// Reads what look-ups of these hashes will read first, without waiting for one before the next.
     pub(super) fn touch(&self, hashes: impl Iterator<Item = u64> + Clone) {
-        let first = |hash: u64| self.indexes[bin(hash)].first(hash as u32);
+        let first = |hash: u64| self.indexes[bin(hash)].first(mark(hash));
         let entries = hashes.clone().fold(0, |all, hash| all ^ first(hash));
         let slot = |hash: u64| {
             let entry = first(hash);
-            let slot = if (entry >> 32) as u32 == hash as u32 {
+            let slot = if (entry >> 32) as u32 == mark(hash) {
                 self.slots.get((entry as u32).wrapping_sub(1) as usize)
             } else {
                 None
@@ -197,23 +188,41 @@ impl<S: Default + Serialize> Store<S> {
         std::hint::black_box((entries, slots));
     }
 
-    #[inline]
-    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
-        let is_it = |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|slot| slot.key.bytes() == key);
-        self.indexes[bin(hash)].candidates(hash as u32).find(is_it).map(Place)
+    /// The same for the numbers of these places.
+    pub(super) fn touch_numbers(&self, places: impl Iterator<Item = Place>) {
+        if self.width > 0 {
+            let first = |Place(slot): Place| self.numbers[slot as usize * self.width].to_bits();
+            std::hint::black_box(places.fold(0, |all, place| all ^ first(place)));
+        }
     }
 
-    pub(super) fn insert(&mut self, hash: u64, key: &[u8], state: S) -> Place {
-        let (bin, mark) = (bin(hash), hash as u32);
-        let new = Some(Slot { key: Key::new(key), mark, generation: self.generation, bin: bin as u8, state });
+    #[inline]
+    pub(super) fn find(&self, hash: u64, key: KeyRef<'_>) -> Option<Place> {
+        let is_it = |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|slot| slot.key.is(key));
+        self.indexes[bin(hash)].candidates(mark(hash)).find(is_it).map(Place)
+    }
+
+    /// Where the state of a key is; an unknown one gets the default.
+    pub(super) fn take(&mut self, hash: u64, key: KeyRef<'_>) -> Place {
+        self.find(hash, key).unwrap_or_else(|| self.insert(hash, key, S::default(), &[]))
+    }
+
+    /// Adds a key that is not there, with its numbers; those that are not given are zero.
+    pub(super) fn insert(&mut self, hash: u64, key: KeyRef<'_>, state: S, numbers: &[f64]) -> Place {
+        let mark = mark(hash);
+        let new = Some(Slot { key: Key::of(key), mark, generation: self.generation, state });
         let slot = if let Some(slot) = self.free.pop() {
             self.slots[slot as usize] = new;
             slot
         } else {
             self.slots.push(new);
+            self.numbers.resize(self.slots.len() * self.width, 0.0);
             self.slots.len() as u32 - 1
         };
-        self.indexes[bin].insert(mark, slot);
+        let own = &mut self.numbers[slot as usize * self.width..][..self.width];
+        own.fill(0.0);
+        own[..numbers.len()].copy_from_slice(numbers);
+        self.indexes[bin(hash)].insert(mark, slot);
         Place(slot)
     }
 
@@ -223,14 +232,32 @@ impl<S: Default + Serialize> Store<S> {
     }
 
     #[inline]
-    pub(super) fn change(&mut self, Place(slot): Place, change: impl FnOnce(&mut S)) {
+    pub(super) fn change(&mut self, place: Place, change: impl FnOnce(&mut S)) {
+        change(&mut self.changing(place).state);
+    }
+
+    #[inline]
+    pub(super) fn numbers(&self, Place(slot): Place) -> &[f64] {
+        &self.numbers[slot as usize * self.width..][..self.width]
+    }
+
+    #[inline]
+    pub(super) fn numbers_mut(&mut self, place: Place) -> &mut [f64] {
+        self.changing(place);
+        &mut self.numbers[place.0 as usize * self.width..][..self.width]
+    }
+
+    /// The slot at a place, whose state or numbers are about to change.
+    #[inline]
+    fn changing(&mut self, Place(slot): Place) -> &mut Slot<S> {
+        let numbers = &self.numbers[slot as usize * self.width..][..self.width];
         let slot = self.slots[slot as usize].as_mut().expect("found slots are occupied");
         if slot.generation != self.generation
             && let Some(walk) = &mut self.walk
         {
-            walk.copy(slot, self.generation);
+            walk.copy(slot, numbers, self.generation);
         }
-        change(&mut slot.state);
+        slot
     }
 
     /// The state at a place that may have been emptied, or given to another key, since it was found.
@@ -238,8 +265,8 @@ impl<S: Default + Serialize> Store<S> {
         self.slots[slot as usize].as_ref().map(|slot| &slot.state)
     }
 
-    pub(super) fn key(&self, Place(slot): Place) -> &[u8] {
-        self.slots[slot as usize].as_ref().expect("found slots are occupied").key.bytes()
+    pub(super) fn key(&self, Place(slot): Place) -> KeyRef<'_> {
+        self.slots[slot as usize].as_ref().expect("found slots are occupied").key.get()
     }
 
     /// Changes what snapshots leave out.
@@ -264,9 +291,9 @@ impl<S: Default + Serialize> Store<S> {
             if found.generation != self.generation
                 && let Some(walk) = &mut self.walk
             {
-                walk.copy(found, self.generation);
+                walk.copy(found, &self.numbers[at * self.width..][..self.width], self.generation);
             }
-            self.indexes[usize::from(found.bin)].remove(found.mark, at as u32);
+            self.indexes[bin_of(found.mark)].remove(found.mark, at as u32);
             *slot = None;
             self.free.push(at as u32);
         }
@@ -303,9 +330,9 @@ impl<S: Default + Serialize> Store<S> {
                 }
                 done += LOOK_BYTES;
                 // A slot that was emptied since, or given to another key, has nothing more for the snapshot.
-                let slot = ahead.pop().and_then(|slot| self.slots[slot as usize].as_mut());
-                if let Some(slot) = slot.filter(|slot| slot.generation != self.generation) {
-                    done += walk.copy(slot, self.generation);
+                let Some(at) = ahead.pop().map(|at| at as usize) else { break };
+                if let Some(slot) = self.slots[at].as_mut().filter(|slot| slot.generation != self.generation) {
+                    done += walk.copy(slot, &self.numbers[at * self.width..][..self.width], self.generation);
                 }
             }
             if let Some(fault) = walk.fault.take() {
@@ -351,8 +378,12 @@ mod tests {
 
     /// Four hashes for all keys, in three bins: nearly all collide.
     fn hash(key: u8) -> u64 {
-        [0x0000_0000_0000_0001, 0x0000_0000_0000_0002, 0x7f00_0000_0000_0001, 0xff00_0000_0000_0001]
+        [0x0000_0001_0000_0000, 0x0000_0002_0000_0000, 0x7f00_0001_0000_0000, 0xff00_0001_0000_0000]
             [usize::from(key % 4)]
+    }
+
+    fn key(key: &u8) -> KeyRef<'_> {
+        KeyRef::from_bytes(std::slice::from_ref(key))
     }
 
     fn slots<S>(store: &Store<S>) -> usize {
@@ -370,9 +401,9 @@ mod tests {
 
     /// What a snapshot of these states should be.
     fn encoded(states: &BTreeMap<u8, u64>) -> Bins {
-        let mut bins: BTreeMap<u8, BTreeMap<Vec<u8>, u64>> = BTreeMap::new();
+        let mut bins: BTreeMap<u8, BTreeMap<Vec<u8>, (u64, f64, f64)>> = BTreeMap::new();
         for (key, state) in states {
-            bins.entry(bin(hash(*key)) as u8).or_default().insert(vec![*key], *state);
+            bins.entry(bin(hash(*key)) as u8).or_default().insert(vec![*key], (*state, 0.0, *state as f64));
         }
         bins.into_iter().map(|(bin, states)| (bin, postcard::to_stdvec(&states).expect("plain data"))).collect()
     }
@@ -381,22 +412,22 @@ mod tests {
         /// A store is a map; and a snapshot is what was there when it began, whatever happened since.
         #[test]
         fn a_store_is_a_map(ops in ops()) {
-            let mut store: Store<u64> = Store::new();
+            let mut store: Store<u64> = Store::new(2);
             let mut oracle: BTreeMap<u8, u64> = BTreeMap::new();
             let (mut expected, mut found) = (None, Bins::new());
             for op in ops {
                 match op {
-                    Op::Add(key) => {
-                        let place = store.find(hash(key), &[key]);
-                        let place = place.unwrap_or_else(|| store.insert(hash(key), &[key], 0));
+                    Op::Add(added) => {
+                        let place = store.take(hash(added), key(&added));
                         store.change(place, |count| *count += 1);
-                        *oracle.entry(key).or_default() += 1;
+                        store.numbers_mut(place)[1] += 1.0;
+                        *oracle.entry(added).or_default() += 1;
                     }
                     Op::Sweep { budget, below } => {
                         let before = oracle.len();
                         store.sweep(budget, |state| *state < below);
                         // What was dropped had expired; a whole round drops all that has.
-                        oracle.retain(|key, count| *count >= below || store.find(hash(*key), &[*key]).is_some());
+                        oracle.retain(|gone, count| *count >= below || store.find(hash(*gone), key(gone)).is_some());
                         prop_assert!(before - oracle.len() <= budget);
                         prop_assert!(budget < slots(&store) || oracle.values().all(|count| *count >= below));
                     }
@@ -418,9 +449,11 @@ mod tests {
                 take(&mut found, store.walk(usize::MAX).expect("numbers can be written"));
                 prop_assert_eq!(&found, &expected);
             }
-            for key in 0..24 {
-                let found = store.find(hash(key), &[key]).map(|place| *store.get(place));
-                prop_assert_eq!(found, oracle.get(&key).copied());
+            for sought in 0..24 {
+                let found = store.find(hash(sought), key(&sought));
+                prop_assert_eq!(found.map(|place| *store.get(place)), oracle.get(&sought).copied());
+                let numbers = found.map(|place| store.numbers(place).to_vec());
+                prop_assert_eq!(numbers, oracle.get(&sought).map(|count| vec![0.0, *count as f64]));
             }
             prop_assert!(slots(&store) <= 24, "free slots are used again");
         }
@@ -449,9 +482,11 @@ mod tests {
 
     #[test]
     fn a_walk_takes_small_steps() {
-        let mut store: Store<Vec<u8>> = Store::new();
+        let mut store: Store<Vec<u8>> = Store::new(0);
         for key in 0..10_000_u32 {
-            store.insert(super::super::hash(&key.to_le_bytes()), &key.to_le_bytes(), vec![7; 100]);
+            let bytes = key.to_le_bytes();
+            let key = KeyRef::from_bytes(&bytes);
+            store.insert(key.hash(), key, vec![7; 100], &[]);
         }
         store.begin();
         let (mut steps, mut bytes) = (0, 0);
