@@ -163,7 +163,7 @@ impl LookUp {
         for ((hash, found), key) in self.ahead.iter_mut().zip(self.keys.iter()) {
             *found = store.find(*hash, key);
         }
-        store.touch_numbers(self.ahead.iter().filter_map(|(_, found)| *found));
+        store.touch_places(self.ahead.iter().filter_map(|(_, found)| *found));
     }
 
     /// The key of a row that was looked up last.
@@ -284,7 +284,7 @@ impl<K: Keyed> ErasedKeyed for K {
 
     fn mount(self: std::sync::Arc<Self>, schemas: &[arrow::datatypes::SchemaRef]) -> Result<Box<dyn KeyedInstance>> {
         let readers = schemas.iter().enumerate().map(|(port, schema)| KeyReader::new(schema, Keyed::key(&*self, port)));
-        let store = Store::new(self.numbers());
+        let store = Store::new(self.numbers(), |_| 0);
         Ok(Box::new(Instance { readers: readers.collect::<Result<_>>()?, operator: self, store }))
     }
 }

@@ -547,7 +547,7 @@ mod tests {
         /// Keys are equal where the values are, become the same columns again, and are the same by bytes.
         #[test]
         fn a_key_is_its_values(
-            rows in prop::collection::vec(row(), 1..80),
+            rows in prop::collection::vec(row(), 1..24),
             columns in prop::sample::subsequence(vec![0, 1, 2, 3, 4, 5, 6], 1..=7),
         ) {
             let batch = batch(&rows);
@@ -560,11 +560,12 @@ mod tests {
                 let found = reader.columns(&list).expect("its own keys");
                 prop_assert_eq!(&found, &given);
                 let hashes = keys.hashes();
+                let all: Vec<String> = (0..batch.num_rows()).map(|row| shown(&given, row)).collect();
                 for (row, key) in list.iter().enumerate() {
                     prop_assert_eq!(hashes[row], key.hash());
                     key.with_bytes(|bytes| assert_eq!(KeyRef::from_bytes(bytes), key));
                     for (other_row, other) in list.iter().enumerate() {
-                        let same = shown(&given, row) == shown(&given, other_row);
+                        let same = all[row] == all[other_row];
                         prop_assert_eq!(key == other, same);
                         prop_assert_eq!(Key::of(key).is(other), same);
                         prop_assert!(!same || hashes[row] == hashes[other_row]);

@@ -78,6 +78,12 @@ pub trait Relational: Send + Sync + 'static {
         given: &mut Given<Self::Values>,
     ) -> std::result::Result<(), String>;
 
+    /// Reads some of what a state has in other memory, and gives anything that depends on it. It is called for the states of
+    /// some rows together, so that none waits for the memory of the one before.
+    fn touch(_: &Self::State) -> u64 {
+        0
+    }
+
     /// The place in the canonical order from which on the state has something to give.
     fn due(&self, state: &Self::State) -> Option<Order>;
 
@@ -183,7 +189,7 @@ impl<R: Relational> ErasedKeyed for Related<R> {
         let readers = schemas.iter().enumerate().map(|(port, schema)| KeyReader::new(schema, self.0.key(port)));
         Ok(Box::new(Instance {
             readers: readers.collect::<Result<_>>()?,
-            store: Store::new(0),
+            store: Store::new(0, |timed: &Timed<R::State>| R::touch(&timed.state)),
             queue: BinaryHeap::new(),
             now: START,
             operator: self.0.clone(),

@@ -20,6 +20,8 @@ pub(super) struct Store<S> {
     width: usize,
     /// By slot.
     numbers: Vec<f64>,
+    /// Reads what a state has in other memory.
+    touch_state: fn(&S) -> u64,
     free: Vec<u32>,
     pub(super) unknown: S,
     /// The slot at which the sweep for expired states goes on.
@@ -72,12 +74,29 @@ impl Index {
         self.entries.get(mark as usize & self.mask()).copied().unwrap_or(0)
     }
 
-    /// The slots that a mark may mean.
-    fn candidates(&self, mark: u32) -> impl Iterator<Item = u32> {
+    /// The slot that a mark means, as far as `is_it` tells; or else where its entry can be put.
+    #[inline]
+    fn search(&self, mark: u32, is_it: impl Fn(u32) -> bool) -> std::result::Result<u32, usize> {
         let wrap = self.mask();
-        let all = (mark as usize..).map(move |at| self.entries.get(at & wrap).copied().unwrap_or(0));
-        let same = move |entry: &u64| (entry >> 32) as u32 == mark;
-        all.take_while(|entry| *entry != 0).filter(same).map(|entry| entry as u32 - 1)
+        let mut at = mark as usize & wrap;
+        // At least half of the entries are zero.
+        while let Some(entry) = self.entries.get(at).filter(|entry| **entry != 0) {
+            let slot = *entry as u32 - 1;
+            if (*entry >> 32) as u32 == mark && is_it(slot) {
+                return Ok(slot);
+            }
+            at = (at + 1) & wrap;
+        }
+        Err(at)
+    }
+
+    /// Adds an entry at the place that [`Index::search`] has found.
+    fn insert_at(&mut self, at: usize, mark: u32, slot: u32) {
+        if 2 * (self.len + 1) > self.entries.len() {
+            return self.insert(mark, slot);
+        }
+        self.len += 1;
+        self.entries[at] = u64::from(mark) << 32 | u64::from(slot + 1);
     }
 
     fn insert(&mut self, mark: u32, slot: u32) {
@@ -151,14 +170,21 @@ impl Walk {
     }
 }
 
+/// So many slots are looked at before those that have expired are dropped.
+const SWEPT: usize = 256;
+/// With so few keys, what is looked for is near.
+const NEAR: usize = 2048;
+
 impl<S: Default + Serialize> Store<S> {
-    /// Without keys, each of which will have `width` numbers beside its state.
-    pub(super) fn new(width: usize) -> Self {
+    /// Without keys, each of which will have `width` numbers beside its state. `touch_state` reads what a state has in other
+    /// memory, where it has any.
+    pub(super) fn new(width: usize, touch_state: fn(&S) -> u64) -> Self {
         Self {
             indexes: (0..BINS).map(|_| Index::default()).collect(),
             slots: Vec::new(),
             width,
             numbers: Vec::new(),
+            touch_state,
             free: Vec::new(),
             unknown: S::default(),
             hand: 0,
@@ -173,6 +199,9 @@ impl<S: Default + Serialize> Store<S> {
 
     /// Reads what look-ups of these hashes will read first, without waiting for one before the next.
     pub(super) fn touch(&self, hashes: impl Iterator<Item = u64> + Clone) {
+        if self.slots.len() < NEAR {
+            return;
+        }
         let first = |hash: u64| self.indexes[bin(hash)].first(mark(hash));
         let entries = hashes.clone().fold(0, |all, hash| all ^ first(hash));
         let slot = |hash: u64| {
@@ -188,29 +217,48 @@ impl<S: Default + Serialize> Store<S> {
         std::hint::black_box((entries, slots));
     }
 
-    /// The same for the numbers of these places.
-    pub(super) fn touch_numbers(&self, places: impl Iterator<Item = Place>) {
-        if self.width > 0 {
-            let first = |Place(slot): Place| self.numbers[slot as usize * self.width].to_bits();
-            std::hint::black_box(places.fold(0, |all, place| all ^ first(place)));
+    /// The same for the numbers of these places, and for what their states have in other memory.
+    pub(super) fn touch_places(&self, places: impl Iterator<Item = Place>) {
+        if self.slots.len() < NEAR {
+            return;
         }
+        let first = |Place(slot): Place| {
+            let number = self.numbers.get(slot as usize * self.width).map_or(0, |number| number.to_bits());
+            number ^ self.slots[slot as usize].as_ref().map_or(0, |slot| (self.touch_state)(&slot.state))
+        };
+        std::hint::black_box(places.fold(0, |all, place| all ^ first(place)));
     }
 
     #[inline]
     pub(super) fn find(&self, hash: u64, key: KeyRef<'_>) -> Option<Place> {
-        let is_it = |slot: &u32| self.slots[*slot as usize].as_ref().is_some_and(|slot| slot.key.is(key));
-        self.indexes[bin(hash)].candidates(mark(hash)).find(is_it).map(Place)
+        self.search(hash, key).ok()
+    }
+
+    #[inline]
+    fn search(&self, hash: u64, key: KeyRef<'_>) -> std::result::Result<Place, usize> {
+        let is_it = |slot: u32| self.slots[slot as usize].as_ref().is_some_and(|slot| slot.key.is(key));
+        self.indexes[bin(hash)].search(mark(hash), is_it).map(Place)
     }
 
     /// Where the state of a key is; an unknown one gets the default.
     pub(super) fn take(&mut self, hash: u64, key: KeyRef<'_>) -> Place {
-        self.find(hash, key).unwrap_or_else(|| self.insert(hash, key, S::default(), &[]))
+        self.search(hash, key).unwrap_or_else(|at| {
+            let slot = self.occupy(hash, key, S::default(), &[]);
+            self.indexes[bin(hash)].insert_at(at, mark(hash), slot);
+            Place(slot)
+        })
     }
 
     /// Adds a key that is not there, with its numbers; those that are not given are zero.
     pub(super) fn insert(&mut self, hash: u64, key: KeyRef<'_>, state: S, numbers: &[f64]) -> Place {
-        let mark = mark(hash);
-        let new = Some(Slot { key: Key::of(key), mark, generation: self.generation, state });
+        let slot = self.occupy(hash, key, state, numbers);
+        self.indexes[bin(hash)].insert(mark(hash), slot);
+        Place(slot)
+    }
+
+    /// Puts a key into a slot that is free.
+    fn occupy(&mut self, hash: u64, key: KeyRef<'_>, state: S, numbers: &[f64]) -> u32 {
+        let new = Some(Slot { key: Key::of(key), mark: mark(hash), generation: self.generation, state });
         let slot = if let Some(slot) = self.free.pop() {
             self.slots[slot as usize] = new;
             slot
@@ -222,8 +270,7 @@ impl<S: Default + Serialize> Store<S> {
         let own = &mut self.numbers[slot as usize * self.width..][..self.width];
         own.fill(0.0);
         own[..numbers.len()].copy_from_slice(numbers);
-        self.indexes[bin(hash)].insert(mark, slot);
-        Place(slot)
+        slot
     }
 
     #[inline]
@@ -283,20 +330,38 @@ impl<S: Default + Serialize> Store<S> {
     /// to the rows of an epoch, so that the cost per row does not grow with the number of keys.
     pub(super) fn sweep(&mut self, budget: usize, expired: impl Fn(&S) -> bool) {
         // Once round at most.
-        for _ in 0..budget.min(self.slots.len()) {
-            let at = if self.hand < self.slots.len() { self.hand } else { 0 };
-            self.hand = at + 1;
-            let slot = &mut self.slots[at];
-            let Some(found) = slot.as_mut().filter(|slot| expired(&slot.state)) else { continue };
-            if found.generation != self.generation
-                && let Some(walk) = &mut self.walk
-            {
-                walk.copy(found, &self.numbers[at * self.width..][..self.width], self.generation);
-            }
-            self.indexes[bin_of(found.mark)].remove(found.mark, at as u32);
-            *slot = None;
-            self.free.push(at as u32);
+        let mut left = budget.min(self.slots.len());
+        let mut gone: Vec<u32> = Vec::with_capacity(SWEPT);
+        while left > 0 {
+            let from = if self.hand < self.slots.len() { self.hand } else { 0 };
+            let to = self.slots.len().min(from + left.min(SWEPT));
+            (self.hand, left) = (to, left - (to - from));
+            let is_gone = |slot: &Option<Slot<S>>| slot.as_ref().is_some_and(|slot| expired(&slot.state));
+            gone.clear();
+            gone.extend((from..to).filter(|&at| is_gone(&self.slots[at])).map(|at| at as u32));
+            self.touch_entries(&gone);
+            gone.iter().for_each(|slot| self.vacate(*slot));
         }
+    }
+
+    /// Reads what [`Store::vacate`] will read first of these slots.
+    fn touch_entries(&self, slots: &[u32]) {
+        let first = |slot: &Slot<S>| self.indexes[bin_of(slot.mark)].first(slot.mark);
+        let slots = slots.iter().filter_map(|slot| self.slots[*slot as usize].as_ref());
+        std::hint::black_box(slots.fold(0, |all, slot| all ^ first(slot)));
+    }
+
+    /// Drops the key of a slot.
+    fn vacate(&mut self, slot: u32) {
+        let at = slot as usize;
+        let Some(mut gone) = self.slots[at].take() else { return };
+        if gone.generation != self.generation
+            && let Some(walk) = &mut self.walk
+        {
+            walk.copy(&mut gone, &self.numbers[at * self.width..][..self.width], self.generation);
+        }
+        self.indexes[bin_of(gone.mark)].remove(gone.mark, slot);
+        self.free.push(slot);
     }
 
     /// Begins a snapshot of all states as they are now; one that was being walked is abandoned.
@@ -412,7 +477,7 @@ mod tests {
         /// A store is a map; and a snapshot is what was there when it began, whatever happened since.
         #[test]
         fn a_store_is_a_map(ops in ops()) {
-            let mut store: Store<u64> = Store::new(2);
+            let mut store: Store<u64> = Store::new(2, |_| 0);
             let mut oracle: BTreeMap<u8, u64> = BTreeMap::new();
             let (mut expected, mut found) = (None, Bins::new());
             for op in ops {
@@ -472,7 +537,7 @@ mod tests {
                     index.remove(mark(slot), slot);
                 }
                 for slot in 0..12 {
-                    prop_assert_eq!(index.candidates(mark(slot)).any(|found| found == slot), oracle.contains(&slot));
+                    prop_assert_eq!(index.search(mark(slot), |found| found == slot).is_ok(), oracle.contains(&slot));
                 }
                 prop_assert!(2 * oracle.len() <= index.entries.len());
                 prop_assert_eq!(index.entries.iter().filter(|entry| **entry != 0).count(), oracle.len());
@@ -482,7 +547,7 @@ mod tests {
 
     #[test]
     fn a_walk_takes_small_steps() {
-        let mut store: Store<Vec<u8>> = Store::new(0);
+        let mut store: Store<Vec<u8>> = Store::new(0, |_| 0);
         for key in 0..10_000_u32 {
             let bytes = key.to_le_bytes();
             let key = KeyRef::from_bytes(&bytes);

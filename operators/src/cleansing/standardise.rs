@@ -15,8 +15,6 @@ use serde_json::Value;
 
 use super::channels::{Channels, LANES, Lanes, Outputs, groups};
 use super::columns::{key, numeric};
-#[cfg(doc)]
-use super::moments::Moments;
 
 pub(super) static KIND: StepKind = Kind {
     name: "standardise",
@@ -134,7 +132,8 @@ impl Keyed for Standardise {
 }
 
 impl Standardise {
-    /// By how many standard deviations the values lie above the means; see [`Moments::score`].
+    /// By how many standard deviations the values lie above the means, at most `limit` either way; zero while the
+    /// values have not differed.
     #[inline]
     fn scores(&self, known: &[f64; KEPT], values: Lanes) -> Lanes {
         let ([counts, means, squares], _) = known.as_chunks::<LANES>() else { unreachable!("three groups") };
@@ -149,7 +148,8 @@ impl Standardise {
     }
 }
 
-/// Takes values in, as [`Moments::push`] does.
+/// Takes values in, as the running moments of one column do: a value so large that its square cannot be represented is left
+/// out.
 #[inline]
 fn learn(known: &mut [f64; KEPT], values: Lanes, is_valid: impl Fn(usize) -> bool) {
     let ([counts, means, squares], _) = known.as_chunks_mut::<LANES>() else { unreachable!("three groups") };

@@ -44,6 +44,14 @@ impl Kept {
         Self::Any(functions.iter().map(|function| function.start(removes)).collect())
     }
 
+    /// See [`millstream_engine::operator::Relational::touch`].
+    pub(super) fn touch(&self) -> u64 {
+        match self {
+            Self::Sums(sums) => sums.first().map_or(0, |sum| sum.to_bits()),
+            Self::Any(_) => 0,
+        }
+    }
+
     /// Takes a row in (`diff` 1), or takes it back (-1), which sums cannot.
     #[inline]
     pub(super) fn change(&mut self, input: &Input, row: usize, diff: i64, order: Order) {

@@ -156,6 +156,10 @@ impl Relational for Aggregate {
         }
     }
 
+    fn touch(windows: &Windows) -> u64 {
+        windows.open.last().map_or(0, |window| window.kept.touch() ^ window.start as u64)
+    }
+
     fn due(&self, windows: &Windows) -> Option<Order> {
         if self.span == Span::All {
             return None;
