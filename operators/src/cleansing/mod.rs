@@ -14,6 +14,7 @@ mod aggregate;
 mod as_stream;
 mod category;
 mod chance;
+mod channels;
 mod clean_text;
 mod clip;
 mod coerce;
