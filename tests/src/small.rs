@@ -94,7 +94,7 @@ streams:
       - require: {that: "temperature is null or temperature < 80", otherwise: {"null": [temperature]}}
       - require: {that: "sensor is not null"}
       - deduplicate: {by: [sensor, count], within_seconds: 30}
-      - derive: {warmth: "temperature * 1.8 + 32", second: "cast(date_part('second', at) as double)"}
+      - derive: {warmth: "temperature * 1.8 + 32", second: "cast(date_part('second', at) as double)", turn: "cast(count % 5 as text)"}
       - join_as_of: {with: outside, by: [room], at: at, within_seconds: 20, columns: [wind, sky]}
       - impute: {columns: [temperature], with: mean, by: [sensor]}
       - impute: {columns: [humidity], with: median, by: [room]}
@@ -166,10 +166,10 @@ models:
           - nearest_neighbors_regression: {window: 40}
           - hoeffding_tree_regressor: {grace_period: 10}
           - adaptive_random_forest_regressor: {trees: 3, tree: {grace_period: 10}}
-  which_count:
+  which_turn:
     input: known
-    label: count
-    classes: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    label: turn
+    classes: [0, 1, 2, 3, 4]
     features: [second, humidity]
     learner: multinomial_naive_bayes
   # Labels that come later, and rows that are taken back.
@@ -186,9 +186,9 @@ models:
   groups: {input: known, features: [temperature, humidity], learner: {k_means: {groups: 3}}}
   unusual: {input: known, features: [temperature, humidity], learner: {half_space_trees: {trees: 5, window: 20}}}
   odd: {input: known, features: [temperature, humidity], learner: {robust_random_cut_forest: {trees: 4, window: 16}}}
-  explores: {input: known, label: temperature, action: count, actions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], features: [humidity], learner: epsilon_greedy}
-  trusts: {input: known, label: temperature, action: count, actions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], features: [humidity], learner: linear_ucb}
-  samples: {input: known, label: temperature, action: count, actions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], features: [humidity], learner: thompson_sampling}
+  explores: {input: known, label: temperature, action: turn, actions: [0, 1, 2, 3, 4], features: [humidity], learner: epsilon_greedy}
+  trusts: {input: known, label: temperature, action: turn, actions: [0, 1, 2, 3, 4], features: [humidity], learner: linear_ucb}
+  samples: {input: known, label: temperature, action: turn, actions: [0, 1, 2, 3, 4], features: [humidity], learner: thompson_sampling}
 requests:
   questions:
     topic: TOPICS-questions

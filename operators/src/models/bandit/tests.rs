@@ -234,14 +234,11 @@ fn times() {
             let mut player = Player::new(&json!(kind), Shape { dense, active: 0, categories: 0, classes });
             let (mut random, rows) = (Random::seeded(1), 5000);
             let xs: Vec<f64> = (0..dense).map(|_| random.normal()).collect();
-            let start = std::time::Instant::now();
+            let start = millstream_engine::time::Stopwatch::start();
             for row in 0..rows {
                 player.tell(&xs, &[], Example { action: row % classes as u32, ..Example::of(random.normal()) });
             }
-            println!(
-                "{kind}, {dense} numbers, {classes} actions: {:.0} ns",
-                start.elapsed().as_nanos() as f64 / f64::from(rows)
-            );
+            println!("{kind}, {dense} numbers, {classes} actions: {:.0} ns", start.seconds() * 1e9 / f64::from(rows));
         }
     }
 }

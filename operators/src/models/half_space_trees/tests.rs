@@ -149,9 +149,9 @@ fn shuttle() {
     for kind in ["half_space_trees", "robust_random_cut_forest"] {
         for seed in 0..5 {
             let mut pupil = Pupil::new(&json!({kind: {"seed": seed}}), Shape { dense: 9, ..PLAIN });
-            let start = std::time::Instant::now();
+            let start = millstream_engine::time::Stopwatch::start();
             let scored: Vec<_> = rows.iter().map(|row| (pupil.learn(&row[..9], &[], 0.0), row[9] > 0.5)).collect();
-            let (time, auc) = (start.elapsed().as_nanos() as f64 / rows.len() as f64, auc(&scored));
+            let (time, auc) = (start.seconds() * 1e9 / rows.len() as f64, auc(&scored));
             println!("{kind}, seed {seed}: AUC {auc:.4}, {time:.0} ns, {} bytes", pupil.learner.snapshot().len());
             assert!(kind != "half_space_trees" || auc > 0.95, "seed {seed}: {auc}");
         }
