@@ -133,6 +133,10 @@ fn split(batch: Batch, reader: &KeyReader, workers: usize) -> Result<Vec<Batch>>
         rows[worker_of(key.data())].push(row as u32);
     }
     let part = |(worker, rows): (usize, Vec<u32>)| {
+        // After a step with the same key, all rows are where they belong.
+        if rows.len() == batch.rows.num_rows() {
+            return Ok(Batch { worker: worker as u32, ..batch.clone() });
+        }
         let rows = take_record_batch(&batch.rows, &UInt32Array::from(rows))?;
         Ok(Batch { lane: batch.lane, rows, worker: worker as u32 })
     };
