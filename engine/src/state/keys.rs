@@ -258,45 +258,46 @@ impl KeyReader {
     /// The columns of some keys.
     pub(crate) fn columns(&self, keys: &KeyList) -> Result<Vec<ArrayRef>> {
         if let Some(converter) = &self.converter {
-            let rows = self.column(keys, 0, &[DataType::Binary])?;
+            let rows = column(keys, 0, &[DataType::Binary])?;
             let (rows, parser) = (rows.as_binary::<i32>(), converter.parser());
             return Ok(converter.convert_rows(rows.iter().flatten().map(|row| parser.parse(row)))?);
         }
-        (0..self.types.len()).map(|place| self.column(keys, place, &self.types)).collect()
+        (0..self.types.len()).map(|place| column(keys, place, &self.types)).collect()
     }
+}
 
-    fn column(&self, keys: &KeyList, place: usize, types: &[DataType]) -> Result<ArrayRef> {
-        let is_text = |of: &DataType| kind(of) == Some(Kind::Text);
-        let own = &types[place];
-        let fixed = types.iter().filter(|of| !is_text(of)).count();
-        let texts = types.len() - fixed;
-        // Which of the fixed ones, or of the texts, it is.
-        let nth = types[..place].iter().filter(|of| is_text(of) == is_text(own)).count();
-        let mut valid = Vec::with_capacity(keys.len());
-        let mut words = Vec::new();
-        let (mut offsets, mut bytes) = (vec![0_i32], Vec::new());
-        for key in keys.iter() {
-            key.with_bytes(|key| {
-                let Some((bits, data)) = key.split_last() else { return };
-                valid.push(bits >> place & 1 == 1);
-                if is_text(own) {
-                    bytes.extend_from_slice(text(data, fixed, texts, nth));
-                    offsets.push(bytes.len() as i32);
-                } else {
-                    words.push(word(data, nth));
-                }
-            });
-        }
-        let buffers = match kind(own) {
-            Some(Kind::Text) => vec![Buffer::from_vec(offsets), Buffer::from_vec(bytes)],
-            Some(Kind::Four) => vec![Buffer::from_vec(words.iter().map(|word| *word as u32).collect::<Vec<_>>())],
-            Some(Kind::Truth) => vec![words.iter().map(|word| *word != 0).collect::<BooleanBuffer>().into_inner()],
-            _ => vec![Buffer::from_vec(words)],
-        };
-        let nulls = NullBuffer::from(valid);
-        let data = ArrayData::builder(own.clone()).len(keys.len()).buffers(buffers);
-        Ok(make_array(data.nulls(Some(nulls).filter(|nulls| nulls.null_count() > 0)).build()?))
+/// One of the columns of some keys.
+fn column(keys: &KeyList, place: usize, types: &[DataType]) -> Result<ArrayRef> {
+    let is_text = |of: &DataType| kind(of) == Some(Kind::Text);
+    let own = &types[place];
+    let fixed = types.iter().filter(|of| !is_text(of)).count();
+    let texts = types.len() - fixed;
+    // Which of the fixed ones, or of the texts, it is.
+    let nth = types[..place].iter().filter(|of| is_text(of) == is_text(own)).count();
+    let mut valid = Vec::with_capacity(keys.len());
+    let mut words = Vec::new();
+    let (mut offsets, mut bytes) = (vec![0_i32], Vec::new());
+    for key in keys.iter() {
+        key.with_bytes(|key| {
+            let Some((bits, data)) = key.split_last() else { return };
+            valid.push(bits >> place & 1 == 1);
+            if is_text(own) {
+                bytes.extend_from_slice(text(data, fixed, texts, nth));
+                offsets.push(bytes.len() as i32);
+            } else {
+                words.push(word(data, nth));
+            }
+        });
     }
+    let buffers = match kind(own) {
+        Some(Kind::Text) => vec![Buffer::from_vec(offsets), Buffer::from_vec(bytes)],
+        Some(Kind::Four) => vec![Buffer::from_vec(words.iter().map(|word| *word as u32).collect::<Vec<_>>())],
+        Some(Kind::Truth) => vec![words.iter().map(|word| *word != 0).collect::<BooleanBuffer>().into_inner()],
+        _ => vec![Buffer::from_vec(words)],
+    };
+    let nulls = NullBuffer::from(valid);
+    let data = ArrayData::builder(own.clone()).len(keys.len()).buffers(buffers);
+    Ok(make_array(data.nulls(Some(nulls).filter(|nulls| nulls.null_count() > 0)).build()?))
 }
 
 /// The `nth` word of a key.

@@ -340,7 +340,9 @@ impl<S: Default + Serialize> Store<S> {
             gone.clear();
             gone.extend((from..to).filter(|&at| is_gone(&self.slots[at])).map(|at| at as u32));
             self.touch_entries(&gone);
-            gone.iter().for_each(|slot| self.vacate(*slot));
+            for slot in &gone {
+                self.vacate(*slot);
+            }
         }
     }
 
@@ -464,9 +466,12 @@ mod tests {
         }
     }
 
+    /// A state and its numbers.
+    type Told = (u64, f64, f64);
+
     /// What a snapshot of these states should be.
     fn encoded(states: &BTreeMap<u8, u64>) -> Bins {
-        let mut bins: BTreeMap<u8, BTreeMap<Vec<u8>, (u64, f64, f64)>> = BTreeMap::new();
+        let mut bins: BTreeMap<u8, BTreeMap<Vec<u8>, Told>> = BTreeMap::new();
         for (key, state) in states {
             bins.entry(bin(hash(*key)) as u8).or_default().insert(vec![*key], (*state, 0.0, *state as f64));
         }
