@@ -56,7 +56,7 @@ use std::sync::{Arc, LazyLock};
 
 use millstream_engine::catalogue::{Kind, Planned, Problem};
 use schemars::{Schema, SchemaGenerator};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -217,7 +217,7 @@ impl Names {
 }
 
 /// What a model says of itself, for people.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Explanation {
     /// How much each column or category matters, the most important first; what the numbers mean is said in `lines`.
     pub importances: Vec<(String, f64)>,

@@ -104,6 +104,26 @@ pub fn file(path: &Path) -> Result<Profiled> {
     Ok(profiled)
 }
 
+/// What a file's records are, if they are not rows.
+pub(crate) enum FileFormat {
+    /// Lines below one of names, and what separates the values.
+    Csv(char),
+    /// JSON, one object a record.
+    Json,
+}
+
+/// A file as a source: its records are rows, or of this format.
+pub(crate) fn source_of_file(path: &Path) -> Result<(Arc<dyn Source>, Option<FileFormat>)> {
+    let content = Opened::file(path, None)?.content()?;
+    let source = Opened::file(path, Some(content.file_type()))?.source();
+    let format = match content {
+        Content::Csv { delimiter, .. } => Some(FileFormat::Csv(delimiter)),
+        Content::Json => Some(FileFormat::Json),
+        Content::Rows(_) => None,
+    };
+    Ok((source, format))
+}
+
 /// Profiles what the topic or the file of a pipeline's source holds now.
 pub fn source(pipeline: &Pipeline, name: &str, broker: Arc<dyn Broker>) -> Result<Profiled> {
     let source = pipeline.sources.iter().find(|source| source.name == name).ok_or_else(|| {
