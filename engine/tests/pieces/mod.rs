@@ -323,6 +323,7 @@ impl Commit for Collect {
             outputs: epoch.outputs.clone(),
             replies: epoch.replies.clone(),
             dead_letters: epoch.dead_letters.clone(),
+            notices: epoch.notices.clone(),
             revisions: std::collections::BTreeMap::new(),
         }));
         Ok(())
