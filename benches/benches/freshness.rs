@@ -105,8 +105,7 @@ fn measure(pipeline: &Pipeline, state: &Path, workers: usize, seconds: f64) -> F
     }
     let book = Arc::new(Book::default());
     let options = Options { book: book.clone(), ..options(state, workers, Some(broker.clone())) };
-    let shared =
-        Shared { watch: Stopwatch::start(), stop: AtomicBool::new(false), appended: Mutex::new(Vec::new()) };
+    let shared = Shared { watch: Stopwatch::start(), stop: AtomicBool::new(false), appended: Mutex::new(Vec::new()) };
     let name = &pipeline.name;
     std::thread::scope(|scope| {
         let running =
@@ -154,8 +153,11 @@ fn feed(broker: &dyn Broker, topic: &str, shared: &Shared) -> usize {
         let due = (shared.watch.seconds() * RECORDS_PER_SECOND as f64) as usize;
         let row = |number: &mut dyn FnMut() -> f64| {
             let x: [f64; 8] = std::array::from_fn(|_| number());
-            let columns: Vec<String> =
-                ["a", "b", "c", "d", "e", "f", "g", "h"].iter().zip(x).map(|(name, x)| format!("\"{name}\":{x:.4}")).collect();
+            let columns: Vec<String> = ["a", "b", "c", "d", "e", "f", "g", "h"]
+                .iter()
+                .zip(x)
+                .map(|(name, x)| format!("\"{name}\":{x:.4}"))
+                .collect();
             message(format!("{{{},\"y\":{}}}", columns.join(","), x[0] + x[1] > 0.0))
         };
         let messages: Vec<Message> = (count..due).map(|_| row(&mut number)).collect();

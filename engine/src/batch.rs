@@ -23,11 +23,12 @@ use arrow::array::{
     Array, ArrayRef, BinaryViewArray, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray, UInt32Array,
     UInt64Array,
 };
-use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Result;
+pub use crate::order::canonical;
 
 /// How many leading columns are the engine's.
 pub const META: usize = 7;
@@ -199,22 +200,6 @@ impl<'a> Meta<'a> {
     pub fn order(&self, row: usize) -> (i64, Origin) {
         (self.time[row], self.origin(row))
     }
-}
-
-/// All rows of `batches` as one batch in canonical order (event time, then origin).
-pub fn canonical(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {
-    let rows = match batches {
-        [one] => one.clone(),
-        _ => concat_batches(schema, batches)?,
-    };
-    let meta = Meta::of(&rows);
-    let time = meta.time;
-    if (1..time.len()).all(|row| time[row - 1] < time[row] || meta.order(row - 1) <= meta.order(row)) {
-        return Ok(rows);
-    }
-    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
-    order.sort_by_key(|&row| meta.order(row as usize));
-    Ok(take_record_batch(&rows, &UInt32Array::from(order))?)
 }
 
 /// The rows where `keep` is true (null counts as false).

@@ -19,12 +19,15 @@ use crate::fault::{Fault, Result};
 use crate::graph::{Graph, SourceNode};
 use crate::intake::{Intake, Queue};
 use crate::metrics::Metrics;
+use crate::mount::worker_of;
 use crate::raw::RawBatch;
 use crate::run::Turn;
 use crate::time::{Clock, Stopwatch};
 
 /// How many epochs may be on their way; more would only queue inside the dataflow.
 const EPOCHS_IN_FLIGHT: u64 = 8;
+/// How much it takes to bring records in order and to send them to their keys' workers, of what it takes to decode them.
+const ORDER_PERCENT: usize = 60;
 /// The binder looks at idle times this often.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
@@ -115,8 +118,8 @@ pub(crate) struct Binder {
     pub(crate) served: bool,
     /// Which partition goes first; rotates.
     pub(crate) turn: usize,
-    /// Which worker gets the next records.
-    pub(crate) worker: usize,
+    /// How much each worker was given to do, less what the one with least was.
+    pub(crate) loads: Vec<usize>,
 }
 
 /// An epoch that is being bound again.
@@ -461,9 +464,8 @@ impl Binder {
             watermark: None,
         });
         let mut shares: Vec<Vec<(u32, RawBatch)>> = self.workers.iter().map(|_| Vec::new()).collect();
-        for part in taken {
-            shares[self.worker % self.workers.len()].push(part);
-            self.worker += 1;
+        for (source, part) in taken {
+            shares[self.share_out(source, &part)].push((source, part));
         }
         for (worker, share) in self.workers.iter().zip(shares) {
             worker.send(Order::Epoch(epoch, share));
@@ -471,6 +473,19 @@ impl Binder {
         self.epoch = epoch + 1;
         // Readers may wait for room in their queues.
         self.book.ring();
+    }
+
+    /// The worker that is to decode some records: the one that has least to do. The one on which their partition lives has
+    /// to order them, whoever decodes them. Who does what makes no difference to any result.
+    fn share_out(&mut self, source: u32, part: &RawBatch) -> usize {
+        if !self.is_serving(source) {
+            let owner = worker_of(part.partition, source as usize, self.loads.len() as u32);
+            self.loads[owner as usize] += part.bytes() / 100 * ORDER_PERCENT;
+        }
+        let (worker, least) = self.loads.iter().copied().enumerate().min_by_key(|(_, load)| *load).unwrap_or_default();
+        self.loads[worker] += part.bytes().max(1);
+        self.loads.iter_mut().for_each(|load| *load -= least);
+        worker
     }
 
     fn requests(&self, taken: &[(u32, RawBatch)]) -> Vec<Request> {

@@ -1,6 +1,7 @@
 //! Digests that do not depend on how records were cut into batches.
 
 use arrow::array::{Array, BinaryArray, RecordBatch};
+use arrow::buffer::Buffer;
 use arrow::row::{RowConverter, SortField};
 
 use crate::batch::Origin;
@@ -9,29 +10,113 @@ use crate::raw::{Payload, RawBatch};
 
 /// BLAKE3 of consecutive records: their offsets, timestamps, keys and contents.
 ///
-/// Each of the four is hashed as one long column, whole slices at a time.
+/// Each of the four is hashed as one long column, whole slices at a time. Offsets mostly count on, timestamps and the lengths
+/// of missing keys repeat: these are hashed as runs, whose number is small.
 #[derive(Default)]
 pub struct RecordsDigest {
-    offsets: blake3::Hasher,
-    timestamps: blake3::Hasher,
-    keys: Bytes,
-    values: Bytes,
+    offsets: Runs,
+    timestamps: Runs,
+    key_lengths: Runs,
+    keys: blake3::Hasher,
+    value_lengths: blake3::Hasher,
+    values: blake3::Hasher,
 }
 
-/// A column of optional byte strings: lengths and contents apart, so that no two columns look the same.
+/// Numbers, told by runs: the first number, and how many there are of which each is `step` more than the one before. A run goes
+/// on from one batch into the next, and ends only where a number does not fit: so the numbers alone tell which runs there are.
 #[derive(Default)]
-struct Bytes {
-    lengths: blake3::Hasher,
-    contents: blake3::Hasher,
+struct Runs {
+    ended: blake3::Hasher,
+    first: i64,
+    count: u64,
 }
 
-impl Bytes {
-    fn update(&mut self, values: &BinaryArray) {
-        let lengths = |row| if values.is_valid(row) { i64::from(values.value_length(row)) } else { -1 };
-        let lengths: Vec<u8> = (0..values.len()).flat_map(|row| lengths(row).to_le_bytes()).collect();
-        self.lengths.update(&lengths);
-        let ends = values.value_offsets();
-        self.contents.update(&values.value_data()[ends[0] as usize..ends[values.len()] as usize]);
+impl Runs {
+    fn update(&mut self, step: i64, numbers: impl IntoIterator<Item = i64>) {
+        let mut ended = Vec::new();
+        for number in numbers {
+            if self.count == 0 || number != self.next(step) {
+                self.end(&mut ended);
+                self.first = number;
+            }
+            self.count += 1;
+        }
+        self.ended.update(&ended);
+    }
+
+    /// The same for `count` numbers of which it is known that they make one run.
+    fn update_run(&mut self, step: i64, first: i64, count: u64) {
+        if self.count == 0 || first != self.next(step) {
+            let mut ended = Vec::new();
+            self.end(&mut ended);
+            self.ended.update(&ended);
+            self.first = first;
+        }
+        self.count += count;
+    }
+
+    /// The number that the run would go on with.
+    fn next(&self, step: i64) -> i64 {
+        self.first.wrapping_add(step.wrapping_mul(self.count as i64))
+    }
+
+    fn end(&mut self, ended: &mut Vec<u8>) {
+        if self.count > 0 {
+            ended.extend_from_slice(&self.first.to_le_bytes());
+            ended.extend_from_slice(&self.count.to_le_bytes());
+        }
+        self.count = 0;
+    }
+
+    fn finish(mut self) -> [u8; 32] {
+        let mut ended = Vec::new();
+        self.end(&mut ended);
+        *self.ended.update(&ended).finalize().as_bytes()
+    }
+}
+
+/// The length of each value, or -1 where there is none: lengths and contents are hashed apart, so that no two columns look
+/// the same.
+fn lengths(values: &BinaryArray) -> Vec<i32> {
+    let lengths = values.value_offsets().windows(2).map(|ends| ends[1] - ends[0]);
+    match values.nulls().filter(|nulls| nulls.null_count() > 0) {
+        None => lengths.collect(),
+        Some(nulls) => lengths.zip(nulls).map(|(length, is_valid)| if is_valid { length } else { -1 }).collect(),
+    }
+}
+
+/// All contents, one behind the other.
+fn contents(values: &BinaryArray) -> &[u8] {
+    let ends = values.value_offsets();
+    &values.value_data()[ends[0] as usize..ends[values.len()] as usize]
+}
+
+impl RecordsDigest {
+    /// Adds the records that follow.
+    pub fn update(&mut self, records: &RawBatch) {
+        let count = records.len() as u64;
+        match *records.offsets {
+            [] => return,
+            // They grow, so these are all there are between them.
+            [first, .., last] if last - first + 1 == count => self.offsets.update_run(1, first as i64, count),
+            _ => self.offsets.update(1, records.offsets.iter().map(|offset| *offset as i64)),
+        }
+        self.timestamps.update(0, records.timestamps.iter().copied());
+        match &records.keys {
+            Some(keys) => {
+                self.key_lengths.update(0, lengths(keys).into_iter().map(i64::from));
+                self.keys.update(contents(keys));
+            }
+            // As if each key were null: whether a slice has keys at all depends on how it was cut.
+            None => self.key_lengths.update_run(0, -1, count),
+        }
+        match &records.payload {
+            Payload::Bytes(values) => {
+                self.value_lengths.update(Buffer::from_vec(lengths(values)).as_slice());
+                self.values.update(contents(values));
+            }
+            Payload::Rows(rows) => self.update_rows(rows),
+        }
     }
 
     fn update_rows(&mut self, rows: &RecordBatch) {
@@ -40,39 +125,19 @@ impl Bytes {
         // Sources give only types that the row format has; planning refuses others.
         let encoded = encoded.expect("source columns have row-encodable types");
         for row in &encoded {
-            self.lengths.update(&(row.data().len() as i64).to_le_bytes());
-            self.contents.update(row.data());
-        }
-    }
-
-    fn finish(self) -> [[u8; 32]; 2] {
-        [*self.lengths.finalize().as_bytes(), *self.contents.finalize().as_bytes()]
-    }
-}
-
-impl RecordsDigest {
-    /// Adds the records that follow.
-    pub fn update(&mut self, records: &RawBatch) {
-        self.offsets.update(records.offsets.inner().as_slice());
-        self.timestamps.update(records.timestamps.inner().as_slice());
-        match &records.keys {
-            Some(keys) => self.keys.update(keys),
-            // As if each key were null: whether a slice has keys at all depends on how it was cut.
-            None => drop(self.keys.lengths.update(&(-1_i64).to_le_bytes().repeat(records.len()))),
-        }
-        match &records.payload {
-            Payload::Bytes(values) => self.values.update(values),
-            Payload::Rows(rows) => self.values.update_rows(rows),
+            self.value_lengths.update(&(row.data().len() as i32).to_le_bytes());
+            self.values.update(row.data());
         }
     }
 
     /// The digest, in hexadecimal.
     pub fn finish(self) -> String {
         let mut all = blake3::Hasher::new();
-        all.update(self.offsets.finalize().as_bytes());
-        all.update(self.timestamps.finalize().as_bytes());
-        for part in self.keys.finish().iter().chain(&self.values.finish()) {
-            all.update(part);
+        for runs in [self.offsets, self.timestamps, self.key_lengths] {
+            all.update(&runs.finish());
+        }
+        for part in [self.keys, self.value_lengths, self.values] {
+            all.update(part.finalize().as_bytes());
         }
         all.finalize().to_hex().to_string()
     }

@@ -16,6 +16,7 @@ mod intake;
 pub mod metrics;
 mod mount;
 pub mod operator;
+mod order;
 pub mod publish;
 pub mod raw;
 pub mod run;

@@ -38,6 +38,7 @@ mod outlet;
 mod transform;
 
 pub(crate) use handover::Walks;
+pub(crate) use order::worker_of;
 pub(crate) use outlet::Outlet;
 
 /// A stream of batches.

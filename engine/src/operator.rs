@@ -122,6 +122,12 @@ pub trait Keyed: Send + Sync + 'static {
     /// The types of the key columns must be the same on all ports.
     fn key(&self, port: usize) -> &[usize];
 
+    /// How many numbers are kept for a key beside its state: see [`States::numbers`]. They lie side by side, without a way
+    /// through other memory, and start as zeros.
+    fn numbers(&self) -> usize {
+        0
+    }
+
     /// The output for `rows` of input `port`, in input order; `None` where the port only feeds state.
     /// In the learn lane an epoch's ports come in descending order, so that port 0 finds the others' state written. How
     /// much is in an epoch must not matter, so what port 0 finds there has to be looked up by event time: an epoch may

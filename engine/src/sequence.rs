@@ -16,14 +16,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BinaryViewArray, RecordBatch, StringViewArray, TimestampMillisecondArray};
-use arrow::compute::{concat_batches, interleave_record_batch};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryViewArray, RecordBatch, StringViewArray, TimestampMillisecondArray,
+};
+use arrow::datatypes::TimestampMillisecondType;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::batch::{Meta, Origin, TIME, canonical};
 use crate::binding::Watermark;
 use crate::graph::EventTime;
+use crate::order::Order;
 
 mod stored;
 #[cfg(test)]
@@ -74,6 +77,7 @@ impl Stamp {
         }
         let mut times = Vec::with_capacity(len);
         let mut keep = Vec::with_capacity(len);
+        let mut is_raised = false;
         match self.time {
             EventTime::Arrival => {
                 for &time in meta.time {
@@ -98,6 +102,7 @@ impl Stamp {
                         keep.push(row as u32);
                         // A correction takes its place where it became known, which depends on its partition alone.
                         times.push(time.max(oldest));
+                        is_raised |= time < oldest;
                     }
                 }
             }
@@ -109,7 +114,14 @@ impl Stamp {
         } else {
             arrow::compute::take_record_batch(rows, &arrow::array::UInt32Array::from(keep))?
         };
-        with_times(&kept, times)
+        match self.time {
+            // The declared column is the time itself: both share it from here on.
+            EventTime::Column { column, .. } if !is_raised => {
+                let times = kept.column(column).as_primitive::<TimestampMillisecondType>();
+                with_time(&kept, TimestampMillisecondArray::new(times.values().clone(), None))
+            }
+            _ => with_times(&kept, times),
+        }
     }
 
     fn tell(&mut self, last: Origin) {
@@ -142,8 +154,12 @@ impl Stamp {
 
 /// The rows with these event times.
 pub(crate) fn with_times(rows: &RecordBatch, times: Vec<i64>) -> Result<RecordBatch> {
+    with_time(rows, TimestampMillisecondArray::from(times))
+}
+
+fn with_time(rows: &RecordBatch, times: TimestampMillisecondArray) -> Result<RecordBatch> {
     let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
-    columns[TIME] = Arc::new(TimestampMillisecondArray::from(times));
+    columns[TIME] = Arc::new(times);
     Ok(RecordBatch::try_new(rows.schema(), columns)?)
 }
 
@@ -220,7 +236,10 @@ impl Hold {
         mut reject: impl FnMut(usize, String),
     ) -> Result<()> {
         let meta = Meta::of(rows);
-        let behind: Vec<usize> = (0..rows.num_rows()).filter(|&row| meta.order(row) < released).collect();
+        // Nearly always none: then a look at the times alone tells, several at once.
+        let may_be_behind = meta.time.iter().fold(false, |any, time| any | (*time <= released.0));
+        let of_interest = if may_be_behind { rows.num_rows() } else { 0 };
+        let behind: Vec<usize> = (0..of_interest).filter(|&row| meta.order(row) < released).collect();
         let is_raised = || meta.partition.first().is_some_and(|partition| self.raised.contains_key(partition));
         let rows = if raise && (!behind.is_empty() || is_raised()) {
             let times = self.raised_times(&meta, released);
@@ -292,56 +311,6 @@ impl Hold {
     /// How many rows wait.
     pub fn rows(&self) -> usize {
         self.runs.iter().chain(&self.fresh).map(RecordBatch::num_rows).sum()
-    }
-}
-
-/// The canonical order of all rows of some batches: each row by its time, its batch and its place there.
-struct Order<'a> {
-    metas: Vec<Meta<'a>>,
-    rows: Vec<(i64, u32, u32)>,
-}
-
-impl<'a> Order<'a> {
-    fn of(parts: &'a [RecordBatch]) -> Self {
-        let metas: Vec<Meta<'a>> = parts.iter().map(Meta::of).collect();
-        let mut rows = Vec::with_capacity(parts.iter().map(RecordBatch::num_rows).sum());
-        for (part, meta) in (0..).zip(&metas) {
-            rows.extend((0..).zip(meta.time).map(|(row, time)| (*time, part, row)));
-        }
-        // Stable, and quick where there is some order already.
-        rows.sort_by(|a, b| {
-            let origin = |row: &(i64, u32, u32)| metas[row.1 as usize].origin(row.2 as usize);
-            a.0.cmp(&b.0).then_with(|| origin(a).cmp(&origin(b)))
-        });
-        Self { metas, rows }
-    }
-
-    /// How many rows are before the watermark.
-    fn before(&self, watermark: Watermark) -> usize {
-        self.rows.partition_point(|(_, part, row)| self.metas[*part as usize].order(*row as usize) < watermark)
-    }
-
-    /// Some of the rows as one batch; `None` where there are none. Each value is copied once at most.
-    fn gather(
-        &self,
-        parts: &[RecordBatch],
-        range: impl std::slice::SliceIndex<[(i64, u32, u32)], Output = [(i64, u32, u32)]>,
-    ) -> Result<Option<RecordBatch>> {
-        let rows = &self.rows[range];
-        let Some((_, first, _)) = rows.first() else { return Ok(None) };
-        let follows = |a: &(i64, u32, u32), b: &(i64, u32, u32)| a.1 == b.1 && a.2 + 1 == b.2;
-        if rows.chunk_by(follows).nth(parts.len()).is_none() {
-            // Hardly any row is out of order.
-            let slice = |run: &[(i64, u32, u32)]| parts[run[0].1 as usize].slice(run[0].2 as usize, run.len());
-            let mut slices: Vec<RecordBatch> = rows.chunk_by(follows).map(slice).collect();
-            let one = if slices.len() == 1 { slices.pop() } else { None };
-            return one.map_or_else(
-                || Ok(Some(concat_batches(&parts[*first as usize].schema(), &slices)?)),
-                |one| Ok(Some(one)),
-            );
-        }
-        let places: Vec<(usize, usize)> = rows.iter().map(|(_, part, row)| (*part as usize, *row as usize)).collect();
-        Ok(Some(interleave_record_batch(&parts.iter().collect::<Vec<_>>(), &places)?))
     }
 }
 

@@ -1,14 +1,12 @@
 //! State by key, in 256 bins.
 //!
-//! A key's bin comes from a fixed hash of its bytes, and a bin's worker is `bin mod workers`: so any number
+//! A key's bin comes from a fixed hash of its values, and a bin's worker is `bin mod workers`: so any number
 //! of workers can take over any checkpoint. Within an operator each key has a slot in a dense vector, so that
 //! the work per row is one look-up and no allocation.
 
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
-use arrow::row::{RowConverter, Rows, SortField};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::batch::Lane;
@@ -16,72 +14,29 @@ use crate::binding::Watermark;
 use crate::fault::{Fault, Result};
 use crate::operator::{Keyed, Rejects};
 
+mod keys;
 pub(crate) mod relational;
 mod store;
 
+pub(crate) use keys::{KeyList, KeyReader, KeyRef, Keys};
 pub use relational::Related;
 use store::{Place, Store};
 
 /// How many bins there are; fixed for ever, since checkpoints are written by bin.
 pub const BINS: usize = 256;
 
-/// A key's hash: FNV-1a over its bytes, then a finaliser that spreads short keys over all bits.
-/// Stable over runs, versions and machines, which the standard library's hasher is not.
-pub fn hash(key: &[u8]) -> u64 {
-    finished(key.iter().copied().fold(BASIS, step))
-}
-
-const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-
-fn step(hash: u64, byte: u8) -> u64 {
-    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-}
-
-fn finished(fnv: u64) -> u64 {
+/// A hash of bytes: FNV-1a, then a finaliser that spreads short ones over all bits.
+/// Stable over runs, versions and machines, which the standard library's hasher is not. Keys have [another](KeyRef::hash).
+pub fn hash(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let fnv = bytes.iter().fold(0xcbf2_9ce4_8422_2325, step);
     let mixed = (fnv ^ (fnv >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     mixed ^ (mixed >> 32)
-}
-
-/// The hashes of four keys. Each byte of a key waits for the one before; those of four keys do not wait for each other.
-fn hash_four(keys: [&[u8]; 4]) -> [u64; 4] {
-    let common = keys.iter().map(|key| key.len()).min().unwrap_or_default();
-    let [a, b, c, d] = keys.map(|key| &key[..common]);
-    let mut hashes = [BASIS; 4];
-    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
-        for (hash, byte) in hashes.iter_mut().zip([a, b, c, d]) {
-            *hash = step(*hash, *byte);
-        }
-    }
-    for (hash, key) in hashes.iter_mut().zip(keys) {
-        *hash = finished(key[common..].iter().copied().fold(*hash, step));
-    }
-    hashes
 }
 
 /// The bin of a key with this hash.
 pub fn bin(hash: u64) -> usize {
     (hash >> 56) as usize
-}
-
-/// Turns key columns into comparable bytes (Arrow's row format).
-pub(crate) struct KeyReader {
-    columns: Vec<usize>,
-    converter: Option<RowConverter>,
-}
-
-impl KeyReader {
-    pub(crate) fn new(schema: &Schema, columns: &[usize]) -> Result<Self> {
-        let fields = columns.iter().map(|&at| SortField::new(schema.field(at).data_type().clone())).collect();
-        let converter = if columns.is_empty() { None } else { Some(RowConverter::new(fields)?) };
-        Ok(Self { columns: columns.to_vec(), converter })
-    }
-
-    /// The rows' keys; `None` where all rows share the empty key.
-    pub(crate) fn read(&self, rows: &RecordBatch) -> Result<Option<Rows>> {
-        let Some(converter) = &self.converter else { return Ok(None) };
-        let columns: Vec<_> = self.columns.iter().map(|&at| rows.column(at).clone()).collect();
-        Ok(Some(converter.convert_columns(&columns)?))
-    }
 }
 
 /// The serialised states of one bin, in no particular order.
@@ -102,10 +57,12 @@ impl Serialize for Bytes<'_> {
 }
 
 impl Entries {
-    /// Adds a key with its state; how many bytes they take.
-    fn push(&mut self, key: &[u8], state: &impl Serialize) -> Result<usize> {
+    /// Adds a key with its state and its numbers; how many bytes they take.
+    fn push(&mut self, key: KeyRef<'_>, state: &impl Serialize, numbers: &[f64]) -> Result<usize> {
         let start = self.bytes.len();
-        self.bytes = postcard::to_extend(&(Bytes(key), state), std::mem::take(&mut self.bytes)).map_err(unwritable)?;
+        let bytes = std::mem::take(&mut self.bytes);
+        self.bytes = key.with_bytes(|key| postcard::to_extend(&(Bytes(key), state), bytes)).map_err(unwritable)?;
+        self.bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         self.ends.push(self.bytes.len());
         Ok(self.bytes.len() - start)
     }
@@ -151,7 +108,8 @@ const AHEAD: usize = 64;
 struct LookUp {
     /// The row at which those begin that were looked up.
     from: usize,
-    /// Their keys' hashes, and what was found.
+    keys: KeyList,
+    /// The keys' hashes, and what was found.
     ahead: Vec<(u64, Option<Place>)>,
     /// The row whose key was looked for last in vain.
     unknown: Option<usize>,
@@ -160,65 +118,73 @@ struct LookUp {
 impl LookUp {
     /// The hash of a row's key, and where its state is if it has one. States may be added between two calls.
     #[inline]
-    fn find<S: Default + Serialize>(
-        &mut self,
-        store: &Store<S>,
-        keys: Option<&Rows>,
-        row: usize,
-    ) -> (u64, Option<Place>) {
-        let row = if keys.is_some() { row } else { 0 };
-        if row < self.from || row - self.from >= self.ahead.len() {
-            self.look_ahead(store, keys, row);
-        }
-        let (hash, found) = &mut self.ahead[row - self.from];
+    fn find<S: Default + Serialize>(&mut self, store: &Store<S>, keys: &Keys, row: usize) -> (u64, Option<Place>) {
+        let at = self.reach(store, keys, row);
+        let (hash, found) = &mut self.ahead[at];
         if found.is_none() && self.unknown != Some(row) {
             // A row before may have brought its key.
-            *found = store.find(*hash, key(keys, row));
+            *found = store.find(*hash, self.keys.get(at));
             self.unknown = found.is_none().then_some(row);
         }
         (*hash, *found)
     }
 
+    /// Where the state of a row's key is; one that has none gets it.
+    #[inline]
+    fn take<S: Default + Serialize>(&mut self, store: &mut Store<S>, keys: &Keys, row: usize) -> Place {
+        let at = self.reach(store, keys, row);
+        let (hash, found) = self.ahead[at];
+        found.unwrap_or_else(|| {
+            let place = store.take(hash, self.keys.get(at));
+            self.ahead[at].1 = Some(place);
+            place
+        })
+    }
+
+    /// The row's place among those that are looked up.
+    #[inline]
+    fn reach<S: Default + Serialize>(&mut self, store: &Store<S>, keys: &Keys, row: usize) -> usize {
+        let row = if keys.is_one() { 0 } else { row };
+        if row < self.from || row - self.from >= self.ahead.len() {
+            self.look_ahead(store, keys, row);
+        }
+        row - self.from
+    }
+
     /// Looks up `row` and those that follow.
     #[cold]
-    fn look_ahead<S: Default + Serialize>(&mut self, store: &Store<S>, keys: Option<&Rows>, row: usize) {
-        let end = keys.map_or(1, |keys| keys.num_rows().min(row + AHEAD));
-        let keys: Vec<&[u8]> = (row..end).map(|row| key(keys, row)).collect();
-        let (fours, rest) = keys.as_chunks();
-        let hashes = fours.iter().flat_map(|four| hash_four(*four)).chain(rest.iter().map(|key| hash(key)));
+    fn look_ahead<S: Default + Serialize>(&mut self, store: &Store<S>, keys: &Keys, row: usize) {
+        let end = if keys.is_one() { row + 1 } else { keys.rows().min(row + AHEAD) };
+        keys.write(row..end, &mut self.keys);
         self.from = row;
         self.ahead.clear();
-        self.ahead.extend(hashes.map(|hash| (hash, None)));
+        self.ahead.extend(self.keys.iter().map(|key| (key.hash(), None)));
         store.touch(self.ahead.iter().map(|(hash, _)| *hash));
-        for ((hash, found), key) in self.ahead.iter_mut().zip(keys) {
+        for ((hash, found), key) in self.ahead.iter_mut().zip(self.keys.iter()) {
             *found = store.find(*hash, key);
         }
+        store.touch_places(self.ahead.iter().filter_map(|(_, found)| *found));
     }
 
-    /// Remembers where the state of a row's key was put.
-    fn put(&mut self, keys: Option<&Rows>, row: usize, place: Place) {
-        let row = if keys.is_some() { row } else { 0 };
-        self.ahead[row - self.from].1 = Some(place);
+    /// The key of a row that was looked up last.
+    fn key(&self, keys: &Keys, row: usize) -> KeyRef<'_> {
+        self.keys.get(if keys.is_one() { 0 } else { row - self.from })
     }
-}
-
-/// A row's key; without key columns, the empty one.
-#[inline]
-fn key(keys: Option<&Rows>, row: usize) -> &[u8] {
-    keys.map_or(&[], |keys| keys.row(row).data())
 }
 
 /// The states of a batch's rows, for [`Keyed::apply`].
 pub struct States<'a, S> {
     store: &'a mut Store<S>,
-    keys: Option<&'a Rows>,
+    keys: &'a Keys,
     lane: Lane,
     look_up: LookUp,
+    /// The numbers of a request's key, which it may not change.
+    copied: Vec<f64>,
 }
 
 impl<'a, S: Default + Serialize> States<'a, S> {
-    fn new(store: &'a mut Store<S>, keys: Option<&'a Rows>, lane: Lane) -> Self {
-        Self { store, keys, lane, look_up: LookUp::default() }
+    fn new(store: &'a mut Store<S>, keys: &'a Keys, lane: Lane) -> Self {
+        Self { store, keys, lane, look_up: LookUp::default(), copied: Vec::new() }
     }
 
     /// Whether these rows teach or ask: for steps that let every request pass.
@@ -235,17 +201,29 @@ impl<'a, S: Default + Serialize> States<'a, S> {
     }
 
     /// Changes the state of row `row`'s key; in the serve lane, does nothing.
+    #[inline]
     pub fn update(&mut self, row: usize, change: impl FnOnce(&mut S)) {
-        if self.lane == Lane::Serve {
-            return;
+        if self.lane == Lane::Learn {
+            let place = self.look_up.take(self.store, self.keys, row);
+            self.store.change(place, change);
         }
-        let (hash, found) = self.look_up.find(self.store, self.keys, row);
-        let place = found.unwrap_or_else(|| {
-            let place = self.store.insert(hash, key(self.keys, row), S::default());
-            self.look_up.put(self.keys, row, place);
-            place
-        });
-        self.store.change(place, change);
+    }
+
+    /// Lets `change` read and change the numbers of row `row`'s key, as many as [`Keyed::numbers`] says; all are zero for an
+    /// unknown key. In the serve lane it changes a copy.
+    #[inline]
+    pub fn numbers<T>(&mut self, row: usize, change: impl FnOnce(&mut [f64]) -> T) -> T {
+        if self.lane == Lane::Learn {
+            let place = self.look_up.take(self.store, self.keys, row);
+            return change(self.store.numbers_mut(place));
+        }
+        let found = self.look_up.find(self.store, self.keys, row).1;
+        self.copied.clear();
+        match found {
+            Some(place) => self.copied.extend_from_slice(self.store.numbers(place)),
+            None => self.copied.resize(self.store.width(), 0.0),
+        }
+        change(&mut self.copied)
     }
 }
 
@@ -306,7 +284,8 @@ impl<K: Keyed> ErasedKeyed for K {
 
     fn mount(self: std::sync::Arc<Self>, schemas: &[arrow::datatypes::SchemaRef]) -> Result<Box<dyn KeyedInstance>> {
         let readers = schemas.iter().enumerate().map(|(port, schema)| KeyReader::new(schema, Keyed::key(&*self, port)));
-        Ok(Box::new(Instance { readers: readers.collect::<Result<_>>()?, operator: self, store: Store::new() }))
+        let store = Store::new(self.numbers(), |_| 0);
+        Ok(Box::new(Instance { readers: readers.collect::<Result<_>>()?, operator: self, store }))
     }
 }
 
@@ -325,7 +304,7 @@ impl<K: Keyed> Instance<K> {
         rejects: &mut Rejects,
     ) -> Result<Option<RecordBatch>> {
         let keys = self.readers[port].read(rows)?;
-        let mut states = States::new(&mut self.store, keys.as_ref(), lane);
+        let mut states = States::new(&mut self.store, &keys, lane);
         self.operator.apply(port, rows, &mut states, rejects)
     }
 }
@@ -380,19 +359,29 @@ impl<K: Keyed> KeyedInstance for Instance<K> {
     }
 
     fn restore(&mut self, bin: &[u8]) -> Result<()> {
-        restore(bin, |key, state: K::State| {
-            self.store.insert(hash(key), key, state);
+        restore(bin, self.store.width(), |key, state: K::State, numbers| {
+            self.store.insert(key.hash(), key, state, numbers);
         })
     }
 }
 
-/// Takes apart a bin from a snapshot: [`Entries::joined`].
-fn restore<'a, S: Deserialize<'a>>(bin: &'a [u8], mut take: impl FnMut(&'a [u8], S)) -> Result<()> {
+/// Takes apart a bin from a snapshot, [`Entries::joined`], in which each key has `width` numbers.
+fn restore<'a, S: Deserialize<'a>>(
+    bin: &'a [u8],
+    width: usize,
+    mut take: impl FnMut(KeyRef<'a>, S, &[f64]),
+) -> Result<()> {
     let misfit = |error| Fault::world("a stored state does not fit its operator").because(error);
     let (count, mut rest) = postcard::take_from_bytes::<usize>(bin).map_err(misfit)?;
+    let mut numbers = Vec::with_capacity(width);
     for _ in 0..count {
         let ((key, state), after) = postcard::take_from_bytes::<(&[u8], S)>(rest).map_err(misfit)?;
-        take(key, state);
+        let Some((own, after)) = after.split_at_checked(8 * width) else {
+            return Err(misfit(postcard::Error::DeserializeUnexpectedEnd));
+        };
+        numbers.clear();
+        numbers.extend(own.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)));
+        take(KeyRef::from_bytes(key), state, &numbers);
         rest = after;
     }
     if rest.is_empty() { Ok(()) } else { Err(Fault::world("a stored state is longer than its operator's")) }
@@ -403,7 +392,7 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
-    use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
     use proptest::prelude::*;
 
     use super::*;
@@ -526,8 +515,8 @@ mod tests {
     fn spread(instances: &mut [Box<dyn KeyedInstance>], stream: &[(i64, u8)]) -> Vec<i64> {
         let reader = KeyReader::new(&schema(), &[1]).expect("keys of text");
         let one = |row: &(i64, u8)| {
-            let keys = reader.read(&rows(&[*row])).expect("text").expect("a key column");
-            let worker = bin(hash(keys.row(0).data())) % instances.len();
+            let keys = reader.read(&rows(&[*row])).expect("text");
+            let worker = bin(keys.hashes()[0]) % instances.len();
             numbers(&mut *instances[worker], Lane::Learn, &[*row])
         };
         stream.iter().flat_map(one).collect()
@@ -548,17 +537,13 @@ mod tests {
         assert_eq!((fault.blame, fault.retry), (crate::Blame::World, false));
     }
 
-    proptest! {
-        #[test]
-        fn four_hashes_are_those_of_each(keys in prop::array::uniform4(prop::collection::vec(any::<u8>(), 0..40))) {
-            let [a, b, c, d] = &keys;
-            prop_assert_eq!(hash_four([a, b, c, d]), [hash(a), hash(b), hash(c), hash(d)]);
-        }
-    }
-
     #[test]
     fn hashes_stay_for_ever() {
         let found = [hash(b""), hash(b"a"), hash(b"key 1")].map(|hash| format!("{hash:016x}"));
-        assert_eq!(found, ["fdbdf6ac4fc52e7f", "2ef7d1316eb86f71", "080becb193364a56"], "bins depend on them");
+        assert_eq!(
+            found,
+            ["fdbdf6ac4fc52e7f", "2ef7d1316eb86f71", "080becb193364a56"],
+            "sketches and columns depend on them"
+        );
     }
 }

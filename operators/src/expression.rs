@@ -36,11 +36,17 @@ use millstream_engine::Result;
 use millstream_engine::catalogue::{Planned, Problem, Problems, column};
 use millstream_engine::operator::Rejects;
 
+mod ranges;
+
+use ranges::Ranges;
+
 /// A compiled SQL expression.
 #[derive(Clone, Debug)]
 pub struct Expression {
     sql: String,
     physical: Arc<dyn PhysicalExpr>,
+    /// The same, where it only asks for ranges of numbers.
+    ranges: Option<Ranges>,
     field: Field,
 }
 
@@ -54,7 +60,8 @@ impl Expression {
             let message = format!("`{sql}` gives {}, which no column can hold", field.data_type());
             return Err(vec![Problem::new(path, "wrong-type", message).help(advice(field.data_type()))]);
         };
-        Ok(Self { sql: sql.to_owned(), physical, field: field.with_data_type(kind) })
+        let ranges = Ranges::of(physical.as_ref());
+        Ok(Self { sql: sql.to_owned(), physical, ranges, field: field.with_data_type(kind) })
     }
 
     /// Like [`Expression::compile`], for a condition.
@@ -113,6 +120,9 @@ impl Expression {
 
     /// The outcome of a predicate for each row; see [`Expression::evaluate`].
     pub fn test(&self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<BooleanArray> {
+        if let Some(outcome) = self.ranges.as_ref().and_then(|ranges| ranges.test(rows)) {
+            return Ok(outcome);
+        }
         Ok(self.evaluate(rows, rejects)?.as_boolean().clone())
     }
 

@@ -1,4 +1,4 @@
-//! A small pipeline with every stateful step, two partitions in each topic, and input of every kind: in order and not,
+//! A small pipeline with every stateful step and every learner, two partitions in each topic, and input of every kind: in order and not,
 //! late, twice, incomplete, and unreadable.
 
 use std::fmt::Write;
@@ -82,6 +82,11 @@ streams:
     input: rooms
     steps:
       - as_stream: {}
+  outcomes:
+    input: readings
+    steps:
+      - require: {that: "count is not null and hot is not null", otherwise: drop, lanes: learn}
+      - select: {columns: [count, hot]}
   known:
     input: readings
     steps:
@@ -113,6 +118,77 @@ models:
     label: count
     features: [temperature, second, sensor]
     learner: {linear_regression: {}}
+  # All that tell yes from no, each within another.
+  is_hot:
+    input: known
+    label: hot
+    features: [temperature, humidity, second, {cross: [sensor, sky], buckets: 32}, sensor]
+    evaluate: {window: 30, by: [count]}
+    drift: [{detector: {page_hinkley: {threshold: 2, warm_up: 10}}, then: {challenger: {examples: 15}}}]
+    learner:
+      vote:
+        of:
+          - champion: {of: [passive_aggressive, linear_svm, alma]}
+          - stack: {of: [gaussian_naive_bayes, bernoulli_naive_bayes, linear_discriminant, quadratic_discriminant]}
+          - mean: {of: [factorization_machine_classifier, {nearest_neighbors: {window: 40}}, {softmax_regression: {update: adamw}}]}
+          - one_vs_rest: {of: {logistic_regression: {update: rmsprop}}}
+          - hoeffding_tree: {grace_period: 10}
+          - hoeffding_adaptive_tree: {tree: {grace_period: 10}}
+  trees:
+    input: known
+    label: hot
+    features: [temperature, humidity, second, sensor]
+    drift:
+      - {detector: adwin, then: {roll_back: {every_examples: 20}}}
+      - {detector: {ddm: {warm_up: 10}}, then: reset}
+    learner:
+      mean:
+        of:
+          - adaptive_random_forest: {trees: 3, grace_period: 10}
+          - streaming_random_patches: {trees: 3, tree: {grace_period: 10}}
+          - online_bagging: {trees: 3, tree: {grace_period: 10}}
+          - leveraging_bagging: {trees: 3, tree: {grace_period: 10}}
+          - streaming_gradient_boosted_trees: {steps: 3}
+  numbers:
+    input: known
+    label: temperature
+    features: [second, count, sensor, sky]
+    weight: second
+    evaluate: {window: 30}
+    learner:
+      mean:
+        of:
+          - ridge_regression
+          - {linear_regression: {loss: huber, update: momentum}}
+          - passive_aggressive_regression
+          - factorization_machine_regressor
+          - matrix_factorization
+          - nearest_neighbors_regression: {window: 40}
+          - hoeffding_tree_regressor: {grace_period: 10}
+          - adaptive_random_forest_regressor: {trees: 3, tree: {grace_period: 10}}
+  which_count:
+    input: known
+    label: count
+    classes: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    features: [second, humidity]
+    learner: multinomial_naive_bayes
+  # Labels that come later, and rows that are taken back.
+  awaited:
+    input: known
+    label: {from: outcomes, column: hot, by: [count], within_seconds: 15, otherwise: false, waiting_max: 20}
+    features: [temperature, second]
+    learner: {logistic_regression: {update: nag}}
+  by_room:
+    input: rooms
+    label: readings
+    features: [room_mean, sensors]
+    learner: ridge_regression
+  groups: {input: known, features: [temperature, humidity], learner: {k_means: {groups: 3}}}
+  unusual: {input: known, features: [temperature, humidity], learner: {half_space_trees: {trees: 5, window: 20}}}
+  odd: {input: known, features: [temperature, humidity], learner: {robust_random_cut_forest: {trees: 4, window: 16}}}
+  explores: {input: known, label: temperature, action: count, actions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], features: [humidity], learner: epsilon_greedy}
+  trusts: {input: known, label: temperature, action: count, actions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], features: [humidity], learner: linear_ucb}
+  samples: {input: known, label: temperature, action: count, actions: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], features: [humidity], learner: thompson_sampling}
 requests:
   questions:
     topic: TOPICS-questions

@@ -10,7 +10,11 @@ use arrow::datatypes::SchemaRef;
 use millstream_engine::catalogue::{Kind, Planned, Problem, configuration, schema_of};
 use millstream_engine::{Fault, Result};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::compute_leaves;
 use parquet::basic::Compression;
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use schemars::JsonSchema;
@@ -152,17 +156,31 @@ fn append_to(path: &Path, header: Option<&[u8]>) -> Result<File> {
     open().map_err(|error: std::io::Error| unwritable(path, error))
 }
 
-/// Rows of a part. All of the newest part's rows are kept, since it is written anew with each commit.
+/// Rows of a part.
 const PART_ROWS: usize = 16_384;
+/// So many rows make a row group that stays as it is: when its part is written anew, its bytes are copied. Fewer are kept, and
+/// encoded again with those that follow.
+const GROUP_ROWS: usize = 2048;
 
 /// Writes Parquet parts.
 struct Parts {
     folder: PathBuf,
     written: Written,
+    properties: WriterProperties,
     /// Number of the newest part.
     number: u64,
-    /// Its rows.
+    /// Its first row groups, as far as they stay.
+    groups: Option<Groups>,
+    /// Its other rows.
     rows: RecordBatch,
+}
+
+/// The first row groups of a part that was written.
+struct Groups {
+    file: File,
+    metadata: ParquetMetaData,
+    count: usize,
+    rows: usize,
 }
 
 impl Parts {
@@ -177,18 +195,72 @@ impl Parts {
         };
         let newest: Option<u64> = newest().map_err(|error: std::io::Error| unwritable(&folder, error))?;
         let rows = RecordBatch::new_empty(written.schema.clone());
-        Ok(Self { number: newest.map_or(0, |number| number + 1), folder, written, rows })
+        let (number, properties) = (newest.map_or(0, |number| number + 1), properties(&written.schema));
+        Ok(Self { number, folder, written, properties, groups: None, rows })
     }
 
-    fn write(&self) -> Result<()> {
+    fn write(&mut self) -> Result<()> {
         let part = self.folder.join(format!("part-{:05}.parquet", self.number));
         let unfinished = part.with_extension("unfinished");
-        let file = File::create(&unfinished).map_err(|error| unwritable(&unfinished, error))?;
-        let properties = properties(&self.rows.schema());
-        ArrowWriter::try_new(file, self.rows.schema(), Some(properties))
-            .and_then(|mut writer| writer.write(&self.rows).and_then(|()| writer.close()))
-            .map_err(|error| unwritable(&unfinished, error))?;
-        rename(&unfinished, &part).map_err(|error| unwritable(&part, error))
+        let file = File::options().create(true).truncate(true).read(true).write(true).open(&unfinished);
+        let file = file.map_err(|error| unwritable(&unfinished, error))?;
+        let metadata = self.encode(&file).map_err(|error| unwritable(&unfinished, error))?;
+        rename(&unfinished, &part).map_err(|error| unwritable(&part, error))?;
+        let (count, before) = self.groups.as_ref().map_or((0, 0), |groups| (groups.count, groups.rows));
+        let rows = before + self.rows.num_rows();
+        if rows >= PART_ROWS {
+            self.number += 1;
+            self.groups = None;
+        } else if self.rows.num_rows() >= GROUP_ROWS {
+            self.groups = Some(Groups { file, metadata, count: count + 1, rows });
+        } else {
+            return Ok(());
+        }
+        self.rows = RecordBatch::new_empty(self.written.schema.clone());
+        Ok(())
+    }
+
+    /// The row groups that stay, and one of the other rows.
+    fn encode(&self, file: &File) -> Result<ParquetMetaData, ParquetError> {
+        let writer = ArrowWriter::try_new(file.try_clone()?, self.rows.schema(), Some(self.properties.clone()))?;
+        let (mut writer, encoders) = writer.into_serialized_writer()?;
+        let count = self.groups.as_ref().map_or(0, |groups| groups.count);
+        for (groups, group) in self
+            .groups
+            .iter()
+            .flat_map(|groups| groups.metadata.row_groups()[..groups.count].iter().map(move |group| (groups, group)))
+        {
+            let mut copy = writer.next_row_group()?;
+            for column in group.columns() {
+                copy.append_column(&groups.file, as_written(column, group.num_rows()))?;
+            }
+            copy.close()?;
+        }
+        let mut encoders = encoders.create_column_writers(count)?;
+        let schema = self.rows.schema();
+        for ((encoder, field), column) in encoders.iter_mut().zip(schema.fields()).zip(self.rows.columns()) {
+            for leaf in compute_leaves(field, column)? {
+                encoder.write(&leaf)?;
+            }
+        }
+        let mut group = writer.next_row_group()?;
+        for encoder in encoders {
+            encoder.close()?.append_to_row_group(&mut group)?;
+        }
+        group.close()?;
+        writer.close()
+    }
+}
+
+/// What there is to know of a column's bytes to write them once more.
+fn as_written(column: &ColumnChunkMetaData, rows: i64) -> ColumnCloseResult {
+    ColumnCloseResult {
+        bytes_written: column.compressed_size() as u64,
+        rows_written: rows as u64,
+        metadata: column.clone(),
+        bloom_filter: None,
+        column_index: None,
+        offset_index: None,
     }
 }
 
@@ -217,13 +289,9 @@ impl Sink for Parts {
             return Ok(());
         }
         let rows = self.written.of(rows)?;
-        self.rows = concat_batches(&self.written.schema, [&self.rows, &rows])?;
-        self.write()?;
-        if self.rows.num_rows() >= PART_ROWS {
-            self.number += 1;
-            self.rows = RecordBatch::new_empty(self.written.schema.clone());
-        }
-        Ok(())
+        self.rows =
+            if self.rows.num_rows() == 0 { rows } else { concat_batches(&self.written.schema, [&self.rows, &rows])? };
+        self.write()
     }
 }
 

@@ -158,7 +158,14 @@ fn parquet_parts_are_whole_after_each_commit() {
         sink.committed(&rows(from, to)).expect("disk");
         assert_eq!(parts(), [expected]);
     }
-    sink.committed(&rows(3, 20_000)).expect("disk");
+    // Enough for a row group that is copied from then on; and then for a part.
+    sink.committed(&rows(3, 4000)).expect("disk");
+    for (from, to) in [(4000, 4010), (4010, 7000), (7000, 7001)] {
+        sink.committed(&rows(from, to)).expect("disk");
+        let all = rows(0, to);
+        assert_eq!(parts(), [shown(&Written::new(&all.schema(), false).of(&all).expect("its columns"))]);
+    }
+    sink.committed(&rows(7001, 20_000)).expect("disk");
     sink.committed(&rows(20_000, 20_001)).expect("disk");
     let mut sink = open("file", &json!({"path": "p.parquet"}), folder.path());
     sink.committed(&rows(20_001, 20_003)).expect("disk");

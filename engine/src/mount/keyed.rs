@@ -22,7 +22,7 @@ use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
 use crate::mount::{Outlet, Rows, Site, Walks};
 use crate::sequence::START;
-use crate::state::{ErasedKeyed, KeyReader, KeyedInstance, bin, hash};
+use crate::state::{ErasedKeyed, KeyReader, KeyRef, KeyedInstance, bin};
 
 pub(crate) fn mount<'scope>(
     ports: Vec<Rows<'scope>>,
@@ -124,15 +124,20 @@ fn route<'scope>(stream: Rows<'scope>, reader: KeyReader, site: &Site) -> Rows<'
 }
 
 fn split(batch: Batch, reader: &KeyReader, workers: usize) -> Result<Vec<Batch>> {
-    let worker_of = |key: &[u8]| bin(hash(key)) % workers;
-    let Some(keys) = reader.read(&batch.rows)? else {
-        return Ok(vec![Batch { worker: worker_of(&[]) as u32, ..batch }]);
-    };
+    let worker_of = |hash: u64| bin(hash) % workers;
+    let keys = reader.read(&batch.rows)?;
+    if keys.is_one() {
+        return Ok(vec![Batch { worker: worker_of(KeyRef::EMPTY.hash()) as u32, ..batch }]);
+    }
     let mut rows: Vec<Vec<u32>> = vec![Vec::new(); workers];
-    for (row, key) in keys.iter().enumerate() {
-        rows[worker_of(key.data())].push(row as u32);
+    for (row, hash) in keys.hashes().into_iter().enumerate() {
+        rows[worker_of(hash)].push(row as u32);
     }
     let part = |(worker, rows): (usize, Vec<u32>)| {
+        // After a step with the same key, all rows are where they belong.
+        if rows.len() == batch.rows.num_rows() {
+            return Ok(Batch { worker: worker as u32, ..batch.clone() });
+        }
         let rows = take_record_batch(&batch.rows, &UInt32Array::from(rows))?;
         Ok(Batch { lane: batch.lane, rows, worker: worker as u32 })
     };

@@ -154,7 +154,7 @@ impl Parts {
             epoch: start,
             served: false,
             turn: 0,
-            worker: 0,
+            loads: vec![0; settings.workers],
         };
         let recorded = settings.recorded.into_iter().map(|recorded| (recorded.binding.epoch, recorded)).collect();
         let marks = resumed.map(|manifest| manifest.revisions.clone()).unwrap_or_default();

@@ -14,13 +14,12 @@ use arrow::array::{
     ArrayRef, BinaryViewArray, Int64Array, RecordBatch, TimestampMillisecondArray, UInt32Array, UInt64Array,
 };
 use arrow::compute::take;
-use arrow::datatypes::{Schema, SchemaRef};
-use arrow::row::RowConverter;
+use arrow::datatypes::SchemaRef;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Place, Store};
-use super::{Entries, ErasedKeyed, KeyReader, KeyedInstance, LookUp, hash, key, restore};
+use super::{Entries, ErasedKeyed, KeyList, KeyReader, KeyRef, KeyedInstance, Keys, LookUp, restore};
 use crate::Result;
 use crate::batch::{self, META, Meta, Origin, canonical};
 use crate::operator::Rejects;
@@ -79,6 +78,12 @@ pub trait Relational: Send + Sync + 'static {
         given: &mut Given<Self::Values>,
     ) -> std::result::Result<(), String>;
 
+    /// Reads some of what a state has in other memory, and gives anything that depends on it. It is called for the states of
+    /// some rows together, so that none waits for the memory of the one before.
+    fn touch(_: &Self::State) -> u64 {
+        0
+    }
+
     /// The place in the canonical order from which on the state has something to give.
     fn due(&self, state: &Self::State) -> Option<Order>;
 
@@ -107,20 +112,19 @@ pub trait Relational: Send + Sync + 'static {
 pub struct Given<V> {
     orders: Vec<Order>,
     diffs: Vec<i64>,
-    /// The keys, end to end, and where each ends.
-    keys: Vec<u8>,
-    ends: Vec<usize>,
+    keys: KeyList,
     /// For each row, the one that caused it; only for requests.
     causes: Vec<u32>,
-    key: Vec<u8>,
+    /// The present key.
+    key: KeyList,
     cause: u32,
     values: V,
 }
 
 impl<V> Given<V> {
     fn new(values: V) -> Self {
-        let (orders, diffs, keys, ends, causes) = Default::default();
-        Self { orders, diffs, keys, ends, causes, key: Vec::new(), cause: 0, values }
+        let (orders, diffs, keys, causes, key) = Default::default();
+        Self { orders, diffs, keys, causes, key, cause: 0, values }
     }
 
     /// Gives a row of the present key at `order`, added (`diff` 1) or taken back (-1). Its values have to be pushed to what
@@ -128,16 +132,15 @@ impl<V> Given<V> {
     pub fn row(&mut self, order: Order, diff: i64) -> &mut V {
         self.orders.push(order);
         self.diffs.push(diff);
-        self.keys.extend_from_slice(&self.key);
-        self.ends.push(self.keys.len());
+        self.keys.push(self.key.get(0));
         self.causes.push(self.cause);
         &mut self.values
     }
 
     /// Of the same key.
-    fn with(&mut self, key: &[u8]) -> &mut Self {
+    fn with(&mut self, key: KeyRef<'_>) -> &mut Self {
         self.key.clear();
-        self.key.extend_from_slice(key);
+        self.key.push(key);
         self
     }
 }
@@ -186,8 +189,7 @@ impl<R: Relational> ErasedKeyed for Related<R> {
         let readers = schemas.iter().enumerate().map(|(port, schema)| KeyReader::new(schema, self.0.key(port)));
         Ok(Box::new(Instance {
             readers: readers.collect::<Result<_>>()?,
-            keys: key_columns(&schemas[0], self.0.key(0))?,
-            store: Store::new(),
+            store: Store::new(0, |timed: &Timed<R::State>| R::touch(&timed.state)),
             queue: BinaryHeap::new(),
             now: START,
             operator: self.0.clone(),
@@ -195,16 +197,9 @@ impl<R: Relational> ErasedKeyed for Related<R> {
     }
 }
 
-fn key_columns(schema: &Schema, columns: &[usize]) -> Result<Option<RowConverter>> {
-    let fields = columns.iter().map(|&at| arrow::row::SortField::new(schema.field(at).data_type().clone())).collect();
-    Ok(if columns.is_empty() { None } else { Some(RowConverter::new(fields)?) })
-}
-
 struct Instance<R: Relational> {
     operator: Arc<R>,
     readers: Vec<KeyReader>,
-    /// Turns keys into columns again.
-    keys: Option<RowConverter>,
     store: Store<Timed<R::State>>,
     /// The states that have something to give, earliest first. One that was changed since stands there more than once: the
     /// last that was queued counts.
@@ -225,14 +220,9 @@ impl<R: Relational> Instance<R> {
     }
 
     fn take(&mut self, port: &mut Port<'_, R>, row: Row, given: &mut Given<R::Values>) -> Option<String> {
-        let (hash, found) = port.look_up.find(&self.store, port.keys.as_ref(), row.index);
-        let (view, key) = (&port.view, key(port.keys.as_ref(), row.index));
-        let place = found.unwrap_or_else(|| {
-            let place = self.store.insert(hash, key, Timed::default());
-            port.look_up.put(port.keys.as_ref(), row.index, place);
-            place
-        });
-        let (operator, given) = (&self.operator, given.with(key));
+        let place = port.look_up.take(&mut self.store, &port.keys, row.index);
+        let view = &port.view;
+        let (operator, given) = (&self.operator, given.with(port.look_up.key(&port.keys, row.index)));
         let mut refused = None;
         self.store.change(place, |timed| {
             if timed.queued.is_some_and(|due| due < row.order) {
@@ -266,15 +256,7 @@ impl<R: Relational> Instance<R> {
         if rows == 0 {
             return Ok(None);
         }
-        let keys = match &self.keys {
-            None => Vec::new(),
-            Some(converter) => {
-                let parser = converter.parser();
-                let starts = std::iter::once(0).chain(given.ends.iter().copied());
-                let keys = starts.zip(&given.ends).map(|(start, &end)| parser.parse(&given.keys[start..end]));
-                converter.convert_rows(keys)?
-            }
-        };
+        let keys = self.readers[0].columns(&given.keys)?;
         let mut columns = meta(&given, asked)?;
         columns.extend(self.operator.finish(keys, given.values)?);
         let schema = self.operator.schema();
@@ -328,10 +310,11 @@ impl<R: Relational> KeyedInstance for Instance<R> {
 
     fn serve(&mut self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<Option<RecordBatch>> {
         let mut given = Given::new(self.operator.values());
-        let port = Port::new(&*self.operator, &self.readers[0], 0, rows)?;
+        let mut port = Port::new(&*self.operator, &self.readers[0], 0, rows)?;
         for index in 0..rows.num_rows() {
-            let key = key(port.keys.as_ref(), index);
-            let state = match self.store.find(hash(key), key) {
+            let (_, found) = port.look_up.find(&self.store, &port.keys, index);
+            let key = port.look_up.key(&port.keys, index);
+            let state = match found {
                 Some(place) => self.store.get(place),
                 None => &self.store.unknown,
             };
@@ -383,7 +366,7 @@ impl<R: Relational> KeyedInstance for Instance<R> {
 
     fn restore(&mut self, bin: &[u8]) -> Result<()> {
         let mut places = Vec::new();
-        restore(bin, |key, state: Timed<R::State>| places.push(self.store.insert(hash(key), key, state)))?;
+        restore(bin, 0, |key, state: Timed<R::State>, _| places.push(self.store.insert(key.hash(), key, state, &[])))?;
         for place in places {
             self.enqueue(place);
         }
@@ -395,7 +378,7 @@ impl<R: Relational> KeyedInstance for Instance<R> {
 struct Port<'a, R: Relational + 'a> {
     view: R::View<'a>,
     meta: Meta<'a>,
-    keys: Option<arrow::row::Rows>,
+    keys: Keys,
     diffs: Option<&'a [i64]>,
     next: usize,
     look_up: LookUp,

@@ -126,10 +126,20 @@ pub(super) fn own_names(schema: &SchemaRef) -> impl Iterator<Item = &String> {
 pub(super) fn numbers(column: &ArrayRef) -> Result<Float64Array> {
     let floats = cast(column, &DataType::Float64)?;
     let floats = floats.as_primitive::<Float64Type>();
-    if floats.values().iter().all(|value| value.is_finite()) {
+    if are_finite(floats.values()) {
         return Ok(floats.clone());
     }
     Ok(floats.iter().map(|value| value.filter(|value| value.is_finite())).collect())
+}
+
+/// Whether all are finite. A finite number times zero is zero, and eight at a time do not wait for each other.
+fn are_finite(values: &[f64]) -> bool {
+    let (eights, rest) = values.as_chunks::<8>();
+    let mut traces = [0.0; 8];
+    for eight in eights {
+        traces.iter_mut().zip(eight).for_each(|(trace, value)| *trace += value * 0.0);
+    }
+    traces.iter().all(|trace| *trace == 0.0) && rest.iter().all(|value| value.is_finite())
 }
 
 /// A column in which numbers that are not finite are null; other types are as they are.

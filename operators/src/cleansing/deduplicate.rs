@@ -66,9 +66,14 @@ impl Keyed for Deduplicate {
         }
         let time = Meta::of(rows).time;
         let mut keep = vec![true; rows.num_rows()];
-        for (row, keep) in keep.iter_mut().enumerate() {
-            *keep = states.get(row).is_none_or(|seen| time[row].saturating_sub(seen) > self.within_ms);
-            states.update(row, |seen| *seen = Some(time[row]));
+        for (row, (keep, now)) in keep.iter_mut().zip(time).enumerate() {
+            states.update(row, |seen| {
+                *keep = seen.is_none_or(|seen| now.saturating_sub(seen) > self.within_ms);
+                *seen = Some(*now);
+            });
+        }
+        if keep.iter().all(|keep| *keep) {
+            return Ok(Some(rows.clone()));
         }
         Ok(Some(filter(rows, &BooleanArray::from(keep))?))
     }

@@ -140,6 +140,20 @@ impl Function {
         }
     }
 
+    /// Whether it needs only how many values there were and their sum.
+    pub(super) fn is_sum(&self) -> bool {
+        self.what == What::Count || matches!(self.what, What::Sum | What::Mean) && !self.is_whole
+    }
+
+    /// The result of that; the sum is in two parts.
+    pub(super) fn result_of_sum(&self, count: f64, sum: f64, rest: f64) -> Option<f64> {
+        let count = count as i64;
+        self.result(&match self.what {
+            What::Count => Accumulator::Count(count),
+            _ => Accumulator::Sum(count, sum, rest),
+        })
+    }
+
     /// The result so far; `None` where it has none.
     pub(super) fn result(&self, of: &Accumulator) -> Option<f64> {
         match (self.what, of) {
@@ -372,6 +386,16 @@ impl Values {
             })
         };
         Ok(Self { columns: functions.iter().map(column).collect::<Result<_>>()? })
+    }
+
+    /// The same as numbers, for functions that are sums. What is only counted is zero.
+    pub(super) fn numbers(self, rows: usize) -> Vec<Float64Array> {
+        let numbers = |column| match column {
+            Column::Numbers(values) => values,
+            Column::Present(values) => Float64Array::new(vec![0.0; rows].into(), values.logical_nulls()),
+            Column::Rows | Column::Hashed(..) => Float64Array::new(vec![0.0; rows].into(), None),
+        };
+        self.columns.into_iter().map(numbers).collect()
     }
 
     #[inline]

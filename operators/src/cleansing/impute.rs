@@ -16,13 +16,15 @@ use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, 
 use millstream_engine::operator::{Keyed, Power, Rejects, Step, Transform};
 use millstream_engine::state::States;
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::columns::{changeable, finite, is_number, key, numbers};
 use super::median::Median;
-use super::moments::Moments;
+
+mod means;
+
+use means::Means;
 
 pub(super) static KIND: StepKind = Kind {
     name: "impute",
@@ -85,11 +87,22 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
             let values = columns.iter().copied().zip(constants).collect();
             (input.schema.clone(), Power::transform(Constant { values, schema: input.schema.clone() }))
         }
-        With::Mean => estimates::<Moments>(input.schema, columns, by),
-        With::Median => estimates::<Median>(input.schema, columns, by),
+        With::Mean => {
+            let schema = floats(input.schema, &columns);
+            (schema.clone(), Power::keyed(Means { columns, by, schema }))
+        }
+        With::Median => {
+            let schema = floats(input.schema, &columns);
+            (schema.clone(), Power::keyed(Medians { columns, by, schema }))
+        }
         With::Last => (input.schema.clone(), Power::keyed(Last::new(input.schema, columns, by))),
     };
     Ok(Step { schema, others: Vec::new(), power })
+}
+
+/// The schema with floats in these columns.
+fn floats(schema: &SchemaRef, columns: &[usize]) -> SchemaRef {
+    with_fields(schema, columns.iter().map(|&at| schema.field(at).clone().with_data_type(DataType::Float64)))
 }
 
 /// One value of the column's type, or the problem that it is of another.
@@ -128,48 +141,16 @@ impl Transform for Constant {
     }
 }
 
-/// A running estimate of what a missing number may have been.
-trait Estimate: Copy + Default + Serialize + DeserializeOwned + Send + Sync + 'static {
-    fn learn(&mut self, value: f64);
-    fn value(&self) -> Option<f64>;
-}
-
-impl Estimate for Moments {
-    fn learn(&mut self, value: f64) {
-        self.push(value);
-    }
-    fn value(&self) -> Option<f64> {
-        self.mean()
-    }
-}
-
-impl Estimate for Median {
-    fn learn(&mut self, value: f64) {
-        self.push(value);
-    }
-    fn value(&self) -> Option<f64> {
-        self.median()
-    }
-}
-
-fn estimates<E: Estimate>(schema: &SchemaRef, columns: Vec<usize>, by: Vec<usize>) -> (SchemaRef, Power) {
-    let floats = columns.iter().map(|&at| schema.field(at).clone().with_data_type(DataType::Float64));
-    let schema = with_fields(schema, floats);
-    let operator = Estimated::<E> { columns, by, schema: schema.clone(), estimate: std::marker::PhantomData };
-    (schema, Power::keyed(operator))
-}
-
-/// Fills in estimates.
-struct Estimated<E> {
+/// Fills in medians.
+struct Medians {
     columns: Vec<usize>,
     by: Vec<usize>,
     schema: SchemaRef,
-    estimate: std::marker::PhantomData<fn() -> E>,
 }
 
-impl<E: Estimate> Keyed for Estimated<E> {
-    /// An estimate for each column; none before the key's first row.
-    type State = Vec<E>;
+impl Keyed for Medians {
+    /// The median of each column; none before the key's first row.
+    type State = Vec<Median>;
 
     fn key(&self, _: usize) -> &[usize] {
         &self.by
@@ -179,24 +160,29 @@ impl<E: Estimate> Keyed for Estimated<E> {
         &self,
         _: usize,
         rows: &RecordBatch,
-        states: &mut States<'_, Vec<E>>,
+        states: &mut States<'_, Vec<Median>>,
         rejects: &mut Rejects,
     ) -> Result<Option<RecordBatch>> {
         let inputs = self.columns.iter().map(|&at| numbers(rows.column(at))).collect::<Result<Vec<_>>>()?;
-        let mut outputs: Vec<Option<Filled>> = inputs.iter().map(Filled::of).collect();
-        let gaps = gaps(&inputs, rows.num_rows());
-        for (row, gap) in gaps.iter().enumerate() {
-            if !gap {
-                states.update(row, |known| learn(known, &inputs, row));
-                continue;
-            }
-            let known = states.get(row);
-            for (output, estimate) in outputs.iter_mut().zip(known) {
-                if let (Some(output), Some(value)) = (output, estimate.value()) {
-                    output.fill(row, value);
+        let gaps = |input: &Float64Array| {
+            let nulls = input.nulls().filter(|nulls| nulls.null_count() > 0)?;
+            Some(Filled::new(input.values(), nulls))
+        };
+        let mut outputs: Vec<Option<Filled>> = inputs.iter().map(gaps).collect();
+        for row in 0..rows.num_rows() {
+            if inputs.iter().any(|input| input.is_null(row)) {
+                for (output, known) in outputs.iter_mut().zip(states.get(row)) {
+                    if let (Some(output), Some(value)) = (output, known.median()) {
+                        output.fill(row, value);
+                    }
                 }
             }
-            states.update(row, |known| learn_some(known, &inputs, row));
+            states.update(row, |known| {
+                known.resize(inputs.len(), Median::default());
+                for (median, input) in known.iter_mut().zip(&inputs).filter(|(_, input)| input.is_valid(row)) {
+                    median.push(input.value(row));
+                }
+            });
         }
         let names = self.columns.iter().map(|&at| self.schema.field(at).name().as_str());
         let missing: Vec<usize> = inputs.iter().map(Array::null_count).collect();
@@ -208,7 +194,7 @@ impl<E: Estimate> Keyed for Estimated<E> {
         Ok(Some(with_columns(&self.schema, rows, columns)?))
     }
 
-    fn expired(&self, _: &Vec<E>, _: i64) -> bool {
+    fn expired(&self, _: &Vec<Median>, _: i64) -> bool {
         false
     }
 }
@@ -220,12 +206,10 @@ struct Filled {
 }
 
 impl Filled {
-    /// Nothing where nothing is missing.
-    fn of(column: &Float64Array) -> Option<Self> {
-        let nulls = column.nulls().filter(|nulls| nulls.null_count() > 0)?;
-        let mut valid = BooleanBufferBuilder::new(column.len());
+    fn new(values: &[f64], nulls: &NullBuffer) -> Self {
+        let mut valid = BooleanBufferBuilder::new(values.len());
         valid.append_buffer(nulls.inner());
-        Some(Self { values: column.values().to_vec(), valid })
+        Self { values: values.to_vec(), valid }
     }
 
     fn fill(&mut self, row: usize, value: f64) {
@@ -238,32 +222,6 @@ impl Filled {
     fn finish(mut self) -> Float64Array {
         let valid = NullBuffer::new(self.valid.finish());
         Float64Array::new(self.values.into(), Some(valid).filter(|valid| valid.null_count() > 0))
-    }
-}
-
-/// For each row, whether it misses anything.
-fn gaps(columns: &[Float64Array], rows: usize) -> Vec<bool> {
-    let mut gaps = vec![false; rows];
-    for nulls in columns.iter().filter_map(Array::nulls) {
-        nulls.iter().zip(&mut gaps).for_each(|(valid, gap)| *gap |= !valid);
-    }
-    gaps
-}
-
-/// A row without gaps.
-fn learn<E: Estimate>(known: &mut Vec<E>, inputs: &[Float64Array], row: usize) {
-    known.resize(inputs.len(), E::default());
-    for (estimate, input) in known.iter_mut().zip(inputs) {
-        estimate.learn(input.value(row));
-    }
-}
-
-fn learn_some<E: Estimate>(known: &mut Vec<E>, inputs: &[Float64Array], row: usize) {
-    known.resize(inputs.len(), E::default());
-    for (estimate, input) in known.iter_mut().zip(inputs) {
-        if input.is_valid(row) {
-            estimate.learn(input.value(row));
-        }
     }
 }
 

@@ -14,6 +14,7 @@ mod aggregate;
 mod as_stream;
 mod category;
 mod chance;
+mod channels;
 mod clean_text;
 mod clip;
 mod coerce;
@@ -21,6 +22,7 @@ mod columns;
 mod convert_units;
 mod deduplicate;
 mod derive;
+mod detect_drift;
 mod exact;
 mod expect;
 mod flag_drift;
@@ -73,6 +75,7 @@ pub static KINDS: &[&StepKind] = &[
     &convert_units::KIND,
     &deduplicate::KIND,
     &derive::KIND,
+    &detect_drift::KIND,
     &expect::KIND,
     &flag_drift::KIND,
     &flag_stuck::KIND,
@@ -175,6 +178,11 @@ mod tests {
                 &join_as_of::KIND,
                 json!({"with": "weather", "by": ["room"], "at": "at", "within_seconds": 3, "horizon_seconds": 4}),
             ),
+            (
+                &detect_drift::KIND,
+                json!({"columns": ["count", "humidity"], "window": 4, "by": ["ok"], "reference": "previous"}),
+            ),
+            (&detect_drift::KIND, json!({"columns": ["temperature"], "window": 7, "method": "jensen_shannon"})),
             (
                 &flag_drift::KIND,
                 json!({"columns": ["count", "humidity"], "reference": 4, "threshold": 2, "by": ["ok"]}),

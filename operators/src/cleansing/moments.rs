@@ -61,7 +61,8 @@ impl Moments {
     }
 
     /// By how many standard deviations `value` lies above the mean, at most `limit` either way;
-    /// zero while the values have not differed.
+    /// zero while the values have not differed. What `standardise` does for four columns at a time.
+    #[cfg(test)]
     pub(super) fn score(&self, value: f64, limit: f64) -> f64 {
         let deviation = self.deviation();
         if deviation > 0.0 { ((value - self.mean) / deviation).clamp(-limit, limit) } else { 0.0 }

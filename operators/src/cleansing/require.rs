@@ -88,15 +88,16 @@ impl Transform for Require {
             return with_columns(&self.schema, rows, Vec::new());
         }
         let outcome = self.condition.test(rows, rejects)?;
-        // Null counts as not fulfilled.
-        let fulfilled: BooleanArray = outcome.iter().map(|held| Some(held == Some(true))).collect();
         match self.config.otherwise {
+            Otherwise::DeadLetter | Otherwise::Drop if outcome.true_count() == rows.num_rows() => Ok(rows.clone()),
             Otherwise::DeadLetter => {
                 self.reject(&outcome, rejects);
-                filter(rows, &fulfilled)
+                filter(rows, &outcome)
             }
-            Otherwise::Drop => filter(rows, &fulfilled),
+            Otherwise::Drop => filter(rows, &outcome),
             Otherwise::Null(_) => {
+                // Null counts as not fulfilled.
+                let fulfilled: BooleanArray = outcome.iter().map(|held| Some(held == Some(true))).collect();
                 let output = self.without_values(rows, &not(&fulfilled)?)?;
                 for &at in &self.nulled {
                     rejects.repaired(changes(rows.column(at), output.column(at))?);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch};
+use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use millstream_engine::Result;
 use millstream_engine::batch::{with_columns, with_fields};
@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::{key, numbers, numeric};
-use super::moments::Moments;
+use super::channels::{Channels, LANES, Lanes, Outputs, groups};
+use super::columns::{key, numeric};
 
 pub(super) static KIND: StepKind = Kind {
     name: "standardise",
@@ -79,56 +79,89 @@ struct Standardise {
     schema: SchemaRef,
 }
 
+/// Of a group of columns: how many values there were, their means, and the squared deviations from them.
+const KEPT: usize = 3 * LANES;
+
 impl Keyed for Standardise {
-    /// The moments of each column; none before the key's first row.
-    type State = Vec<Moments>;
+    type State = ();
 
     fn key(&self, _: usize) -> &[usize] {
         &self.by
+    }
+
+    fn numbers(&self) -> usize {
+        KEPT * groups(self.columns.len())
     }
 
     fn apply(
         &self,
         _: usize,
         rows: &RecordBatch,
-        states: &mut States<'_, Vec<Moments>>,
+        states: &mut States<'_, ()>,
         _: &mut Rejects,
     ) -> Result<Option<RecordBatch>> {
-        let inputs = self.columns.iter().map(|&at| numbers(rows.column(at))).collect::<Result<Vec<_>>>()?;
-        let mut outputs = vec![vec![0.0; rows.num_rows()]; inputs.len()];
+        let inputs = Channels::of(rows, &self.columns)?;
+        let mut outputs = Outputs::new(inputs.len(), rows.num_rows());
         for row in 0..rows.num_rows() {
-            // A key without a state has no moments; its rows stay 0.
-            for ((moments, input), output) in states.get(row).iter().zip(&inputs).zip(&mut outputs) {
-                output[row] = self.score(*moments, input.value(row));
-            }
-            states.update(row, |known| learn(known, &inputs, row));
+            states.numbers(row, |known| {
+                let (known, _) = known.as_chunks_mut::<KEPT>();
+                let is_whole = inputs.is_whole(row);
+                for (group, (known, values)) in known.iter_mut().zip(inputs.groups(row)).enumerate() {
+                    outputs.set(group, row, self.scores(known, values));
+                    if is_whole {
+                        learn(known, values, |_| true);
+                    } else {
+                        let valid = inputs.valid(group, row);
+                        learn(known, values, |lane| valid[lane]);
+                    }
+                }
+            });
         }
         let names = self.columns.iter().map(|&at| self.schema.field(at).name().as_str());
         // What has no value has no score.
-        let scores = outputs.into_iter().zip(&inputs).map(|(scores, input)| {
-            let scores = Float64Array::new(scores.into(), input.nulls().cloned());
+        let scores = outputs.finish().take(inputs.len()).enumerate().map(|(at, scores)| {
+            let scores = Float64Array::new(scores.into(), inputs.nulls(at).cloned());
             Arc::new(scores) as ArrayRef
         });
         Ok(Some(with_columns(&self.schema, rows, names.zip(scores).collect())?))
     }
 
-    fn expired(&self, _: &Vec<Moments>, _: i64) -> bool {
+    fn expired(&self, (): &(), _: i64) -> bool {
         false
     }
 }
 
 impl Standardise {
-    fn score(&self, moments: Moments, value: f64) -> f64 {
-        if moments.count() < self.warm_up { 0.0 } else { moments.score(value, self.limit) }
+    /// By how many standard deviations the values lie above the means, at most `limit` either way; zero while the
+    /// values have not differed.
+    #[inline]
+    fn scores(&self, known: &[f64; KEPT], values: Lanes) -> Lanes {
+        let ([counts, means, squares], _) = known.as_chunks::<LANES>() else { unreachable!("three groups") };
+        let warm_up = self.warm_up as f64;
+        std::array::from_fn(|lane| {
+            let deviation = (squares[lane] / (counts[lane].max(2.0) - 1.0)).sqrt();
+            let score = (values[lane] - means[lane]) / deviation;
+            let score = if score > self.limit { self.limit } else { score };
+            let score = if score < -self.limit { -self.limit } else { score };
+            if (counts[lane] >= warm_up) & (deviation > 0.0) { score } else { 0.0 }
+        })
     }
 }
 
-fn learn(known: &mut Vec<Moments>, inputs: &[Float64Array], row: usize) {
-    known.resize(inputs.len(), Moments::default());
-    for (moments, input) in known.iter_mut().zip(inputs) {
-        if input.is_valid(row) {
-            moments.push(input.value(row));
-        }
+/// Takes values in, as the running moments of one column do: a value so large that its square cannot be represented is left
+/// out.
+#[inline]
+fn learn(known: &mut [f64; KEPT], values: Lanes, is_valid: impl Fn(usize) -> bool) {
+    let ([counts, means, squares], _) = known.as_chunks_mut::<LANES>() else { unreachable!("three groups") };
+    for (lane, value) in values.into_iter().enumerate() {
+        let count = counts[lane] + 1.0;
+        let from_mean = value - means[lane];
+        let mean = means[lane] + from_mean / count;
+        let next = squares[lane] + from_mean * (value - mean);
+        let is_taken = is_valid(lane) & (next.abs() < f64::INFINITY);
+        counts[lane] = if is_taken { count } else { counts[lane] };
+        means[lane] = if is_taken { mean } else { means[lane] };
+        squares[lane] = if is_taken { next } else { squares[lane] };
     }
 }
 
@@ -138,8 +171,8 @@ mod tests {
     use arrow::datatypes::Float64Type;
     use serde_json::json;
 
+    use super::super::columns::numbers;
     use super::super::harness::{Bench, Random, check, problems, random_rows};
-    use super::numbers;
 
     #[test]
     fn a_row_is_measured_against_those_before() {

@@ -150,3 +150,37 @@ impl Forget for BernoulliBayes {
         self.change(row, self.classes.of(example), Number::weight(example.weight).negated());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Shape;
+    use super::super::samples::{Pupil, Random};
+
+    #[test]
+    fn it_is_the_textbooks() {
+        let mut random = Random::seeded(2);
+        let shape = Shape { dense: 3, active: 0, categories: 0, classes: 2 };
+        let mut pupil = Pupil::new(&json!({"bernoulli_naive_bayes": {"threshold": 0.5, "smoothing": 2.0}}), shape);
+        let mut seen: Vec<([bool; 3], bool)> = Vec::new();
+        for _ in 0..200 {
+            let class = random.uniform() < 0.3;
+            let yes =
+                [random.uniform() < 0.2, random.uniform() < if class { 0.9 } else { 0.4 }, random.uniform() < 0.5];
+            let got = pupil.learn(&yes.map(|yes| if yes { 0.7 } else { 0.5 }), &[], f64::from(class));
+            let density = |class: bool| {
+                let own = || seen.iter().filter(move |(_, c)| *c == class);
+                let count = own().count() as f64;
+                let factor = |at: usize| {
+                    let p = (own().filter(|(x, _)| x[at]).count() as f64 + 2.0) / (count + 4.0);
+                    if yes[at] { p } else { 1.0 - p }
+                };
+                (count + 0.5) * (0..3).map(factor).product::<f64>()
+            };
+            let want = density(true) / (density(true) + density(false));
+            assert!((got - want).abs() < 1e-12, "{got}, textbook {want}");
+            seen.push((yes, class));
+        }
+    }
+}

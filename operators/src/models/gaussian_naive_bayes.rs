@@ -241,3 +241,60 @@ impl Forget for GaussianBayes {
         self.change(row, self.classes.of(example), Number::weight(example.weight).negated());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Shape;
+    use super::super::samples::{Pupil, Random};
+
+    /// The textbook's formula over lists of examples: bell curves of each class's mean and variance, to whose squares
+    /// one example of the variance of all is added; shares of categories, plus one example of all.
+    fn textbook(seen: &[(f64, u32, bool)], (x, category): (f64, u32)) -> f64 {
+        let n = seen.len() as f64;
+        let mean = |xs: &[f64]| xs.iter().sum::<f64>() / xs.len() as f64;
+        let squares = |xs: &[f64]| xs.iter().map(|x| (x - mean(xs)).powi(2)).sum::<f64>();
+        let all: Vec<f64> = seen.iter().map(|(x, ..)| *x).collect();
+        let density = |class: bool| {
+            let own: Vec<f64> = seen.iter().filter(|(.., c)| *c == class).map(|(x, ..)| *x).collect();
+            let count = own.len() as f64;
+            let variance = (squares(&own) + squares(&all) / n) / (count + 1.0);
+            let bell = (-(x - mean(&own)).powi(2) / (2.0 * variance)).exp() / variance.sqrt();
+            let inside = seen.iter().filter(|(_, k, c)| *k == category && *c == class).count() as f64;
+            (count + 0.5) / (n + 1.0) * bell * (inside / count + 1.0 / n)
+        };
+        density(true) / (density(true) + density(false))
+    }
+
+    #[test]
+    fn it_is_the_textbooks() {
+        let mut random = Random::seeded(1);
+        let shape = Shape { dense: 1, active: 1, categories: 3, classes: 2 };
+        let mut pupil = Pupil::new(&json!("gaussian_naive_bayes"), shape);
+        let mut seen = Vec::new();
+        for row in 0..200 {
+            let class = row == 1 || (row > 1 && random.uniform() < 0.4);
+            let x = 2000.0 + random.normal() * if class { 3.0 } else { 1.0 };
+            let category = if class { random.below(3) } else { random.below(2) } as u32;
+            let got = pupil.learn(&[x], &[category], f64::from(class));
+            if row > 1 {
+                let want = textbook(&seen, (x, category));
+                assert!((got - want).abs() < 1e-9, "row {row}: {got}, textbook {want}");
+            }
+            seen.push((x, category, class));
+        }
+    }
+
+    #[test]
+    fn columns_that_do_not_vary_say_nothing() {
+        let shape = Shape { dense: 2, active: 0, categories: 0, classes: 2 };
+        let mut pupil = Pupil::new(&json!("gaussian_naive_bayes"), shape);
+        for row in 0..30 {
+            pupil.learn(&[0.1, f64::from(row % 3 == 0)], &[], f64::from(row % 3 == 0));
+        }
+        let usual = pupil.predict(&[0.1, 1.0], &[]);
+        assert_eq!(usual, pupil.predict(&[1e300, 1.0], &[]));
+        assert!(usual > 0.9, "{usual}");
+    }
+}

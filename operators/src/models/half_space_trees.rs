@@ -4,6 +4,9 @@
 //! again, each time along a column drawn by chance, without looking at any row. What is learned is only how many rows
 //! of the last window fell into each part.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, configuration, schema_of};
@@ -337,9 +340,9 @@ impl Model for HalfSpaceTrees {
         outputs[0] = self.score(row, scratch);
         let window = f64::from(self.stored.config.window);
         let mut left = example.weight;
-        if left >= 3.0 * window {
-            // Whole windows of nothing but this row are all alike: a few are enough of them.
-            left = 2.0 * window + left % window;
+        if left >= 6.0 * window {
+            // From the third on, whole windows of nothing but this row are all alike.
+            left = 5.0 * window + left % window;
         }
         while left > 0.0 {
             let part = left.min(window - self.stored.filled);
@@ -399,60 +402,5 @@ impl Model for HalfSpaceTrees {
             && limits.into_iter().flatten().all(|limits| limits.low.is_finite() && limits.high.is_finite())
             && (0.0..f64::from(config.window)).contains(filled)
             && masses.iter().all(right)
-    }
-}
-
-#[cfg(test)]
-mod lab {
-    use super::super::samples::Pupil;
-    use super::*;
-    fn auc(mut scored: Vec<(f64, bool)>) -> f64 {
-        scored.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let (mut rank, mut sum, mut at) = (0.0, 0.0, 0);
-        let (pos, neg) = (scored.iter().filter(|s| s.1).count() as f64, scored.iter().filter(|s| !s.1).count() as f64);
-        while at < scored.len() {
-            let end = at + scored[at..].iter().take_while(|s| s.0 == scored[at].0).count();
-            let p = scored[at..end].iter().filter(|s| s.1).count() as f64;
-            let n = (end - at) as f64 - p;
-            sum += p * (rank + n / 2.0);
-            rank += n;
-            at = end;
-        }
-        sum / pos / neg
-    }
-    #[test]
-    #[ignore]
-    fn shuttle() {
-        let text = std::fs::read_to_string("/work/lab/h4/shuttle.csv").unwrap();
-        let rows: Vec<Vec<f64>> =
-            text.lines().skip(1).map(|l| l.split(',').map(|x| x.parse().unwrap()).collect()).collect();
-        let kind = std::env::var("KIND").unwrap_or("half_space_trees".into());
-        for seed in 0..std::env::var("SEEDS").map_or(5, |s| s.parse().unwrap()) {
-            let mut config = serde_json::json!({"seed": seed});
-            if let Ok(more) = std::env::var("MORE") {
-                let m: Value = serde_json::from_str(&more).unwrap();
-                for (k, v) in m.as_object().unwrap() {
-                    config[k] = v.clone();
-                }
-            }
-            let mut pupil = Pupil::new(
-                &serde_json::json!({&kind: config}),
-                Shape { dense: 9, active: 0, categories: 0, classes: 0 },
-            );
-            let start = std::time::Instant::now();
-            let scored: Vec<_> = rows.iter().map(|r| (pupil.learn(&r[..9], &[], 0.0), r[9] > 0.5)).collect();
-            let ns = start.elapsed().as_nanos() as f64 / rows.len() as f64;
-            let mean = |odd: bool| {
-                let s: Vec<f64> = scored.iter().filter(|s| s.1 == odd).map(|s| s.0).collect();
-                s.iter().sum::<f64>() / s.len() as f64
-            };
-            println!(
-                "seed {seed}: usual {:.3} odd {:.3} auc {:.4}, {ns:.0} ns, {} bytes",
-                mean(false),
-                mean(true),
-                auc(scored.clone()),
-                pupil.learner.snapshot().len()
-            );
-        }
     }
 }

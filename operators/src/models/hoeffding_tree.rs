@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::learner::Erased;
 use super::random::Random;
 use super::trees::class_tree::ClassTree;
-use super::trees::{Criterion, Growth, Voting, with_votes, within};
+use super::trees::{Criterion, Growth, Voting, all_columns, labelled, with_votes, within};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Hoeffding tree.
@@ -111,7 +111,7 @@ struct HoeffdingTree {
 
 impl HoeffdingTree {
     fn new(shape: Shape, growth: Growth) -> Self {
-        let tree = ClassTree::new(shape, &growth, ClassTree::all_columns(shape), Random::new(0, 0));
+        let tree = ClassTree::new(shape, &growth, all_columns(shape), Random::new(0, 0));
         Self { growth, classes: shape.classes as u32, tree }
     }
 }
@@ -122,7 +122,7 @@ impl Model for HoeffdingTree {
     }
 
     fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
-        let example = (example.target as u32, example.weight);
+        let example = labelled(example, self.classes);
         with_votes(outputs, |votes| self.tree.learn(&self.growth, row, example, votes, scratch));
     }
 

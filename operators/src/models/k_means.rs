@@ -275,3 +275,61 @@ impl Model for KMeans {
             && self.mass.is_finite()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Shape;
+    use super::super::samples::{Pupil, Random};
+
+    const SHAPE: Shape = Shape { dense: 2, active: 0, categories: 0, classes: 0 };
+
+    /// A row of one of three far groups, in columns of very different scales.
+    fn row(random: &mut Random, group: usize) -> [f64; 2] {
+        let middle = [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]][group];
+        [1e6 * (middle[0] + random.normal()), 2000.0 + 1e-3 * (middle[1] + random.normal())]
+    }
+
+    #[test]
+    fn far_groups_are_told_apart() {
+        let mut random = Random::seeded(10);
+        let mut pupil = Pupil::new(&json!({"k_means": {"groups": 3}}), SHAPE);
+        let mut groups = [[0; 3]; 3];
+        for at in 0..3000 {
+            let group = at % 3;
+            let x = row(&mut random, group);
+            let found = pupil.learn(&x, &[], 0.0) as usize;
+            if at >= 1000 {
+                groups[group][found] += 1;
+            }
+        }
+        let most: usize = groups.iter().map(|counts| counts.iter().max().expect("three")).sum();
+        assert!(most > 1950, "{groups:?}");
+        // The centres are the means.
+        let centres = pupil.tensor("centres");
+        assert!((centres[2] / 1e6 - 10.0).abs() < 0.2 || (centres[0] / 1e6 - 10.0).abs() < 0.2, "{centres:?}");
+    }
+
+    #[test]
+    fn with_a_half_life_centres_follow() {
+        for (half_life, follows) in [(json!(100), true), (json!(null), false)] {
+            let mut random = Random::seeded(11);
+            let mut pupil = Pupil::new(&json!({"k_means": {"groups": 1, "half_life": half_life}}), SHAPE);
+            (0..20_000).for_each(|_| drop(pupil.learn(&row(&mut random, 0), &[], 0.0)));
+            (0..1000).for_each(|_| drop(pupil.learn(&row(&mut random, 1), &[], 0.0)));
+            let centre = pupil.tensor("centres")[0] / 1e6;
+            assert_eq!(centre > 9.0, follows, "{centre}");
+        }
+    }
+
+    #[test]
+    fn a_wild_row_does_not_capture_the_scale() {
+        let mut random = Random::seeded(12);
+        let mut pupil = Pupil::new(&json!({"k_means": {"groups": 3}}), SHAPE);
+        (0..900).for_each(|at| drop(pupil.learn(&row(&mut random, at % 3), &[], 0.0)));
+        pupil.learn(&[f64::MAX, f64::MIN], &[], 0.0);
+        let groups = [0, 1, 2].map(|group| pupil.predict(&row(&mut random, group), &[]));
+        assert!(groups[0] != groups[1] && groups[1] != groups[2] && groups[0] != groups[2], "{groups:?}");
+    }
+}

@@ -179,12 +179,12 @@ impl<M: Model> Learner for Erased<M> {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(&*self.model).expect("vectors of numbers can be written to memory")
+        postcard::to_stdvec(&(self.shape, &*self.model)).expect("vectors of numbers can be written to memory")
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
-        let model: M = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
-        if !model.fits(self.shape) {
+        let (shape, model): (Shape, M) = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
+        if shape != self.shape || !model.fits(shape) {
             return Err(format!("its rows are not of {:?}", self.shape));
         }
         self.model = Arc::new(model);

@@ -136,3 +136,34 @@ impl Forget for Linear {
         self.refresh();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Shape;
+    use super::super::samples::{Pupil, Random};
+
+    /// Two clouds of one shape, whose border is known.
+    #[test]
+    fn the_border_between_two_clouds_is_found() {
+        let mut random = Random::seeded(7);
+        let shape = Shape { dense: 2, active: 1, categories: 2, classes: 2 };
+        let mut pupil = Pupil::new(&json!("linear_discriminant"), shape);
+        let mut worst: f64 = 0.0;
+        for row in 0..20_000 {
+            let class = f64::from(random.uniform() < 0.5);
+            let category = u32::from(random.uniform() < if class > 0.0 { 0.6 } else { 0.3 });
+            let (a, b) = (random.normal(), random.normal());
+            // Covariance [[1, 0.8], [0.8, 1]], means (0, 0) and (1, 0).
+            let x = [a + class, 0.8 * a + 0.6 * b];
+            let got = pupil.learn(&[1e6 * x[0], 2000.0 + 1e-3 * x[1]], &[category], class);
+            // Inverse covariance times the difference of means: (1, -0.8) / 0.36.
+            let odds =
+                ((x[0] - 0.5) - 0.8 * x[1]) / 0.36 + if category == 1 { 2_f64.ln() } else { (4.0 / 7.0_f64).ln() };
+            let want = 1.0 / (1.0 + (-odds).exp());
+            worst = if row < 10_000 { 0.0 } else { worst.max((got - want).abs()) };
+        }
+        assert!(worst < 0.06, "{worst}");
+    }
+}

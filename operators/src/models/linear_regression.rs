@@ -89,7 +89,7 @@ fn plan(value: &Value) -> Planned<Design> {
         Errors::Squared {} | Errors::Absolute {} | Errors::Poisson {} => Ok(()),
     });
     problems.finish()?;
-    let loss = Regression { form: Form::of(config.loss), label: Standard::default() };
+    let loss = Regression { form: Form::of(config.loss), ..Regression::default() };
     Ok(linear::design(&KIND, Task::Regression, loss, config.update, &config))
 }
 
@@ -159,9 +159,15 @@ impl Form {
 
 /// A loss of the standardised label; for Poisson, of the label divided by its mean.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct Regression {
+pub(super) struct Regression {
     form: Form,
     label: Standard,
+}
+
+impl Default for Regression {
+    fn default() -> Self {
+        Self { form: Form::of(Errors::default()), label: Standard::default() }
+    }
 }
 
 /// The largest magnitude of a logarithm.
@@ -191,7 +197,7 @@ impl Loss for Regression {
                 let mean = libm::exp(sum.clamp(-LOG_MAX, LOG_MAX));
                 (mean - target.max(0.0) / self.label.mean).clamp(-GRADIENT_MAX, GRADIENT_MAX)
             }
-            Form::Bounded(most) => self.label.of(target).map_or(0.0, |wanted| (sum - wanted).clamp(-most, most)),
+            Form::Bounded(most) => self.label.of(target).map_or(0.0, |wanted| (sum - wanted).max(-most).min(most)),
             Form::Sides(below, above) => self
                 .label
                 .of(target)
@@ -231,5 +237,79 @@ impl Loss for Regression {
             Form::Poisson => ", of which the exponential is taken times the label's mean",
             _ => ", in standard deviations of the label from its mean",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::samples::{Pupil, Random};
+    use super::super::{Shape, plan};
+
+    /// What is told at x = 0 and x = 1, learned from labels of any unit.
+    fn told(loss: &Value, unit: f64, mut label: impl FnMut(&mut Random, f64) -> f64) -> [f64; 2] {
+        let mut random = Random::seeded(31);
+        let model = json!({"linear_regression": {"loss": loss, "update": {"adagrad": {"fading": 0.0}}}});
+        let mut pupil = Pupil::new(&model, Shape { dense: 1, active: 0, categories: 0, classes: 0 });
+        for _ in 0..20_000 {
+            let x = random.uniform();
+            let target = unit * label(&mut random, x);
+            pupil.learn(&[1e5 * x], &[], target);
+        }
+        [0.0, 1e5].map(|x| pupil.predict(&[x], &[]) / unit)
+    }
+
+    fn close(loss: &Value, told: [f64; 2], wanted: [f64; 2], within: f64) {
+        println!("{loss}: {told:?}");
+        let near = told.iter().zip(wanted).all(|(told, wanted)| (told - wanted).abs() < within);
+        assert!(near, "{loss}: {told:?}, wanted {wanted:?}");
+    }
+
+    /// Of an exponential label with mean 1: the mean, the median, quantiles.
+    #[test]
+    fn each_loss_tells_what_it_is_for() {
+        let skewed = |random: &mut Random, x: f64| 5.0 * x - libm::log(1.0 - random.uniform());
+        for unit in [1e-6, 1.0, 1e6] {
+            for (loss, constant, within) in [
+                (json!("squared"), 1.0, 0.15),
+                (json!("absolute"), 0.693, 0.15),
+                (json!({"quantile": {"level": 0.9}}), 2.303, 0.35),
+                (json!({"quantile": {"level": 0.1}}), 0.105, 0.15),
+            ] {
+                close(&loss, told(&loss, unit, skewed), [constant, 5.0 + constant], within);
+            }
+        }
+    }
+
+    #[test]
+    fn huber_hardly_follows_outliers() {
+        let label =
+            |random: &mut Random, x: f64| 5.0 * x + if random.uniform() < 0.02 { 500.0 } else { 0.3 * random.normal() };
+        // A deviation of the label is about 70.
+        let loss = json!({"huber": {"delta": 0.01}});
+        close(&loss, told(&loss, 1.0, label), [0.0, 5.0], 1.0);
+    }
+
+    #[test]
+    fn poisson_tells_rates() {
+        let label = |random: &mut Random, x: f64| {
+            let (rate, mut count, mut product) = ((1.0 + 2.0 * x).exp(), 0.0, random.uniform());
+            while product > (-rate).exp() {
+                product *= random.uniform();
+                count += 1.0;
+            }
+            count
+        };
+        close(&json!("poisson"), told(&json!("poisson"), 1.0, label), [std::f64::consts::E, 20.09], 2.0);
+    }
+
+    #[test]
+    fn all_problems_are_told() {
+        let both = json!({"linear_regression": {"update": {"sgd": {"l2": -1}}, "loss": {"quantile": {"level": 1}}}});
+        let paths: Vec<String> = plan(&both).err().expect("problems").iter().map(|p| p.path.join(".")).collect();
+        assert_eq!(paths, ["linear_regression.update.sgd.l2", "linear_regression.loss.quantile.level"]);
+        let unknown = plan(&json!({"linear_regression": {"loss": "squarred"}})).err().expect("problems");
+        assert_eq!((unknown[0].code, unknown[0].path.join(".").as_str()), ("unknown-loss", "linear_regression.loss"));
     }
 }

@@ -7,16 +7,28 @@
 //! types are erased around it, at [`Learner`] and [`Predictor`].
 
 pub mod adaptive_random_forest;
+pub mod adaptive_random_forest_regressor;
+pub mod alma;
 pub mod anytime;
+mod bandit;
 mod bayes;
 pub mod bernoulli_naive_bayes;
 pub mod champion;
 mod composite;
 mod discriminant;
 pub mod drift;
+pub mod epsilon_greedy;
+mod factorization;
+mod factorization_machine;
+pub mod factorization_machine_classifier;
+pub mod factorization_machine_regressor;
+#[cfg(test)]
+mod forgetting;
 pub mod gaussian_naive_bayes;
 pub mod half_space_trees;
+pub mod hoeffding_adaptive_tree;
 pub mod hoeffding_tree;
+pub mod hoeffding_tree_regressor;
 pub mod k_means;
 pub mod learner;
 pub mod leveraging_bagging;
@@ -24,7 +36,9 @@ mod linear;
 pub mod linear_discriminant;
 pub mod linear_regression;
 pub mod linear_svm;
+pub mod linear_ucb;
 pub mod logistic_regression;
+pub mod matrix_factorization;
 pub mod mean;
 pub mod multinomial_naive_bayes;
 pub mod nearest_neighbors;
@@ -37,17 +51,20 @@ pub mod passive_aggressive_regression;
 #[cfg(test)]
 mod properties;
 pub mod quadratic_discriminant;
-#[allow(dead_code)] // Until all that is random uses it.
 mod random;
 mod ranges;
 pub mod ridge_regression;
+pub mod robust_random_cut_forest;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod softmax_regression;
+mod spread;
 pub mod stack;
+pub mod streaming_gradient_boosted_trees;
 pub mod streaming_random_patches;
 mod sums;
 mod symmetric;
+pub mod thompson_sampling;
 mod trees;
 pub mod vote;
 
@@ -56,8 +73,8 @@ use std::sync::{Arc, LazyLock};
 
 use millstream_engine::catalogue::{Kind, Planned, Problem};
 use schemars::{Schema, SchemaGenerator};
-use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use learner::{Learner, Matrix, Predictor};
@@ -65,17 +82,26 @@ pub use learner::{Learner, Matrix, Predictor};
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
     &adaptive_random_forest::KIND,
+    &adaptive_random_forest_regressor::KIND,
+    &alma::KIND,
     &bernoulli_naive_bayes::KIND,
     &champion::KIND,
+    &epsilon_greedy::KIND,
+    &factorization_machine_classifier::KIND,
+    &factorization_machine_regressor::KIND,
     &gaussian_naive_bayes::KIND,
     &half_space_trees::KIND,
+    &hoeffding_adaptive_tree::KIND,
     &hoeffding_tree::KIND,
+    &hoeffding_tree_regressor::KIND,
     &k_means::KIND,
     &leveraging_bagging::KIND,
     &linear_discriminant::KIND,
     &linear_regression::KIND,
     &linear_svm::KIND,
+    &linear_ucb::KIND,
     &logistic_regression::KIND,
+    &matrix_factorization::KIND,
     &mean::KIND,
     &multinomial_naive_bayes::KIND,
     &nearest_neighbors::KIND,
@@ -86,9 +112,12 @@ pub static KINDS: &[&ModelKind] = &[
     &passive_aggressive_regression::KIND,
     &quadratic_discriminant::KIND,
     &ridge_regression::KIND,
+    &robust_random_cut_forest::KIND,
     &softmax_regression::KIND,
     &stack::KIND,
+    &streaming_gradient_boosted_trees::KIND,
     &streaming_random_patches::KIND,
+    &thompson_sampling::KIND,
     &vote::KIND,
 ];
 
@@ -130,7 +159,7 @@ impl Task {
 }
 
 /// What a row of features looks like, and among how many classes is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Shape {
     /// How many numbers a row has.
     pub dense: usize,
@@ -333,14 +362,14 @@ pub fn schema(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// The schema of one of some names, or one with its settings. Each is a name, what it is about, and the schema of its settings.
-fn alternatives<'a>(generator: &mut SchemaGenerator, kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>) -> Schema {
+fn alternatives<'a>(
+    generator: &mut SchemaGenerator,
+    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>,
+) -> Schema {
     Schema::try_from(json!({"oneOf": forms(generator, kinds)})).expect("an object is a schema")
 }
 
-fn forms<'a>(
-    generator: &mut SchemaGenerator,
-    kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>,
-) -> Vec<Value> {
+fn forms<'a>(generator: &mut SchemaGenerator, kinds: impl Iterator<Item = (&'a str, &'a str, Schema)>) -> Vec<Value> {
     let mut forms = Vec::new();
     let mut bare = Vec::new();
     for (name, about, schema) in kinds {

@@ -168,3 +168,38 @@ impl Forget for MultinomialBayes {
         self.change(row, self.classes.of(example), Number::weight(example.weight).negated());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Shape;
+    use super::super::samples::{Pupil, Random};
+
+    #[test]
+    fn it_is_the_textbooks() {
+        let mut random = Random::seeded(3);
+        let shape = Shape { dense: 3, active: 1, categories: 2, classes: 2 };
+        let mut pupil = Pupil::new(&json!("multinomial_naive_bayes"), shape);
+        // Occurrences of the five things, the categories last; and the class.
+        let mut seen: Vec<([f64; 5], bool)> = Vec::new();
+        for _ in 0..200 {
+            let class = random.uniform() < 0.3;
+            let mut count = |most: usize| random.below(most) as f64;
+            let dense = [count(3), count(if class { 9 } else { 4 }), count(2)];
+            let category = random.below(2);
+            let mut x = [dense[0], dense[1], dense[2], 0.0, 0.0];
+            x[3 + category] = 1.0;
+            let got = pupil.learn(&dense, &[category as u32], f64::from(class));
+            let density = |class: bool| {
+                let own = || seen.iter().filter(move |(_, c)| *c == class);
+                let all: f64 = own().map(|(x, _)| x.iter().sum::<f64>()).sum();
+                let share = |at: usize| (own().map(|(x, _)| x[at]).sum::<f64>() + 1.0) / (all + 5.0);
+                (own().count() as f64 + 0.5) * (0..5).map(|at| share(at).powf(x[at])).product::<f64>()
+            };
+            let want = density(true) / (density(true) + density(false));
+            assert!((got - want).abs() < 1e-12, "{got}, textbook {want}");
+            seen.push((x, class));
+        }
+    }
+}

@@ -266,3 +266,61 @@ fn squared_correlation(a: &[f64], b: &[f64]) -> f64 {
     let product: f64 = centred(a).iter().zip(centred(b)).map(|(a, b)| a * b).sum();
     (product * product).clamp(0.0, 1.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Shape;
+    use super::super::samples::{Pupil, Random};
+
+    /// Sorts all examples of the window by distance.
+    fn naive(window: &[([f64; 2], u32, f64)], (x, category): ([f64; 2], u32), deviations: [f64; 2]) -> f64 {
+        let mut all: Vec<(f64, f64)> = window
+            .iter()
+            .map(|(other, c, target)| {
+                let numbers: f64 = (0..2).map(|at| ((other[at] - x[at]) / deviations[at]).powi(2)).sum();
+                (numbers + if *c == category { 0.0 } else { 2.0 }, *target)
+            })
+            .collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let votes = || all.iter().take(3).map(|(square, target)| (1.0 / square.sqrt(), target));
+        votes().map(|(vote, target)| vote * target).sum::<f64>() / votes().map(|(vote, _)| vote).sum::<f64>()
+    }
+
+    #[test]
+    fn the_nearest_of_the_window_are_asked() {
+        let mut random = Random::seeded(9);
+        let shape = Shape { dense: 2, active: 1, categories: 3, classes: 0 };
+        // In a window of less than 16, deviations are measured at each example.
+        let settings = json!({"nearest_neighbors_regression": {"neighbors": 3, "window": 15}});
+        let mut pupil = Pupil::new(&settings, shape);
+        let mut seen = Vec::new();
+        for row in 0..200 {
+            let (x, category) = ([1e5 + 1e3 * random.normal(), 1e-3 * random.normal()], random.below(3) as u32);
+            let target = random.normal();
+            let got = pupil.learn(&x, &[category], target);
+            let window: &[([f64; 2], u32, f64)] = &seen[seen.len().saturating_sub(15)..];
+            if row > 1 {
+                let deviation = |at: usize| {
+                    let mean = window.iter().map(|(x, ..)| x[at]).sum::<f64>() / window.len() as f64;
+                    (window.iter().map(|(x, ..)| (x[at] - mean).powi(2)).sum::<f64>() / window.len() as f64).sqrt()
+                };
+                let want = naive(window, (x, category), [deviation(0), deviation(1)]);
+                assert!((got - want).abs() < 1e-9, "row {row}: {got}, naively {want}");
+            }
+            seen.push((x, category, target));
+        }
+    }
+
+    #[test]
+    fn old_examples_leave_the_window() {
+        let shape = Shape { dense: 1, active: 0, categories: 0, classes: 2 };
+        let settings = json!({"nearest_neighbors": {"neighbors": 3, "window": 20}});
+        let mut pupil = Pupil::new(&settings, shape);
+        (0..50).for_each(|row| drop(pupil.learn(&[f64::from(row % 5)], &[], 1.0)));
+        assert_eq!(pupil.predict(&[2.0], &[]), 1.0);
+        (0..20).for_each(|row| drop(pupil.learn(&[f64::from(row % 5)], &[], 0.0)));
+        assert_eq!(pupil.predict(&[2.0], &[]), 0.0);
+    }
+}

@@ -203,7 +203,9 @@ mod tests {
                 let y = if random.uniform() < 0.2 + 0.3 * f64::from(active[0]) { 1.0 } else { -1.0 };
                 let mut x = [0.0; 7];
                 x[6] = 1.0;
-                active.iter().for_each(|category| x[*category as usize] = 1.0);
+                for category in active {
+                    x[category as usize] = 1.0;
+                }
                 let sum: f64 = weights.iter().zip(x).map(|(w, x)| w * x).sum();
                 let (loss, norm) = (f64::max(0.0, 1.0 - y * sum), 3.0);
                 let tau = match variant {

@@ -146,3 +146,30 @@ impl Forget for Quadratic {
         self.refresh();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Shape;
+    use super::super::samples::{Pupil, Random};
+
+    /// Two clouds around one point, one along each diagonal: no mean and no variance tells them apart.
+    #[test]
+    fn clouds_that_differ_in_correlation_only_are_told_apart() {
+        let mut random = Random::seeded(8);
+        let shape = Shape { dense: 2, active: 0, categories: 0, classes: 2 };
+        let mut pupil = Pupil::new(&json!("quadratic_discriminant"), shape);
+        let mut worst: f64 = 0.0;
+        for row in 0..20_000 {
+            let class = random.uniform() < 0.5;
+            let (a, b, sign) = (random.normal(), random.normal(), if class { 1.0 } else { -1.0 });
+            let x = [a, sign * 0.6 * a + 0.8 * b];
+            let got = pupil.learn(&[1e6 * x[0], 2000.0 + 1e-3 * x[1]], &[], f64::from(class));
+            // Covariances [[1, ±0.6], [±0.6, 1]]: the forms differ in the mixed term only, 2 * 0.6 / 0.64 each way.
+            let want = 1.0 / (1.0 + (-2.0 * 0.6 / 0.64 * x[0] * x[1]).exp());
+            worst = if row < 10_000 { 0.0 } else { worst.max((got - want).abs()) };
+        }
+        assert!(worst < 0.06, "{worst}");
+    }
+}

@@ -369,3 +369,95 @@ impl Forget for Ridge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Shape;
+    use super::super::samples::{Pupil, Random};
+
+    /// Minimises the squared error plus the penalty by descent along one coordinate after the other, over lists of
+    /// standardised rows.
+    fn naive(rows: &[Vec<f64>], targets: &[f64], l2: f64) -> (Vec<f64>, f64) {
+        let (mut weights, mut bias) = (vec![0.0; rows[0].len()], 0.0);
+        for _ in 0..3000 {
+            let error = |weights: &[f64], bias: f64, row: usize| -> f64 {
+                targets[row] - bias - rows[row].iter().zip(weights).map(|(x, w)| x * w).sum::<f64>()
+            };
+            bias += (0..rows.len()).map(|row| error(&weights, bias, row)).sum::<f64>() / rows.len() as f64;
+            for at in 0..weights.len() {
+                let slope: f64 = (0..rows.len()).map(|row| error(&weights, bias, row) * rows[row][at]).sum();
+                let curve: f64 = rows.iter().map(|x| x[at] * x[at]).sum();
+                weights[at] += (slope - l2 * weights[at]) / (curve + l2);
+            }
+        }
+        (weights, bias)
+    }
+
+    #[test]
+    fn it_has_the_least_penalised_error() {
+        let mut random = Random::seeded(4);
+        let shape = Shape { dense: 2, active: 1, categories: 3, classes: 0 };
+        let mut pupil = Pupil::new(&json!({"ridge_regression": {"l2": 2.0}}), shape);
+        let (mut dense, mut categories, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..50 {
+            let x = [1e9 + 3.0 * random.normal(), 1e-6 * random.normal()];
+            let category = random.below(3);
+            let y = 2.0 * (x[0] - 1e9) + 5e6 * x[1] + category as f64 + random.normal();
+            pupil.learn(&x, &[category as u32], y);
+            (dense.push(x), categories.push(category), targets.push(y));
+        }
+        let standardise = |xs: Vec<f64>| -> Vec<f64> {
+            let mean = xs.iter().sum::<f64>() / 50.0;
+            let deviation = (xs.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 50.0).sqrt();
+            xs.iter().map(|x| (x - mean) / deviation).collect()
+        };
+        let columns = [0, 1].map(|at| standardise(dense.iter().map(|x| x[at]).collect()));
+        let rows: Vec<Vec<f64>> = (0..50)
+            .map(|row| {
+                let mut x = vec![columns[0][row], columns[1][row], 0.0, 0.0, 0.0];
+                x[2 + categories[row]] = 1.0;
+                x
+            })
+            .collect();
+        let (want, bias) = naive(&rows, &standardise(targets), 2.0);
+        let got = [pupil.tensor("weights"), pupil.tensor("categories")].concat();
+        got.iter().zip(&want).for_each(|(got, want)| assert!((got - want).abs() < 1e-6, "{got}, naively {want}"));
+        assert!((pupil.tensor("bias")[0] - bias).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_known_line_is_found_at_once() {
+        let mut random = Random::seeded(5);
+        let shape = Shape { dense: 3, active: 0, categories: 0, classes: 0 };
+        let mut pupil = Pupil::new(&json!({"ridge_regression": {"l2": 1e-6}}), shape);
+        let mut row = || [1e6 * random.normal(), 2000.0 + random.normal(), 1e-9 * random.normal()];
+        let truth = |x: [f64; 3]| 1e-6 * x[0] - 3.0 * x[1] + 2e9 * x[2] + 7.0;
+        for _ in 0..10 {
+            let x = row();
+            pupil.learn(&x, &[], truth(x));
+        }
+        for _ in 0..10 {
+            let x = row();
+            let error = pupil.predict(&x, &[]) - truth(x);
+            assert!(error.abs() < 1e-5, "{error}");
+        }
+    }
+
+    #[test]
+    fn categories_that_share_a_weight_and_columns_that_come_twice_do_no_harm() {
+        let mut random = Random::seeded(6);
+        let shape = Shape { dense: 2, active: 2, categories: 60, classes: 0 };
+        let mut pupil = Pupil::new(&json!({"ridge_regression": {"categories": 7}}), shape);
+        let mut late: f64 = 0.0;
+        for row in 0..400 {
+            let x = random.normal();
+            let target = 3.0 * x + 100.0;
+            let active = [random.below(30) as u32, 30 + random.below(30) as u32];
+            let error = pupil.learn(&[x, x], &active, target) - target;
+            late = if row < 300 { 0.0 } else { late.max(error.abs()) };
+        }
+        assert!(late < 0.1, "{late}");
+    }
+}

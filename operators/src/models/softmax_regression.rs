@@ -80,7 +80,9 @@ impl<R: Rule> Softmax<R> {
             *sum = libm::exp(*sum - most);
             total += *sum;
         }
-        sums.iter_mut().for_each(|sum| *sum /= total);
+        for sum in sums {
+            *sum /= total;
+        }
     }
 
     /// Copies the probabilities that are in `scratch`.
@@ -145,7 +147,9 @@ impl<R: Rule> Model for Softmax<R> {
         if let Some(gradient) = gradients.get_mut(example.target as usize) {
             *gradient -= 1.0;
         }
-        gradients.iter_mut().for_each(|gradient| *gradient *= weight);
+        for gradient in &mut *gradients {
+            *gradient *= weight;
+        }
         let mut factor = boost;
         if weight * boost > 1.0 {
             // A gradient changes by a quarter of its sum's change at most: the implicit step of the farthest class.

@@ -32,7 +32,7 @@ struct Config {
     trees: u32,
     /// How often a tree counts an example, on average; from 0.001 to 100.
     lambda: f64,
-    /// The share of the columns at which each tree looks; from 0.01 to 1.
+    /// The share of the columns at which each tree looks (of at least two); from 0.01 to 1.
     columns: f64,
     /// A tree's errors seem to grow where ADWIN with this delta says so, and another tree starts beside it; above 0 and below 1.
     warning_delta: f64,
@@ -53,7 +53,12 @@ impl Default for Config {
             warning_delta: 1e-4,
             drift_delta: 1e-5,
             seed: 1,
-            tree: hoeffding_tree::Config { max_leaves: 256, ..hoeffding_tree::Config::default() },
+            tree: hoeffding_tree::Config {
+                grace_period: 50,
+                delta: 0.01,
+                max_leaves: 256,
+                ..hoeffding_tree::Config::default()
+            },
         }
     }
 }

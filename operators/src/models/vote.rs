@@ -55,10 +55,16 @@ impl Answer for Vote {
         let members = given.outputs.len();
         for (row, shares) in outputs.chunks_exact_mut(given.width).enumerate() {
             for member in 0..members {
-                let class = likeliest(given.of(member, row));
-                match shares {
-                    [yes] => *yes += class as f64,
-                    _ => shares[class] += 1.0,
+                match (&mut *shares, given.of(member, row)) {
+                    ([yes], [said]) if *said == 0.5 => *yes += 0.5,
+                    ([yes], said) => *yes += likeliest(said) as f64,
+                    (shares, said) => {
+                        // Who is undecided has a part of a vote for each.
+                        let most = said[likeliest(said)];
+                        let ties = said.iter().filter(|of| **of == most).count();
+                        let each = shares.iter_mut().zip(said).filter(|(_, of)| **of == most);
+                        each.for_each(|(share, _)| *share += 1.0 / ties as f64);
+                    }
                 }
             }
             shares.iter_mut().for_each(|share| *share /= members as f64);
@@ -82,7 +88,7 @@ mod tests {
             Vote.answer(&Given { rows: said[0].len() / width, outputs: said, width }, &mut outputs);
             assert_eq!(outputs, want);
         };
-        case(1, &[vec![0.9, 0.1], vec![0.6, 0.2], vec![0.0, 0.5], vec![0.3, 1.0]], &[0.5, 0.25]);
-        case(3, &[vec![0.2, 0.5, 0.3], vec![0.4, 0.3, 0.3]], &[0.5, 0.5, 0.0]);
+        case(1, &[vec![0.9, 0.1], vec![0.6, 0.2], vec![0.0, 0.5], vec![0.3, 1.0]], &[0.5, 0.375]);
+        case(3, &[vec![0.2, 0.5, 0.3], vec![0.4, 0.2, 0.4]], &[0.25, 0.5, 0.25]);
     }
 }

@@ -145,9 +145,9 @@ impl Column {
             self.missing += values.null_count() as u64;
             return Ok(());
         };
-        let numbers = Numbers::of(&values);
-        self.missing += values.len() as u64 - numbers.count;
-        self.numbers.merge(&numbers);
+        let before = self.numbers.count;
+        self.numbers.take(&values);
+        self.missing += values.len() as u64 - (self.numbers.count - before);
         for at in sample.iter().map(|row| *row as usize).filter(|at| values.is_valid(*at)) {
             let value = values.value(at);
             if value.is_finite() {

@@ -137,6 +137,11 @@ impl<'a> Cursor<'a> {
         let bytes = &self.text.as_bytes()[self.at..];
         let negative = bytes.first() == Some(&b'-');
         let start = usize::from(negative);
+        if let Some((mantissa, places, length)) = word(bytes, start).and_then(short_decimal) {
+            self.at += start + length;
+            let size = mantissa as f64 / POWERS[places];
+            return Some(if negative { -size } else { size });
+        }
         let mut mantissa = 0;
         let mut at = plain_digits(bytes, start, &mut mantissa);
         let mut places = 0;
@@ -341,8 +346,6 @@ impl Number<'_> {
 /// Whether `text` starts with `bytes`; without a call for those that fit into two words, as most keys do.
 #[inline]
 fn starts_with(text: &[u8], bytes: &[u8]) -> bool {
-    let word =
-        |bytes: &[u8], at: usize| bytes.get(at..at + 8).and_then(|word| word.try_into().ok().map(u64::from_le_bytes));
     let length = bytes.len();
     if (8..=16).contains(&length) && text.len() >= length {
         return word(text, 0) == word(bytes, 0) && word(text, length - 8) == word(bytes, length - 8);
@@ -350,15 +353,86 @@ fn starts_with(text: &[u8], bytes: &[u8]) -> bool {
     text.starts_with(bytes)
 }
 
-/// Takes in the digits from `at` on, and tells where they end.
+/// Takes in the digits from `at` on, and tells where they end: eight at a time.
 #[inline]
 fn plain_digits(bytes: &[u8], mut at: usize, mantissa: &mut u64) -> usize {
+    while let Some(word) = word(bytes, at) {
+        let count = leading_digits(word);
+        if count > 0 {
+            let more = eight_digits(word << (64 - 8 * count));
+            *mantissa = mantissa.wrapping_mul(WHOLE_POWERS[count]).wrapping_add(more);
+        }
+        at += count;
+        if count < 8 {
+            return at;
+        }
+    }
     while let Some(byte @ b'0'..=b'9') = bytes.get(at) {
         *mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
         at += 1;
     }
     at
 }
+
+/// The eight bytes from `at` on, the first one lowest.
+#[inline]
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at + 8).and_then(|word| word.try_into().ok().map(u64::from_le_bytes))
+}
+
+/// One in each byte.
+const ONES: u64 = u64::MAX / 255;
+
+/// How many leading bytes of a word are digits.
+#[inline]
+fn leading_digits(word: u64) -> usize {
+    (others(word).trailing_zeros() / 8) as usize
+}
+
+/// The highest bit of each byte that is no digit. Of what follows one with its highest bit set, nothing is known.
+#[inline]
+fn others(word: u64) -> u64 {
+    let values = word ^ (ONES * 0x30);
+    (values.wrapping_add(ONES * 0x76) | values) & (ONES << 7)
+}
+
+/// The number that eight digits make, the first one in the lowest byte; zero bytes count as the digit 0. Neighbours are joined three times:
+/// to numbers of two digits, of four, and of eight.
+#[inline]
+fn eight_digits(word: u64) -> u64 {
+    let ones = word & (ONES * 0x0f);
+    let twos = (ones.wrapping_mul(10 * 256 + 1) >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = (twos.wrapping_mul(100 * 65_536 + 1) >> 16) & 0x0000_ffff_0000_ffff;
+    fours.wrapping_mul(10_000 * 4_294_967_296 + 1) >> 32
+}
+
+/// A number with a point and no more than six digits around it that is written in the next eight bytes, with what ends it: its digits as a
+/// whole number, how many come behind the point, and how many bytes it has. `None` where it is anything else, also where it
+/// might not be as JSON wants it.
+#[inline]
+fn short_decimal(word: u64) -> Option<(u64, usize, usize)> {
+    let mut marks = others(word);
+    let point = (marks.trailing_zeros() / 8) as usize;
+    marks &= marks.wrapping_sub(1);
+    let end = (marks.trailing_zeros() / 8) as usize;
+    let places = end.wrapping_sub(point + 1);
+    if point == 0 || end > 7 || places == 0 {
+        return None;
+    }
+    let at = |place: usize| (word >> (8 * place)) as u8;
+    let leads = point > 1 && at(0) == b'0';
+    if at(point) != b'.' || leads || matches!(at(end), b'.' | b'e' | b'E') {
+        return None;
+    }
+    // The digits behind the point move up to those before it.
+    let before = word & ((1 << (8 * point)) - 1);
+    let behind = (word >> (8 * (point + 1))) << (8 * point);
+    let digits = (before | behind) << (8 * (9 - end));
+    Some((eight_digits(digits), places, end))
+}
+
+/// Powers of ten as far as eight digits reach.
+static WHOLE_POWERS: [u64; 9] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
 /// Whether the number in these places is as JSON wants it, has few digits, and goes on with nothing that belongs to it.
 #[inline]
@@ -378,7 +452,6 @@ static POWERS: [f64; 23] = [
 /// How many leading bytes are neither a quote, a backslash nor a control character: eight at a time.
 #[inline]
 fn plain(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
     let zero = |word: u64| word.wrapping_sub(ONES) & !word;
     let mut at = 0;

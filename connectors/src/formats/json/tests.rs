@@ -44,6 +44,44 @@ fn good_records() {
     }
 }
 
+/// Numbers are read eight bytes at a time where as many are left; so each is followed by few bytes, and by many.
+#[test]
+fn short_numbers_agree_with_the_standard_library() {
+    let wholes = ["0", "7", "12", "345", "9999", "12345", "678901", "1234567", "12345678", "123456789012", "00", "01"];
+    let parts = [
+        "",
+        ".",
+        ".0",
+        ".5",
+        ".25",
+        ".125",
+        ".0001",
+        ".99999",
+        ".123456",
+        ".1234567",
+        ".12345678",
+        ".1.2",
+        ".5e1",
+        "e2",
+    ];
+    for text in wholes.iter().flat_map(|whole| parts.map(|part| format!("{whole}{part}"))) {
+        for (sign, rest) in
+            ["", "-"].into_iter().flat_map(|sign| ["", "       ", r#","s":"behind it""#].map(|rest| (sign, rest)))
+        {
+            let number = format!("{sign}{text}");
+            let is_good = serde_json::from_str::<f64>(&number).is_ok();
+            let record = format!(r#"{{"f":{number}{rest}}}"#);
+            let decoded = decode(&json!("json"), &columns(&DECLARED), &[record.as_bytes()]);
+            assert_eq!(decoded.rejects.is_empty(), is_good, "{record}");
+            if is_good {
+                let found = decoded.rows.column(1).as_primitive::<Float64Type>().value(0);
+                let expected: f64 = number.parse().expect("a number");
+                assert_eq!(found.to_bits(), expected.to_bits(), "{record}");
+            }
+        }
+    }
+}
+
 #[test]
 fn change_records() {
     let declared = [("id", "int"), ("s", "text"), ("op", "text")];

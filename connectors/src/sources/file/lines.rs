@@ -37,15 +37,8 @@ pub(super) struct Plain;
 
 impl Cut for Plain {
     fn end(&mut self, bytes: &[u8], _: usize) -> Option<usize> {
-        line_feed(bytes)
+        memchr::memchr(b'\n', bytes)
     }
-}
-
-fn line_feed(bytes: &[u8]) -> Option<usize> {
-    // The standard library's search for one byte goes eight at a time; `position` does not.
-    let mut rest = bytes;
-    let at = rest.skip_until(b'\n').ok()?;
-    (at > 0 && bytes[at - 1] == b'\n').then(|| at - 1)
 }
 
 /// A line feed between quotes belongs to the record.
@@ -104,8 +97,8 @@ pub(super) struct LineReader<C> {
     offset: u64,
     /// One byte more than this is kept of a longer record, so that it is seen to be too long.
     max_record_bytes: usize,
-    /// How much space the next batch will need: a little more than the last one.
-    room: usize,
+    /// How much space the next batch will need, in bytes and in records: a little more than the last one.
+    room: (usize, usize),
     ended: bool,
     /// The line that names the values; empty if there is none.
     header: Vec<u8>,
@@ -129,7 +122,7 @@ pub(super) fn open<C: Cut>(path: &Path, position: Position, cut: C, max_record_b
         partition: position.partition,
         offset: 0,
         max_record_bytes,
-        room: 0,
+        room: (0, 0),
         ended: false,
         header: Vec::new(),
         cut,
@@ -209,13 +202,21 @@ impl<C: Cut> LineReader<C> {
     }
 }
 
+/// Most lines end with something that can be seen.
+#[inline]
+fn is_blank(line: &[u8]) -> bool {
+    line.last().is_none_or(u8::is_ascii_whitespace) && line.trim_ascii().is_empty()
+}
+
 impl<C: Cut> FileReader for LineReader<C> {
     fn read(&mut self, max_bytes: usize) -> Result<Option<RawBatch>> {
         let max_bytes = max_bytes.min(BATCH_BYTES_MAX);
-        let (mut bytes, mut ends, mut offsets) = (Vec::with_capacity(self.room), vec![0], Vec::new());
+        let (mut bytes, mut ends) = (Vec::with_capacity(self.room.0), Vec::with_capacity(self.room.1 + 1));
+        let mut offsets = Vec::with_capacity(self.room.1);
+        ends.push(0);
         while !self.ended && bytes.len() < max_bytes {
             let (start, offset) = (bytes.len(), self.offset);
-            if self.next(&mut bytes)? && !bytes[start..].trim_ascii().is_empty() {
+            if self.next(&mut bytes)? && !is_blank(&bytes[start..]) {
                 ends.push(bytes.len() as i32);
                 offsets.push(offset);
             } else {
@@ -225,7 +226,7 @@ impl<C: Cut> FileReader for LineReader<C> {
         if offsets.is_empty() {
             return Ok(None);
         }
-        self.room = bytes.len() + bytes.len() / 64;
+        self.room = (bytes.len() + bytes.len() / 64, offsets.len() + offsets.len() / 16);
         let values = BinaryArray::new(OffsetBuffer::new(ScalarBuffer::from(ends)), Buffer::from_vec(bytes), None);
         Ok(Some(RawBatch {
             partition: self.partition,

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::columns::{key, milliseconds, not_reserved, timestamp};
 use super::functions::functions;
 
+mod kept;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]

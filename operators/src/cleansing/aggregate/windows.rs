@@ -9,7 +9,8 @@ use millstream_engine::batch::Origin;
 use millstream_engine::operator::{Given, Order, Relational, Row};
 use serde::{Deserialize, Serialize};
 
-use super::super::functions::{Accumulator, Function, Values, column_of};
+use super::super::functions::{Function, column_of};
+use super::kept::{Input, Kept};
 
 /// Which rows belong together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,14 +57,9 @@ struct Window {
     newest: Origin,
     /// Whether it was given, and not taken back.
     is_given: bool,
-    cells: Vec<Cell>,
-}
-
-/// What a function has seen, and its result when the window was given.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Cell {
-    kept: Accumulator,
-    given: Option<f64>,
+    kept: Kept,
+    /// The results when it was given.
+    given: Vec<Option<f64>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,7 +71,7 @@ struct Complete {
 
 pub(super) struct View<'a> {
     times: &'a TimestampMillisecondArray,
-    values: Values,
+    values: Input,
 }
 
 /// The values of given rows.
@@ -111,7 +107,8 @@ impl Relational for Aggregate {
     }
 
     fn view<'a>(&self, _: usize, rows: &'a RecordBatch) -> Result<View<'a>> {
-        Ok(View { times: rows.column(self.at).as_primitive(), values: Values::of(&self.functions, rows)? })
+        let values = Input::of(&self.functions, self.has_sums(), rows)?;
+        Ok(View { times: rows.column(self.at).as_primitive(), values })
     }
 
     fn values(&self) -> Results {
@@ -123,6 +120,10 @@ impl Relational for Aggregate {
             return Err("the event time is missing".to_owned());
         }
         let time = view.times.value(row.index);
+        if let Some(window) = self.plainly(windows, row, time) {
+            window.accumulate(view, row);
+            return Ok(());
+        }
         match self.span {
             Span::All if row.diff < 0 && windows.open.is_empty() => Err(UNKNOWN.to_owned()),
             Span::All => {
@@ -153,6 +154,10 @@ impl Relational for Aggregate {
                 Ok(())
             }
         }
+    }
+
+    fn touch(windows: &Windows) -> u64 {
+        windows.open.last().map_or(0, |window| window.kept.touch() ^ window.start as u64)
     }
 
     fn due(&self, windows: &Windows) -> Option<Order> {
@@ -216,15 +221,20 @@ impl Relational for Aggregate {
 
 /// Keeps the window for requests, if it is the newest that was given.
 fn remember(last: &mut Option<Complete>, window: &Window) {
-    if last.as_ref().is_none_or(|last| last.end <= window.end) {
-        *last = Some(Complete { start: window.start, end: window.end, results: window.given().collect() });
+    match last {
+        Some(last) if last.end <= window.end => {
+            (last.start, last.end) = (window.start, window.end);
+            last.results.clone_from(&window.given);
+        }
+        Some(_) => {}
+        None => *last = Some(Complete { start: window.start, end: window.end, results: window.given.clone() }),
     }
 }
 
 impl Window {
     /// The results as they were given.
     fn given(&self) -> impl Iterator<Item = Option<f64>> {
-        self.cells.iter().map(|cell| cell.given)
+        self.given.iter().copied()
     }
 
     /// Takes a row in, or takes it back.
@@ -232,10 +242,7 @@ impl Window {
     fn accumulate(&mut self, view: &View<'_>, row: Row) {
         self.rows += row.diff;
         self.newest = row.order.1;
-        for (function, cell) in self.cells.iter_mut().enumerate() {
-            let value = view.values.get(function, row.index);
-            if row.diff > 0 { cell.kept.add(value, row.order) } else { cell.kept.remove(value) }
-        }
+        self.kept.change(&view.values, row.index, row.diff, row.order);
     }
 
     /// Takes back what was given.
@@ -247,12 +254,24 @@ impl Window {
 }
 
 impl Aggregate {
+    /// Whether all functions keep sums and nothing else.
+    fn has_sums(&self) -> bool {
+        !self.removes && self.functions.iter().all(Function::is_sum)
+    }
+
+    /// The window of a row for which there is nothing else to do: that of nearly all.
+    #[inline]
+    fn plainly<'a>(&self, windows: &'a mut Windows, row: Row, time: i64) -> Option<&'a mut Window> {
+        let Span::Fixed { length_ms, every_ms } = self.span else { return None };
+        let [window] = windows.open.as_mut_slice() else { return None };
+        let is_its = window.start <= time && time < window.end && length_ms == every_ms;
+        (is_its && !window.is_given && row.order.0 < window.end && row.diff > 0).then_some(window)
+    }
+
     /// Gives a window as it is now.
     fn give(&self, order: Order, window: &mut Window, given: &mut Given<Results>) {
         window.is_given = true;
-        for (function, cell) in self.functions.iter().zip(&mut window.cells) {
-            cell.given = function.result(&cell.kept);
-        }
+        window.kept.results(&self.functions, &mut window.given);
         given.row(order, 1).push(window.start, window.end, window.given());
     }
 
@@ -306,9 +325,8 @@ impl Aggregate {
     }
 
     fn window(&self, start: i64, end: i64, row: Row) -> Window {
-        let cell = |function: &Function| Cell { kept: function.start(self.removes), given: None };
-        let cells = self.functions.iter().map(cell).collect();
-        Window { start, end, rows: 0, newest: row.order.1, is_given: false, cells }
+        let kept = Kept::start(&self.functions, self.has_sums(), self.removes);
+        Window { start, end, rows: 0, newest: row.order.1, is_given: false, kept, given: Vec::new() }
     }
 
     /// Takes back what was given of a window, and gives what it is now.
@@ -342,9 +360,7 @@ impl Aggregate {
             joined.start = joined.start.min(session.start);
             joined.end = joined.end.max(session.end);
             joined.rows += session.rows;
-            for (cell, more) in joined.cells.iter_mut().zip(&session.cells) {
-                cell.kept.merge(&more.kept);
-            }
+            joined.kept.merge(&session.kept);
         }
         joined.accumulate(view, row);
         if joined.end <= row.order.0 {

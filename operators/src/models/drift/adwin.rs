@@ -201,8 +201,8 @@ impl Detector for Adwin {
     #[inline]
     fn update(&mut self, value: f64) -> Level {
         self.insert(value.clamp(-VALUE_MAX, VALUE_MAX));
-        self.ticks += 1;
-        if self.ticks % CLOCK == 0 && self.width > 2.0 * PART_MIN && self.shrink() {
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(CLOCK) && self.width > 2.0 * PART_MIN && self.shrink() {
             return Level::Change;
         }
         Level::Steady
@@ -218,7 +218,7 @@ impl Detector for Adwin {
 
     fn is_sound(&self) -> bool {
         let width: f64 =
-            self.counts.iter().enumerate().map(|(row, count)| f64::from(*count) * (row as f64).exp2()).sum();
+            self.counts.iter().enumerate().map(|(row, count)| f64::from(*count) * (1_u64 << row.min(63)) as f64).sum();
         self.delta > 0.0
             && self.delta < 1.0
             && self.counts.len() < 60

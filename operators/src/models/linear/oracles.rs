@@ -74,7 +74,7 @@ fn adagrad_is_the_textbooks() {
     for (rate, l2) in [(0.1, 0.0), (0.5, 0.01)] {
         let (mut weights, mut squares) = (BTreeMap::new(), BTreeMap::new());
         follows(
-            &json!({"logistic_regression": {"update": {"adagrad": {"learning_rate": rate, "l2": l2}}}}),
+            &json!({"logistic_regression": {"update": {"adagrad": {"learning_rate": rate, "l2": l2, "fading": 0.0}}}}),
             |xs, y, norm| {
                 let p = sigmoid(xs.iter().map(|(name, x)| weights.get(name).unwrap_or(&0.0) * x).sum());
                 for (name, x) in xs {
@@ -100,6 +100,77 @@ fn sgd_is_the_textbooks() {
         }
         p
     });
+}
+
+/// Follows a textbook's step: given what it remembers of the weight, the weight and the gradient, how far it moves.
+/// A step that is half as long for rows of four times the norm is `rooted`.
+fn follows_steps(model: &Value, rooted: bool, mut step: impl FnMut(&mut [f64; 3], f64, f64) -> f64) {
+    let mut known: BTreeMap<String, ([f64; 3], f64)> = BTreeMap::new();
+    follows(&json!({"logistic_regression": {"update": model}}), |xs, y, norm| {
+        let p = sigmoid(xs.iter().map(|(name, x)| known.get(name).map_or(0.0, |(_, weight)| weight * x)).sum());
+        for (name, x) in xs {
+            let (memory, weight) = known.entry(name.clone()).or_insert(([0.0; 3], 0.0));
+            *weight -= step(memory, *weight, (p - y) * x) / if rooted { norm.sqrt() } else { norm };
+        }
+        p
+    });
+}
+
+#[test]
+fn momentum_is_the_textbooks() {
+    follows_steps(&json!({"momentum": {"learning_rate": 0.2, "beta": 0.8}}), false, |[velocity, ..], _, gradient| {
+        *velocity = 0.8 * *velocity + gradient;
+        0.2 * (1.0 - 0.8) * *velocity
+    });
+}
+
+#[test]
+fn rmsprop_is_the_textbooks() {
+    follows_steps(&json!({"rmsprop": {"learning_rate": 0.02, "decay": 0.95}}), true, |[mean, ..], _, gradient| {
+        *mean = 0.95 * *mean + 0.05 * gradient * gradient;
+        0.02 * gradient / (mean.sqrt() + 1e-8)
+    });
+}
+
+/// Algorithm 2 of the paper, without the decay, which the rows' norm has no part in.
+#[test]
+fn adamw_is_the_papers() {
+    let settings = json!({"adamw": {"learning_rate": 0.03, "beta1": 0.8, "beta2": 0.95, "weight_decay": 0.0}});
+    follows_steps(&settings, true, |[m, v, t], _, gradient| {
+        *t += 1.0;
+        *m = 0.8 * *m + 0.2 * gradient;
+        *v = 0.95 * *v + 0.05 * gradient * gradient;
+        0.03 * (*m / (1.0 - 0.8_f64.powf(*t))) / ((*v / (1.0 - 0.95_f64.powf(*t))).sqrt() + 1e-8)
+    });
+}
+
+/// Algorithm 3 of "Normalized Online Learning", line by line, on columns of any scale, in the paper's units.
+#[test]
+#[allow(clippy::many_single_char_names, reason = "the paper's")]
+fn nag_is_the_papers() {
+    let units = [1e6, 1.0, 1e-6];
+    let shape = Shape { dense: 3, active: 0, categories: 0, classes: 2 };
+    let mut pupil = Pupil::new(&json!({"logistic_regression": {"update": {"nag": {"learning_rate": 0.3}}}}), shape);
+    let (mut w, mut s, mut g, mut n, mut random) = ([0.0; 4], [0.0; 4], [0.0; 4], 0.0, Random::seeded(12));
+    for t in 1..2000 {
+        let x: Vec<f64> = units.iter().map(|unit| unit * random.normal()).chain([1.0]).collect();
+        let y = random.flip(sigmoid(x[0] / units[0] - 0.5));
+        let before: f64 = (0..4).map(|i| w[i] * x[i].clamp(-s[i], s[i])).sum();
+        let got = pupil.learn(&x[..3], &[], y);
+        assert!((got - sigmoid(before)).abs() < 1e-9, "row {t}: {got}, wanted {}", sigmoid(before));
+        for i in 0..4 {
+            if x[i].abs() > s[i] {
+                w[i] *= s[i] / x[i].abs();
+                s[i] = x[i].abs();
+            }
+        }
+        let error = sigmoid((0..4).map(|i| w[i] * x[i]).sum()) - y;
+        n += (0..4).map(|i| (x[i] / s[i]).powi(2)).sum::<f64>();
+        for i in 0..4 {
+            g[i] += (error * x[i]).powi(2);
+            w[i] -= 0.3 * (f64::from(t) / n).sqrt() / (s[i] * g[i].sqrt()) * error * x[i];
+        }
+    }
 }
 
 /// Algorithm 1 of "Ad Click Prediction: a View from the Trenches", line by line.

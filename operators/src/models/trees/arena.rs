@@ -74,13 +74,31 @@ impl Arena {
         self.nodes.extend([Node::Leaf(yes as u32), Node::Leaf(no as u32)]);
     }
 
-    /// Whether rows of this shape find their way, to one of so many leaves, each of which is there once.
-    pub(in super::super) fn fits(&self, shape: Shape, leaves: usize) -> bool {
+    /// Starts another tree that is one leaf, and gives its root.
+    pub(in super::super) fn sprout(&mut self, leaf: usize) -> usize {
+        self.nodes.push(Node::Leaf(leaf as u32));
+        self.nodes.len() - 1
+    }
+
+    /// Takes over nodes that were put in order anew.
+    pub(in super::super) fn replace(&mut self, nodes: Vec<Node>) {
+        self.nodes = nodes;
+    }
+
+    /// Whether rows of this shape find their way, to one of so many leaves, each of which is there once;
+    /// `roots` are those of trees other than the first.
+    pub(in super::super) fn fits(&self, shape: Shape, leaves: usize, roots: impl Iterator<Item = usize>) -> bool {
         let mut reached = vec![false; leaves];
         let mut parents = vec![false; self.nodes.len()];
+        for root in roots {
+            match parents.get_mut(root) {
+                Some(parent) if !*parent && root > 0 => *parent = true,
+                _ => return false,
+            }
+        }
         let mut first = |at: usize, yes: u32| {
             let yes = yes as usize;
-            let fresh = yes > at && yes + 1 < parents.len() && !parents[yes];
+            let fresh = yes > at && yes + 1 < parents.len() && !parents[yes] && !parents[yes + 1];
             if fresh {
                 parents[yes..yes + 2].fill(true);
             }
@@ -99,6 +117,9 @@ impl Arena {
             }
             Node::Category { column, yes, .. } => (column as usize) < shape.active && first(at, yes),
         });
-        sound && reached.iter().all(|reached| *reached) && parents.iter().skip(1).all(|parent| *parent)
+        sound
+            && !self.nodes.is_empty()
+            && reached.iter().all(|reached| *reached)
+            && parents.iter().skip(1).all(|parent| *parent)
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Row, Shape};
+use super::super::Row;
 
 /// A leaf counts no more pairs of category and class than this; further ones count as never seen.
 const ENTRIES_MAX: usize = 4096;
@@ -41,7 +41,7 @@ impl Categories {
                 Some(entry) if entry.category == category && entry.class == class => entry.weight += weight,
                 _ if fits => {
                     let known = same(self.entries.get(at)) || at > 0 && same(self.entries.get(at - 1));
-                    *distinct += u32::from(!known);
+                    *distinct = distinct.saturating_add(u32::from(!known));
                     self.entries.insert(at, Entry { column, category, class, weight });
                 }
                 _ => {}
@@ -86,12 +86,13 @@ impl Categories {
             .collect();
     }
 
-    /// Whether this is possible for rows of this shape and a leaf that looks at these columns.
-    pub(in super::super) fn fits(&self, shape: Shape, columns: &[u32]) -> bool {
+    /// Whether this is possible for rows with so many columns of categories, and a leaf that looks at these columns;
+    /// no weight is below `least`.
+    pub(in super::super) fn fits(&self, active: usize, classes: usize, least: f64, columns: &[u32]) -> bool {
         self.distinct.len() == columns.len()
             && self.entries.len() <= ENTRIES_MAX
             && self.entries.iter().all(|entry| {
-                (entry.column as usize) < shape.active && (entry.class as usize) < shape.classes && entry.weight >= 0.0
+                (entry.column as usize) < active && (entry.class as usize) < classes && entry.weight >= least
             })
             && self.entries.is_sorted_by_key(|entry| (entry.category, entry.class))
     }

@@ -282,7 +282,8 @@ impl ClassLeaf {
         let below = |values: &[u32], bound: usize| values.iter().all(|value| (*value as usize) < bound);
         let distinct = |values: &[u32]| values.is_sorted_by(|a, b| a < b);
         let classes = self.classes.len();
-        below(&self.numbers, shape.dense)
+        self.depth < u32::MAX
+            && below(&self.numbers, shape.dense)
             && distinct(&self.numbers)
             && below(&self.columns, shape.active)
             && distinct(&self.columns)
@@ -291,7 +292,7 @@ impl ClassLeaf {
             && self.seen.len() == classes
             && self.blocks.len() == classes * ARRAYS * self.numbers.len()
             && self.blocks.iter().chain(&self.counts).chain(&self.seen).all(|number| number.is_finite())
-            && self.categories.fits(shape, &self.columns)
+            && self.categories.fits(shape.active, shape.classes.max(2), 0.0, &self.columns)
     }
 }
 

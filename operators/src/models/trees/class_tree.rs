@@ -7,7 +7,7 @@ use super::super::{Row, Shape};
 use super::arena::{Arena, Test};
 use super::class_leaf::ClassLeaf;
 use super::split::Candidate;
-use super::{Growth, hoeffding_bound};
+use super::{Growth, choose_columns, hoeffding_bound};
 
 /// The tree. Settings come with each call: a forest has them once.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -39,23 +39,10 @@ impl ClassTree {
         tree
     }
 
-    /// All columns of rows of a shape.
-    pub(in super::super) fn all_columns(shape: Shape) -> Vec<u32> {
-        (0..(shape.dense + shape.active) as u32).collect()
-    }
-
-    fn leaf(&mut self, growth: &Growth, depth: u32, counts: Vec<(u32, f64)>) -> ClassLeaf {
-        let mut columns = self.columns.clone();
-        let count = growth.columns_per_leaf as usize;
-        if count > 0 && count < columns.len() {
-            self.random.choose(&mut columns, count);
-            columns.truncate(count);
-            columns.sort_unstable();
-        }
-        let numbers = columns.partition_point(|column| *column < self.dense);
-        let categories = columns[numbers..].iter().map(|column| column - self.dense).collect();
-        columns.truncate(numbers);
-        ClassLeaf::new(depth, columns, categories, counts)
+    pub(super) fn leaf(&mut self, growth: &Growth, depth: u32, counts: Vec<(u32, f64)>) -> ClassLeaf {
+        let (numbers, categories) =
+            choose_columns(&self.columns, growth.columns_per_leaf, self.dense, &mut self.random);
+        ClassLeaf::new(depth, numbers, categories, counts)
     }
 
     /// Fills `votes` with the probabilities of the classes.
@@ -75,7 +62,21 @@ impl ClassTree {
         votes: &mut [f64],
         scratch: &mut Vec<f64>,
     ) {
-        let (node, leaf) = self.arena.find(0, row);
+        self.learn_from(0, growth, row, example, votes, scratch);
+    }
+
+    /// The same for the tree with this root.
+    #[inline]
+    pub(super) fn learn_from(
+        &mut self,
+        root: usize,
+        growth: &Growth,
+        row: Row<'_>,
+        example: (u32, f64),
+        votes: &mut [f64],
+        scratch: &mut Vec<f64>,
+    ) {
+        let (node, leaf) = self.arena.find(root, row);
         self.leaves[leaf].learn(growth.voting, row, example, votes, scratch);
         if self.leaves[leaf].is_due(growth) && self.leaves.len() < growth.max_leaves as usize {
             self.try_split(growth, node, leaf, votes.len());
@@ -127,11 +128,16 @@ impl ClassTree {
 
     /// Whether this (restored) tree takes rows of this shape.
     pub(in super::super) fn fits(&self, shape: Shape) -> bool {
+        self.fits_with_roots(shape, std::iter::empty())
+    }
+
+    /// The same where there are other trees beside the first, with these roots.
+    pub(super) fn fits_with_roots(&self, shape: Shape, roots: impl Iterator<Item = usize>) -> bool {
         self.dense as usize == shape.dense
             && self.columns.iter().all(|column| (*column as usize) < shape.dense + shape.active)
             && self.columns.is_sorted_by(|a, b| a < b)
             && self.importances.len() == shape.dense + shape.active
-            && self.arena.fits(shape, self.leaves.len())
+            && self.arena.fits(shape, self.leaves.len(), roots)
             && self.leaves.iter().all(|leaf| leaf.fits(shape))
     }
 }

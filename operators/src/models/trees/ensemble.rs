@@ -3,11 +3,11 @@
 use millstream_engine::catalogue::Problems;
 use serde::{Deserialize, Serialize};
 
-use super::super::drift::{Adwin, Detector, Level};
+use super::super::drift::{Adwin, Detector};
 use super::super::random::{Poisson, Random};
-use super::super::{Example, Explanation, Model, Names, Row, Shape, Tensor, likeliest};
+use super::super::{Example, Explanation, Model, Names, Row, Shape, Tensor};
 use super::class_tree::ClassTree;
-use super::{Growth, report, with_votes, within};
+use super::{Growth, all_columns, best, grew, labelled, report, with_buffer, with_votes, within};
 
 /// At which columns trees look.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ impl Ensemble {
             Subspace::Leaf(count) => {
                 growth.columns_per_leaf = count.unwrap_or((columns as f64).sqrt().round() as u32 + 1);
             }
-            Subspace::Tree(share) => columns_per_tree = ((columns as f64 * share).round() as u32).max(1),
+            Subspace::Tree(part) => columns_per_tree = ((columns as f64 * part).round() as u32).max(2),
         }
         let mut ensemble = Self {
             growth,
@@ -130,11 +130,11 @@ impl Ensemble {
 
     /// A new tree.
     fn sprout(&mut self) -> ClassTree {
-        self.trees += 1;
+        self.trees = self.trees.wrapping_add(1);
         let mut random = Random::new(self.seed, self.trees);
         let [dense, active, _] = self.shape;
         let shape = Shape { dense: dense as usize, active: active as usize, categories: 0, classes: 0 };
-        let mut columns = ClassTree::all_columns(shape);
+        let mut columns = all_columns(shape);
         let count = self.columns_per_tree as usize;
         if count > 0 && count < columns.len() {
             random.choose(&mut columns, count);
@@ -165,7 +165,7 @@ impl Ensemble {
         member.tree = tree;
         member.warning.iter_mut().chain(&mut member.drift).for_each(Detector::reset);
         (member.seen, member.right) = (0.0, 0.0);
-        member.replaced += 1;
+        member.replaced = member.replaced.saturating_add(1);
     }
 
     /// Lets a member learn; `votes` becomes what it said before, and its voice is given back.
@@ -209,34 +209,10 @@ impl Ensemble {
     }
 }
 
-/// The likeliest of two classes or more.
-fn best(votes: &[f64]) -> usize {
-    match votes {
-        [_, yes] => likeliest(std::slice::from_ref(yes)),
-        _ => likeliest(votes),
-    }
-}
-
-/// Whether errors have become more frequent.
-#[inline]
-fn grew(adwin: &mut Adwin, error: f64) -> bool {
-    let before = adwin.mean();
-    adwin.update(error) == Level::Change && adwin.mean() > before
-}
-
 /// Adds a member's votes.
 fn add(sums: &mut [f64], votes: &[f64], voice: f64) {
     for (sum, vote) in sums.iter_mut().zip(votes) {
         *sum += voice * vote;
-    }
-}
-
-/// Lends a buffer; a small one costs no allocation.
-fn with_buffer(length: usize, work: impl FnOnce(&mut [f64])) {
-    let mut small = [0.0; 16];
-    match small.get_mut(..length) {
-        Some(buffer) => work(buffer),
-        None => work(&mut vec![0.0; length]),
     }
 }
 
@@ -265,11 +241,12 @@ impl Model for Ensemble {
     }
 
     fn learn(&mut self, row: Row<'_>, example: Example, outputs: &mut [f64], scratch: &mut Vec<f64>) {
+        let example = labelled(example, self.shape[2]);
         with_votes(outputs, |sums| {
             sums.fill(0.0);
             with_buffer(sums.len(), |votes| {
                 for at in 0..self.members.len() {
-                    let voice = self.teach(at, row, (example.target as u32, example.weight), votes, scratch);
+                    let voice = self.teach(at, row, example, votes, scratch);
                     add(sums, votes, voice);
                 }
             });
@@ -288,13 +265,7 @@ impl Model for Ensemble {
     }
 
     fn explain(&self, names: &Names) -> Explanation {
-        let mut merits = vec![0.0; (self.shape[0] + self.shape[1]) as usize];
-        for member in &self.members {
-            let total: f64 = member.tree.importances().iter().sum();
-            for (merit, part) in merits.iter_mut().zip(member.tree.importances()).filter(|_| total > 0.0) {
-                *merit += part / total;
-            }
-        }
+        let trees = self.members.iter().map(|member| member.tree.importances());
         let mut lines = vec![format!(
             "{} trees; importance: share of a column in what the splits are worth, averaged over the trees",
             self.members.len()
@@ -309,7 +280,7 @@ impl Model for Ensemble {
                 member.replaced
             )
         }));
-        Explanation { importances: report::importances(&merits, names), lines }
+        Explanation { importances: report::averaged_importances(trees, names), lines }
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -36,7 +36,7 @@ pub(in super::super) fn spreads(blocks: &[f64], spreads: &mut [f64], highs: &mut
     let columns = spreads.len();
     spreads.fill(f64::MAX);
     highs.fill(-f64::MAX);
-    for block in blocks.chunks_exact(ARRAYS * columns) {
+    for block in blocks.chunks_exact((ARRAYS * columns).max(1)) {
         let (low, high) = block[2 * columns..].split_at(columns);
         for at in 0..columns {
             spreads[at] = if low[at] < spreads[at] { low[at] } else { spreads[at] };

@@ -3,23 +3,34 @@
 //! A tree is flat: an [`arena::Arena`] of nodes, and a vector of leaves, each with flat statistics of what it has seen.
 //! A leaf splits as soon as one column is better than all others by more than chance allows (Hoeffding's bound).
 
+pub(super) mod adaptive_tree;
 pub(super) mod arena;
 pub(super) mod categories;
 pub(super) mod class_leaf;
 pub(super) mod class_tree;
 pub(super) mod ensemble;
 pub(super) mod gauss;
+pub(super) mod number_leaf;
+pub(super) mod number_tree;
 pub(super) mod report;
 pub(super) mod split;
+
+#[cfg(test)]
+mod tests;
 
 use millstream_engine::catalogue::{Problem, Problems};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Row;
+use super::drift::{Adwin, Detector, Level};
+use super::random::Random;
+use super::{Example, Row, Shape, likeliest};
 
 /// Numbers beyond this count as this, so that sums of squares have room.
 pub(super) const NUMBER_MAX: f64 = 1e100;
+
+/// More weight than this counts as this.
+const WEIGHT_MAX: f64 = 1e12;
 
 /// By what a split is judged.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
@@ -61,6 +72,18 @@ pub(super) struct Growth {
     pub(super) drop_poor_columns: bool,
     /// How many columns, chosen at random, each leaf looks at; 0 for all.
     pub(super) columns_per_leaf: u32,
+}
+
+/// What an example teaches a tree of classes: the class and its weight.
+#[inline]
+pub(super) fn labelled(example: Example, classes: u32) -> (u32, f64) {
+    ((example.target as u32).min(classes.max(2) - 1), example.weight.min(WEIGHT_MAX))
+}
+
+/// What an example teaches a tree of numbers: the target and its weight.
+#[inline]
+pub(super) fn measured(example: Example) -> (f64, f64) {
+    (example.target.clamp(-NUMBER_MAX, NUMBER_MAX), example.weight.min(WEIGHT_MAX))
 }
 
 /// Notes what is not between two bounds.
@@ -105,5 +128,49 @@ pub(super) fn with_votes(outputs: &mut [f64], fill: impl FnOnce(&mut [f64])) {
         *output = votes[1];
     } else {
         fill(outputs);
+    }
+}
+
+/// All columns of rows of a shape, the numbers first.
+pub(super) fn all_columns(shape: Shape) -> Vec<u32> {
+    (0..(shape.dense + shape.active) as u32).collect()
+}
+
+/// So many of the columns (0 for all), chosen at random: those of numbers, and those of categories.
+fn choose_columns(columns: &[u32], count: u32, dense: u32, random: &mut Random) -> (Vec<u32>, Vec<u32>) {
+    let mut columns = columns.to_vec();
+    let count = count as usize;
+    if count > 0 && count < columns.len() {
+        random.choose(&mut columns, count);
+        columns.truncate(count);
+        columns.sort_unstable();
+    }
+    let numbers = columns.partition_point(|column| *column < dense);
+    let categories = columns[numbers..].iter().map(|column| column - dense).collect();
+    columns.truncate(numbers);
+    (columns, categories)
+}
+
+/// The likeliest of two classes or more.
+pub(super) fn best(votes: &[f64]) -> usize {
+    match votes {
+        [_, yes] => likeliest(std::slice::from_ref(yes)),
+        _ => likeliest(votes),
+    }
+}
+
+/// Whether errors have become more frequent.
+#[inline]
+pub(super) fn grew(adwin: &mut Adwin, error: f64) -> bool {
+    let before = adwin.mean();
+    adwin.update(error) == Level::Change && adwin.mean() > before
+}
+
+/// Lends a buffer; a small one costs no allocation.
+pub(super) fn with_buffer(length: usize, work: impl FnOnce(&mut [f64])) {
+    let mut small = [0.0; 16];
+    match small.get_mut(..length) {
+        Some(buffer) => work(buffer),
+        None => work(&mut vec![0.0; length]),
     }
 }

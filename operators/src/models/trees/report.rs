@@ -16,10 +16,26 @@ fn columns(names: &Names) -> Vec<String> {
 pub(in super::super) fn importances(merits: &[f64], names: &Names) -> Vec<(String, f64)> {
     let total: f64 = merits.iter().sum();
     let share = |merit: f64| if total > 0.0 { merit / total } else { 0.0 };
-    let mut named: Vec<(String, f64)> =
+    let mut shares: Vec<(String, f64)> =
         columns(names).into_iter().zip(merits.iter().map(|merit| share(*merit))).collect();
-    named.sort_by(|a, b| b.1.total_cmp(&a.1));
-    named
+    shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+    shares
+}
+
+/// The same, averaged over trees.
+pub(in super::super) fn averaged_importances<'a>(
+    trees: impl Iterator<Item = &'a [f64]>,
+    names: &Names,
+) -> Vec<(String, f64)> {
+    let mut merits = Vec::new();
+    for tree in trees {
+        merits.resize(tree.len(), 0.0);
+        let total: f64 = tree.iter().sum();
+        for (merit, part) in merits.iter_mut().zip(tree).filter(|_| total > 0.0) {
+            *merit += part / total;
+        }
+    }
+    importances(&merits, names)
 }
 
 /// A tree as indented text; `leaf` tells what a leaf says.
@@ -101,6 +117,7 @@ impl ClassTree {
 
     /// The nodes, and what each leaf knows.
     pub(in super::super) fn tensors(&self, prefix: &str, classes: usize) -> Vec<Tensor> {
+        let classes = classes.max(2);
         let mut tensors = tensors(prefix, self.arena.nodes(), self.dense as usize);
         let mut counts = vec![0.0; classes * self.leaves.len()];
         for (leaf, row) in self.leaves.iter().zip(counts.chunks_exact_mut(classes.max(1))) {

@@ -293,7 +293,13 @@ fn the_example_is_valid_and_the_schema_names_the_models() {
         "learner": {"logistic_regression": {"update": "ftrl"}}});
     assert!(planned(&example).is_ok());
     let schema = serde_json::to_string(&(super::KIND.schema)()).expect("a schema is JSON");
-    for name in ["linear_regression", "logistic_regression", "adagrad", "#/$defs/Ftrl", "\"Ftrl\":"] {
+    for name in [
+        "linear_regression",
+        "logistic_regression",
+        "adagrad",
+        "#/$defs/logistic_regression.Ftrl",
+        "\"logistic_regression.Ftrl\":",
+    ] {
         assert!(schema.contains(name), "{name} is not in {schema}");
     }
 }

@@ -1,4 +1,4 @@
-//! AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019).
+//! `AdamW` (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::Rule;
 /// Makes 0/0 a zero where there never was a gradient.
 const SMALL: f64 = 1e-8;
 
-/// Settings of AdamW.
+/// Settings of `AdamW`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::models) struct AdamW {
@@ -28,7 +28,7 @@ impl Default for AdamW {
     }
 }
 
-/// What AdamW remembers of a weight.
+/// What `AdamW` remembers of a weight.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(in crate::models) struct AdamCell {
     /// The mean gradient, were there zeros before the first one.

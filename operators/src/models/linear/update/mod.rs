@@ -71,9 +71,9 @@ pub(in crate::models) enum Update {
     Adagrad(Adagrad),
     /// Normalised adaptive gradients: Adagrad on columns divided by their largest magnitude, and not centred.
     Nag(Nag),
-    /// RMSProp: like Adagrad, but old gradients are forgotten, so that steps do not shrink for ever.
+    /// `RMSProp`: like Adagrad, but old gradients are forgotten, so that steps do not shrink for ever.
     RmsProp(RmsProp),
-    /// AdamW: momentum and RMSProp together, with weight decay.
+    /// `AdamW`: momentum and `RMSProp` together, with weight decay.
     AdamW(AdamW),
     /// FTRL-proximal: like Adagrad, and `l1` keeps the weights of useless features at exactly zero.
     Ftrl(Ftrl),
@@ -173,7 +173,7 @@ mod tests {
     fn past_gradients_count_as_if_the_scale_had_always_been_so() {
         let (before, after, ()) = grown(Sgd::default());
         assert!(before < 0.0 && (after - before / 4.0).abs() < 1e-15);
-        let (before, after, squares) = grown(Adagrad::default());
+        let (before, after, squares) = grown(Adagrad { fading: 0.0, ..Adagrad::default() });
         assert!(before < 0.0 && after.to_bits() == before.to_bits());
         assert!((squares - SQUARES).abs() < 1e-15, "{squares}");
     }

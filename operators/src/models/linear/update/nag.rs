@@ -24,7 +24,7 @@ impl Default for Nag {
 
 impl Nag {
     fn adagrad(self) -> Adagrad {
-        Adagrad { learning_rate: self.learning_rate, l2: 0.0 }
+        Adagrad { learning_rate: self.learning_rate, l2: 0.0, fading: 0.0 }
     }
 }
 

@@ -1,4 +1,4 @@
-//! RMSProp (Tieleman and Hinton, 2012).
+//! `RMSProp` (Tieleman and Hinton, 2012).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::Rule;
 /// Makes 0/0 a zero where there never was a gradient.
 const SMALL: f64 = 1e-8;
 
-/// Settings of RMSProp.
+/// Settings of `RMSProp`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::models) struct RmsProp {

@@ -1,0 +1,220 @@
+//! The canonical order of rows, and how rows come into it at little cost.
+//!
+//! Rows mostly come in order but for a few that were delayed. So those few are taken out, sorted, and merged again with the
+//! others, which are in order already: what is in order costs one look, not its share of a sort.
+
+use std::ops::RangeBounds;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::{concat_batches, interleave};
+use arrow::datatypes::{SchemaRef, TimestampMillisecondType, UInt32Type};
+
+use crate::Result;
+use crate::batch::{INDEX, KEY, Meta, PARTITION, SOURCE, TIME};
+use crate::binding::Watermark;
+
+/// All rows of `batches` as one batch in canonical order (event time, then origin); rows of one origin stay as they are.
+pub fn canonical(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {
+    let order = match batches {
+        [] => return Ok(RecordBatch::new_empty(schema.clone())),
+        [one] if is_canonical(&Meta::of(one)) => return Ok(one.clone()),
+        _ => Order::of(batches),
+    };
+    Ok(order.gather(batches, ..)?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
+}
+
+fn is_canonical(meta: &Meta<'_>) -> bool {
+    let time = meta.time;
+    (1..time.len()).all(|row| time[row - 1] < time[row] || meta.order(row - 1) <= meta.order(row))
+}
+
+/// A row: its time, its batch and its place there.
+type Place = (i64, u32, u32);
+
+/// The canonical order of all rows of some batches.
+pub(crate) struct Order<'a> {
+    metas: Vec<Meta<'a>>,
+    rows: Vec<Place>,
+}
+
+impl<'a> Order<'a> {
+    pub(crate) fn of(parts: &'a [RecordBatch]) -> Self {
+        let mut order = Self { metas: parts.iter().map(Meta::of).collect(), rows: Vec::new() };
+        let (rows, mut late) = order.split(parts.iter().map(RecordBatch::num_rows).sum());
+        // Stable, and quick where there is some order already.
+        late.sort_by(|a, b| order.compare(a, b));
+        order.rows = if late.is_empty() { rows } else { order.merged(&rows, &late) };
+        order
+    }
+
+    /// The rows that come in order, each at or after all of these before it; and the others.
+    fn split(&self, count: usize) -> (Vec<Place>, Vec<Place>) {
+        let (mut rows, mut late) = (Vec::<Place>::with_capacity(count), Vec::new());
+        let mut newest = i64::MIN;
+        for (part, meta) in (0..).zip(&self.metas) {
+            for (row, time) in (0..).zip(meta.time) {
+                let place = (*time, part, row);
+                let is_late = *time < newest
+                    || *time == newest && rows.last().is_some_and(|last| self.compare(last, &place).is_gt());
+                if is_late {
+                    late.push(place);
+                } else {
+                    newest = *time;
+                    rows.push(place);
+                }
+            }
+        }
+        (rows, late)
+    }
+
+    /// Two sorted sequences as one. Of equals, those of `rows` come first, as they do in the batches.
+    fn merged(&self, mut rows: &[Place], late: &[Place]) -> Vec<Place> {
+        let mut merged = Vec::with_capacity(rows.len() + late.len());
+        for place in late {
+            // Mostly the next late one is not far: look in steps that double.
+            let mut end = 1;
+            while rows.get(end - 1).is_some_and(|row| self.compare(row, place).is_le()) {
+                end *= 2;
+            }
+            let near = &rows[..end.min(rows.len())];
+            let (before, after) = rows.split_at(near.partition_point(|row| self.compare(row, place).is_le()));
+            merged.extend_from_slice(before);
+            merged.push(*place);
+            rows = after;
+        }
+        merged.extend_from_slice(rows);
+        merged
+    }
+
+    #[inline]
+    fn compare(&self, a: &Place, b: &Place) -> std::cmp::Ordering {
+        let origin = |place: &Place| self.metas[place.1 as usize].origin(place.2 as usize);
+        a.0.cmp(&b.0).then_with(|| origin(a).cmp(&origin(b)))
+    }
+
+    /// How many rows are before the watermark.
+    pub(crate) fn before(&self, watermark: Watermark) -> usize {
+        self.rows.partition_point(|(_, part, row)| self.metas[*part as usize].order(*row as usize) < watermark)
+    }
+
+    /// Some of the rows as one batch; `None` where there are none. Each value is copied once at most.
+    pub(crate) fn gather(&self, parts: &[RecordBatch], range: impl RangeBounds<usize>) -> Result<Option<RecordBatch>> {
+        let rows = &self.rows[(range.start_bound().cloned(), range.end_bound().cloned())];
+        let Some((_, first, _)) = rows.first() else { return Ok(None) };
+        let follows = |a: &Place, b: &Place| a.1 == b.1 && a.2 + 1 == b.2;
+        if rows.chunk_by(follows).nth(parts.len()).is_none() {
+            // Hardly any row is out of order.
+            let slice = |run: &[Place]| parts[run[0].1 as usize].slice(run[0].2 as usize, run.len());
+            let mut slices: Vec<RecordBatch> = rows.chunk_by(follows).map(slice).collect();
+            let one = if slices.len() == 1 { slices.pop() } else { None };
+            return one.map_or_else(
+                || Ok(Some(concat_batches(&parts[*first as usize].schema(), &slices)?)),
+                |one| Ok(Some(one)),
+            );
+        }
+        let places: Vec<(usize, usize)> = rows.iter().map(|(_, part, row)| (*part as usize, *row as usize)).collect();
+        let schema = parts[*first as usize].schema();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
+        for at in 0..schema.fields().len() {
+            let of_parts: Vec<&dyn Array> = parts.iter().map(|part| part.column(at).as_ref()).collect();
+            let column = match plain(at, &of_parts, places.len()) {
+                Some(column) => column,
+                // The column that says a record's time mostly is the row's time.
+                None if at > TIME && parts.iter().all(|part| is_same(part.column(at), part.column(TIME))) => {
+                    columns[TIME].clone()
+                }
+                None => interleave(&of_parts, &places)?,
+            };
+            columns.push(column);
+        }
+        Ok(Some(RecordBatch::try_new(schema, columns)?))
+    }
+}
+
+/// One of the engine's columns, where all its values are alike: nothing is to be picked from it.
+fn plain(at: usize, parts: &[&dyn Array], len: usize) -> Option<ArrayRef> {
+    match at {
+        SOURCE | PARTITION | INDEX => {
+            let mut values = parts.iter().filter(|part| !part.is_empty()).map(|part| uniform(*part));
+            let first = values.next()??;
+            let is_uniform = values.all(|value| value == Some(first));
+            is_uniform.then(|| Arc::new(UInt32Array::from_value(first, len)) as ArrayRef)
+        }
+        KEY => {
+            let is_null = parts.iter().all(|part| part.null_count() == part.len());
+            is_null.then(|| new_null_array(parts[0].data_type(), len))
+        }
+        _ => None,
+    }
+}
+
+/// The value that all of a column have.
+fn uniform(values: &dyn Array) -> Option<u32> {
+    let values = values.as_primitive::<UInt32Type>().values();
+    let first = *values.first()?;
+    // Without a way out, so that the compiler compares several at once.
+    values.iter().fold(true, |all, value| all & (*value == first)).then_some(first)
+}
+
+/// Whether two columns are one: see [`crate::sequence::Stamp`].
+fn is_same(column: &ArrayRef, time: &ArrayRef) -> bool {
+    let (Some(column), Some(time)) =
+        (column.as_primitive_opt::<TimestampMillisecondType>(), time.as_primitive_opt::<TimestampMillisecondType>())
+    else {
+        return false;
+    };
+    column.data_type() == time.data_type()
+        && column.null_count() == 0
+        && column.values().inner().ptr_eq(time.values().inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{BinaryViewArray, TimestampMillisecondArray, UInt64Array};
+    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::batch::{OFFSET, schema_of};
+
+    /// Rows of these times, partitions and offsets; the last column is the first one's.
+    fn rows(origins: &[(i64, u32, u64)]) -> RecordBatch {
+        let times = TimestampMillisecondArray::from_iter_values(origins.iter().map(|row| row.0));
+        let field = Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), true);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from_value(0, origins.len())),
+            Arc::new(UInt32Array::from_iter_values(origins.iter().map(|row| row.1))),
+            Arc::new(UInt64Array::from_iter_values(origins.iter().map(|row| row.2))),
+            Arc::new(UInt32Array::from_value(0, origins.len())),
+            Arc::new(times.clone()),
+            Arc::new(BinaryViewArray::new_null(origins.len())),
+            Arc::new(origins.iter().map(|row| Some(row.2.to_string())).collect::<BinaryViewArray>()),
+            Arc::new(times),
+        ];
+        RecordBatch::try_new(schema_of(&Schema::new(vec![field])), columns).expect("columns of the schema")
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_that_of_a_sort(
+            delays in prop::collection::vec((prop_oneof![8 => Just(0_i64), 1 => 0..50_i64, 1 => -900..1_i64], 0..3_u32), 0..300),
+            cut in 1_usize..100,
+        ) {
+            let row = |(at, (delay, partition)): (usize, &(i64, u32))| (at as i64 / 2 - delay, *partition, at as u64 / 3);
+            let all: Vec<(i64, u32, u64)> = delays.iter().enumerate().map(row).collect();
+            let parts: Vec<RecordBatch> = all.chunks(cut).map(rows).collect();
+            let mut sorted = all.clone();
+            sorted.sort();
+            let found = canonical(rows(&[]).schema_ref(), &parts).expect("one schema");
+            prop_assert_eq!(&found, &rows(&sorted));
+            prop_assert_eq!(&canonical(found.schema_ref(), &[rows(&all)]).expect("one schema"), &found);
+            let order = Order::of(&parts);
+            let middle = all.len() / 2;
+            let halves = [order.gather(&parts, ..middle), order.gather(&parts, middle..)];
+            let halves = halves.map(|half| half.expect("one schema").map_or(0, |half| half.num_rows()));
+            prop_assert_eq!(halves, [middle, all.len() - middle]);
+            prop_assert_eq!(found.column(OFFSET).len(), all.len());
+        }
+    }
+}
