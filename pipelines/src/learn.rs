@@ -270,3 +270,74 @@ impl Commit for Keep {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::catalogue::Catalogue;
+
+    const SHOP: &str = "\
+millstream: 1
+name: shop
+sources:
+  orders:
+    from: {topic: {name: orders}}
+    format: json
+    columns: {at: timestamp, amount: float, returned: bool}
+    event_time: {column: at}
+models:
+  returns: {input: orders, label: returned, features: [amount], learner: logistic_regression}
+";
+
+    /// A folder with the definition, and the same orders as CSV and as lines of JSON.
+    fn shop() -> (tempfile::TempDir, Pipeline) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut csv, mut json) = ("returned;at;amount\n".to_owned(), String::new());
+        for row in 0..500 {
+            let (at, amount, returned) = (1_767_225_600_000_i64 + 1000 * row, (row * 37) % 100, (row * 37) % 100 > 50);
+            let _ = writeln!(csv, "{returned};{at};{amount}");
+            let _ = writeln!(json, "{{\"at\": {at}, \"amount\": {amount}, \"returned\": {returned}}}");
+        }
+        csv.push_str("true;never;7\n");
+        for (name, text) in [("shop.yaml", SHOP), ("orders.csv", &csv), ("orders.ndjson", &json)] {
+            std::fs::write(folder.path().join(name), text).expect("it can be written");
+        }
+        let loaded = crate::load(&folder.path().join("shop.yaml"), &Catalogue::shipped());
+        let (pipeline, _) = loaded.unwrap_or_else(|report| panic!("{}", report.render(false)));
+        (folder, pipeline)
+    }
+
+    #[test]
+    fn the_same_records_give_the_same_model_whatever_the_file() {
+        let (folder, pipeline) = shop();
+        let learn = |name: &str| {
+            let (file, to) = (folder.path().join(name), folder.path().join("out"));
+            learn(&pipeline, &Wanted { files: vec![(None, file)], model: None, to: Some(to) }).expect("learned")
+        };
+        let (csv, json) = (learn("orders.csv"), learn("orders.ndjson"));
+        assert_eq!(csv.models[0].examples, 500);
+        assert!(csv.models[0].digest.is_some() && csv.models[0].digest == json.models[0].digest);
+        assert_eq!(csv.dead_letters.values().sum::<u64>(), 1, "{csv:?}");
+        assert!(json.dead_letters.is_empty());
+        let accuracy = |score: &&Score| score.name == "accuracy" && score.who == "model";
+        let accuracy = json.models[0].measures.iter().find(accuracy).expect("it is measured").value;
+        assert!(accuracy > 0.8, "{accuracy}");
+        assert!(folder.path().join("out/returns/explanation.json").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_learned_from_is_told() {
+        let (folder, pipeline) = shop();
+        let file = folder.path().join("orders.csv");
+        let problem = |files: Vec<(Option<&str>, &PathBuf)>, model: Option<&str>| {
+            let files = files.into_iter().map(|(name, path)| (name.map(str::to_owned), path.clone())).collect();
+            let wanted = Wanted { files, model: model.map(str::to_owned), to: None };
+            learn(&pipeline, &wanted).expect_err("refused").to_string()
+        };
+        assert!(problem(vec![(Some("order"), &file)], None).contains("there is no source order"));
+        assert!(problem(vec![(None, &file), (Some("orders"), &file)], None).contains("two files"));
+        assert!(problem(vec![(None, &file)], Some("return")).contains("there is no model return"));
+    }
+}

@@ -17,7 +17,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampMillisecondType};
 use millstream_connectors::broker::Broker;
 use millstream_connectors::formats;
-use millstream_engine::source::{Decoder, Position};
+use millstream_engine::source::{Decoder, Position, Source};
 use millstream_engine::{Fault, Result};
 use millstream_operators::profile::{Profile, Report};
 use serde::Serialize;
