@@ -13,6 +13,7 @@ pub mod definition;
 pub mod diff;
 pub mod fingerprint;
 pub mod graph;
+pub mod learn;
 pub mod list;
 mod load;
 pub mod pattern;

@@ -5,7 +5,7 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use commands::{audit, dead, diff, models, profile, replay, rollback, run, state, test, topic};
+use commands::{audit, dead, diff, explain, learn, models, profile, replay, rollback, run, state, test, topic};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -90,6 +90,14 @@ enum Command {
     Profile(profile::Arguments),
     /// Shows the promoted versions of a pipeline's models.
     Models(models::Arguments),
+    /// Shows what a model has learned: what matters to it most, and the model itself as text.
+    ///
+    /// Its weights, its tree, its members; of the newest promoted version, or another one.
+    Explain(explain::Arguments),
+    /// Learns from files, offline: the definition's streams and models, on files in place of what its sources read.
+    ///
+    /// Reads and writes no topic and no state. Shows what each model reached on rows that it predicted before it learned them.
+    Learn(learn::Arguments),
 }
 
 /// How findings are shown.
@@ -130,6 +138,8 @@ fn main() -> ExitCode {
         Command::Dead(arguments) => dead::run(&arguments),
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
+        Command::Learn(arguments) => learn::run(&arguments),
     }
 }
 

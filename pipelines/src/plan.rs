@@ -107,6 +107,8 @@ pub struct Source {
     pub schema: SchemaRef,
     /// How bytes become columns; `None` where the source gives rows.
     pub format: Option<Format>,
+    /// The format as the definition says it: `{"csv": {...}}`.
+    pub written_format: Option<Value>,
     /// Indexes in `columns` of those that every record must have.
     pub required: Vec<usize>,
     /// Index in `columns` of the timestamp that is the event time; `None` for the record's own timestamp.

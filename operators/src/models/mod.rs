@@ -246,7 +246,7 @@ impl Names {
 }
 
 /// What a model says of itself, for people.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Explanation {
     /// How much each column or category matters, the most important first; what the numbers mean is said in `lines`.
     pub importances: Vec<(String, f64)>,

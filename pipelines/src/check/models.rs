@@ -193,6 +193,7 @@ impl Checker<'_> {
             columns: columns.clone(),
             schema: schema_of(columns),
             format: Some(format?),
+            written_format: None,
             required: Vec::new(),
             event_time: entered.event_time,
             lateness_ms: entered.lateness_ms,

@@ -82,12 +82,14 @@ impl Checker<'_> {
                     configuration = fingerprint::of_keys("received", node, &["idle_seconds", "from"])
                         + &fingerprint::of_topic(topic, *partitions);
                 }
+                let written = node.entry("format").and_then(component);
                 plan::Source {
                     name: entry.key.clone(),
                     source,
                     columns: columns.schema.clone(),
                     schema: schema_of(&columns.schema),
                     format,
+                    written_format: written.map(|(kind, entry)| json!({kind: config(&entry, &self.secrets)})),
                     required,
                     event_time,
                     lateness_ms: shape.event_time.as_ref().map_or(0, |time| milliseconds(time.lateness_seconds)),

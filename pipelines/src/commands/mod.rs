@@ -4,6 +4,8 @@
 pub(crate) mod audit;
 pub(crate) mod dead;
 pub(crate) mod diff;
+pub(crate) mod explain;
+pub(crate) mod learn;
 pub(crate) mod models;
 pub(crate) mod profile;
 pub(crate) mod replay;

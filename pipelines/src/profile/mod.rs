@@ -17,7 +17,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema, SchemaRef, TimestampMillisecondType};
 use millstream_connectors::broker::Broker;
 use millstream_connectors::formats;
-use millstream_engine::source::{Decoder, Position};
+use millstream_engine::source::{Decoder, Position, Source};
 use millstream_engine::{Fault, Result};
 use millstream_operators::profile::{Profile, Report};
 use serde::Serialize;
@@ -102,6 +102,26 @@ pub fn file(path: &Path) -> Result<Profiled> {
     let mut profiled = typed(&Opened::file(path, Some(content.file_type()))?, decoder, &declared)?;
     profiled.draft = Some(Draft { content, columns, path: path.to_owned() });
     Ok(profiled)
+}
+
+/// What a file's records are, if they are not rows.
+pub(crate) enum FileFormat {
+    /// Lines below one of names, and what separates the values.
+    Csv(char),
+    /// JSON, one object a record.
+    Json,
+}
+
+/// A file as a source: its records are rows, or of this format.
+pub(crate) fn source_of_file(path: &Path) -> Result<(Arc<dyn Source>, Option<FileFormat>)> {
+    let content = Opened::file(path, None)?.content()?;
+    let source = Opened::file(path, Some(content.file_type()))?.source();
+    let format = match content {
+        Content::Csv { delimiter, .. } => Some(FileFormat::Csv(delimiter)),
+        Content::Json => Some(FileFormat::Json),
+        Content::Rows(_) => None,
+    };
+    Ok((source, format))
 }
 
 /// Profiles what the topic or the file of a pipeline's source holds now.

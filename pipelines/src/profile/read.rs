@@ -64,6 +64,10 @@ impl Opened {
         Ok(Self { format: planned.format, ..Self::of((planned.open)(&world)?, None)? })
     }
 
+    pub(super) fn source(&self) -> Arc<dyn Source> {
+        self.source.clone()
+    }
+
     /// All records that there are.
     pub(super) fn each(&self, mut take: impl FnMut(RawBatch) -> Result<()>) -> Result<()> {
         let mut reader = self.source.open(&self.from)?;

@@ -21,6 +21,7 @@ use millstream_engine::graph::Output;
 use millstream_engine::metrics::Metrics;
 use millstream_engine::publish::{Commit, DeadLetter, Outcome, Published, Reply};
 use millstream_engine::run::{Actor, Settings, Simulation, Turn};
+use millstream_engine::source::{MakeDecoder, Source};
 use millstream_engine::time::StepClock;
 use millstream_engine::{Fault, Result};
 
@@ -41,6 +42,11 @@ struct Collected {
     rows: Vec<Vec<RecordBatch>>,
     dead: Vec<DeadLetter>,
     replies: Vec<Reply>,
+}
+
+/// A source that has no records.
+pub(crate) fn without_records(source: &crate::plan::Source) -> Result<(Arc<dyn Source>, MakeDecoder)> {
+    given::source(source, &[])
 }
 
 /// Runs a test: what was compared, place by place.

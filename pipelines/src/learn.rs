@@ -1,0 +1,343 @@
+//! Learning from files, offline: a definition's streams and models on files in place of what its sources read.
+//!
+//! ```text
+//! files ─► the definition's sources ─► streams ─► models ─► measures, and the models' files
+//! ```
+//! No topic is read or written, nothing is kept but what is asked for, and a source without a file has no records. All
+//! of it is the graph that a run of the definition has: the same rows give the same models.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use millstream_connectors::formats;
+use millstream_engine::binder::Limits;
+use millstream_engine::book::{Book, Request};
+use millstream_engine::metrics::Metrics;
+use millstream_engine::publish::{Commit, Outcome, Published};
+use millstream_engine::run::Settings;
+use millstream_engine::source::{MakeDecoder, Source};
+use millstream_engine::time::{StepClock, Stopwatch};
+use millstream_engine::{Fault, Result};
+use millstream_operators::registry::Score;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::plan::{self, Pipeline};
+use crate::profile::{self, FileFormat};
+use crate::run::{Answers, assemble, reply};
+use crate::testing;
+
+/// What to learn from.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Files, each with the name of the source that it stands for; without a name, for the only source.
+    pub files: Vec<(Option<String>, PathBuf)>,
+    /// The model that is told of; all without it.
+    pub model: Option<String>,
+    /// Where to write the models' files: to a folder of each model's name.
+    pub to: Option<PathBuf>,
+}
+
+/// What was learned.
+#[derive(Debug, Serialize)]
+pub struct Learned {
+    /// The models, in the order of the definition.
+    pub models: Vec<ModelLearned>,
+    /// Sources that had no file.
+    pub without_file: Vec<String>,
+    /// Records that were read.
+    pub records: u64,
+    /// Records that could not be taken, by the step or the source that could not.
+    pub dead_letters: BTreeMap<String, u64>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A model that has learned.
+#[derive(Debug, Serialize)]
+pub struct ModelLearned {
+    /// Its name.
+    pub model: String,
+    /// How many examples it has learned.
+    pub examples: u64,
+    /// BLAKE3 of its whole state.
+    pub digest: Option<String>,
+    /// What it reached: of rows that it predicted before it learned them.
+    pub measures: Vec<Score>,
+    /// Files that were written.
+    pub files: Vec<PathBuf>,
+}
+
+impl Learned {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = format!("{} records in {:.1} s\n", self.records, self.seconds);
+        for source in &self.without_file {
+            // Writing to a string cannot fail, here and below.
+            let _ = writeln!(text, "{source} had no records: give it a file by `--from {source}=FILE`");
+        }
+        for (step, count) in &self.dead_letters {
+            let _ = writeln!(text, "{count} could not be taken: {step}");
+        }
+        for model in &self.models {
+            let _ =
+                writeln!(text, "\n{}: {} examples, each predicted before it was learned", model.model, model.examples);
+            let width =
+                |cell: fn(&Score) -> &str| model.measures.iter().map(|score| cell(score).len()).max().unwrap_or(0);
+            let (over, name, who) = (width(|score| &score.over), width(|score| &score.name), width(|score| &score.who));
+            for score in &model.measures {
+                let value = score.value;
+                let _ =
+                    writeln!(text, "  {:over$}  {:name$}  {:who$}  {value:>14.6}", score.over, score.name, score.who);
+            }
+            for file in &model.files {
+                let _ = writeln!(text, "  wrote {}", file.display());
+            }
+        }
+        text
+    }
+}
+
+/// Learns from files.
+pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
+    let watch = Stopwatch::start();
+    let models = models(pipeline, wanted)?;
+    let files = files(pipeline, wanted)?;
+    let mut graph = assemble::graph_of(pipeline, assemble::RECORD_BYTES_MAX, |at, source| match files.get(&at) {
+        Some(path) => open(source, path),
+        None => testing::without_records(source),
+    })?;
+    graph.outputs.clear();
+    let (book, metrics) = (Arc::new(Book::default()), Arc::new(Metrics::default()));
+    let told = Arc::new(Mutex::new(Told::default()));
+    let commit = Keep { into: told.clone(), answers: crate::run::answers(pipeline) };
+    millstream_engine::run::run(graph, settings(pipeline, book.clone(), metrics.clone()), Box::new(commit))?;
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut learned = Vec::new();
+    for model in models {
+        let revision = book.newest_revision(model.node);
+        let mut files = Vec::new();
+        if let (Some(folder), Some(revision)) = (&wanted.to, &revision) {
+            files = write(&folder.join(&model.name), revision.answer.artefacts()?)?;
+        }
+        learned.push(ModelLearned {
+            model: model.name.clone(),
+            examples: revision.as_ref().map_or(0, |revision| revision.number),
+            digest: revision.map(|revision| revision.digest),
+            measures: told.measures.remove(&model.node).unwrap_or_default(),
+            files,
+        });
+    }
+    let without = pipeline.sources.iter().enumerate().filter(|(at, _)| !files.contains_key(at));
+    Ok(Learned {
+        models: learned,
+        without_file: without.map(|(_, source)| source.name.clone()).collect(),
+        records: metrics.sum("records_total", &[]) as u64,
+        dead_letters: std::mem::take(&mut told.dead),
+        seconds: watch.seconds(),
+    })
+}
+
+fn models<'a>(pipeline: &'a Pipeline, wanted: &Wanted) -> Result<Vec<&'a plan::Model>> {
+    let is_wanted = |model: &&plan::Model| wanted.model.as_ref().is_none_or(|name| *name == model.name);
+    let models: Vec<&plan::Model> = pipeline.models.iter().filter(is_wanted).collect();
+    if models.is_empty() {
+        let names: Vec<&str> = pipeline.models.iter().map(|model| model.name.as_str()).collect();
+        return Err(Fault::definition(match &wanted.model {
+            Some(name) if !names.is_empty() => format!("there is no model {name}; there are {}", names.join(", ")),
+            _ => "the definition has no model".to_owned(),
+        }));
+    }
+    Ok(models)
+}
+
+/// The file of each source that has one, by the source's index.
+fn files<'a>(pipeline: &Pipeline, wanted: &'a Wanted) -> Result<BTreeMap<usize, &'a Path>> {
+    let names = || pipeline.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
+    let mut files = BTreeMap::new();
+    for (name, path) in &wanted.files {
+        let at = match name {
+            Some(name) => pipeline.sources.iter().position(|source| source.name == *name),
+            None if pipeline.sources.len() == 1 => Some(0),
+            None => {
+                let help = format!("say of which by `--from SOURCE={}`", path.display());
+                return Err(Fault::definition(format!("there are several sources ({}): {help}", names())));
+            }
+        };
+        let Some(at) = at else {
+            let name = name.as_deref().unwrap_or_default();
+            return Err(Fault::definition(format!("there is no source {name}; there are {}", names())));
+        };
+        if files.insert(at, path.as_path()).is_some() {
+            return Err(Fault::definition(format!("{} has two files", pipeline.sources[at].name)));
+        }
+    }
+    Ok(files)
+}
+
+/// A file in place of a source: CSV by its first line, JSON lines, or Parquet, into the source's columns.
+fn open(source: &plan::Source, path: &Path) -> Result<(Arc<dyn Source>, MakeDecoder)> {
+    let (opened, format) = profile::source_of_file(path)?;
+    let decoder = match format {
+        None => formats::rows_decoder(source.columns.clone()),
+        Some(format) => {
+            let planned = formats::plan(&as_written(source, &format), &source.columns).map_err(|problems| {
+                let message = &problems[0].message;
+                Fault::definition(format!("{} cannot be read as {}: {message}", path.display(), source.name))
+            })?;
+            planned.decoder
+        }
+    };
+    let decoder = formats::named(decoder, &*opened)?;
+    Ok((opened, decoder))
+}
+
+/// A format with the settings that the definition has for it: how times are told, what stands for nothing.
+fn as_written(source: &plan::Source, format: &FileFormat) -> Value {
+    let kind = match format {
+        FileFormat::Csv(_) => "csv",
+        FileFormat::Json => "json",
+    };
+    let written = source.written_format.as_ref().and_then(|written| written.get(kind)).and_then(Value::as_object);
+    let mut config = written.cloned().unwrap_or_default();
+    if let FileFormat::Csv(delimiter) = format {
+        config.insert("delimiter".to_owned(), json!(delimiter));
+    }
+    json!({kind: config})
+}
+
+fn write(folder: &Path, artefacts: Vec<(String, Vec<u8>)>) -> Result<Vec<PathBuf>> {
+    let failed = |error| Fault::world(format!("cannot write to {}", folder.display())).because(error);
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let mut files = Vec::new();
+    for (name, content) in artefacts {
+        let path = folder.join(name);
+        std::fs::write(&path, content).map_err(failed)?;
+        files.push(path);
+    }
+    Ok(files)
+}
+
+fn settings(pipeline: &Pipeline, book: Arc<Book>, metrics: Arc<Metrics>) -> Settings {
+    Settings {
+        workers: pipeline.workers,
+        limits: Limits::default(),
+        // As in a run of the pipeline.
+        seed: millstream_engine::state::hash(pipeline.digest.as_bytes()),
+        clock: Arc::new(StepClock::new(0, 0)),
+        metrics,
+        book,
+        finish: Some(Arc::new(AtomicBool::new(true))),
+        checkpoints: None,
+        from: None,
+        recorded: Vec::new(),
+        skip: Vec::new(),
+        live: true,
+    }
+}
+
+#[derive(Default)]
+struct Told {
+    /// By fold: what it measured last.
+    measures: BTreeMap<usize, Vec<Score>>,
+    dead: BTreeMap<String, u64>,
+}
+
+/// Keeps what people want to know, and writes nothing.
+struct Keep {
+    into: Arc<Mutex<Told>>,
+    answers: BTreeMap<u32, Answers>,
+}
+
+impl Commit for Keep {
+    fn encode(&self, request: &Request, outcome: &Outcome, _: i64) -> Result<Vec<u8>> {
+        reply::encode(request, outcome, &self.answers[&request.origin.source])
+    }
+
+    fn commit(&mut self, epochs: &[Published]) -> Result<()> {
+        let mut into = self.into.lock().unwrap_or_else(PoisonError::into_inner);
+        for epoch in epochs {
+            for (fold, (_, measures)) in &epoch.revisions {
+                into.measures.insert(*fold, measures.iter().map(Into::into).collect());
+            }
+            for letter in &epoch.dead_letters {
+                *into.dead.entry(letter.step.to_string()).or_default() += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::catalogue::Catalogue;
+
+    const SHOP: &str = "\
+millstream: 1
+name: shop
+sources:
+  orders:
+    from: {topic: {name: orders}}
+    format: json
+    columns: {at: timestamp, amount: float, returned: bool}
+    event_time: {column: at}
+models:
+  returns: {input: orders, label: returned, features: [amount], learner: logistic_regression}
+";
+
+    /// A folder with the definition, and the same orders as CSV and as lines of JSON.
+    fn shop() -> (tempfile::TempDir, Pipeline) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut csv, mut json) = ("returned;at;amount\n".to_owned(), String::new());
+        for row in 0..500 {
+            let (at, amount, returned) = (1_767_225_600_000_i64 + 1000 * row, (row * 37) % 100, (row * 37) % 100 > 50);
+            let _ = writeln!(csv, "{returned};{at};{amount}");
+            let _ = writeln!(json, "{{\"at\": {at}, \"amount\": {amount}, \"returned\": {returned}}}");
+        }
+        csv.push_str("true;never;7\n");
+        for (name, text) in [("shop.yaml", SHOP), ("orders.csv", &csv), ("orders.ndjson", &json)] {
+            std::fs::write(folder.path().join(name), text).expect("it can be written");
+        }
+        let loaded = crate::load(&folder.path().join("shop.yaml"), &Catalogue::shipped());
+        let (pipeline, _) = loaded.unwrap_or_else(|report| panic!("{}", report.render(false)));
+        (folder, pipeline)
+    }
+
+    #[test]
+    fn the_same_records_give_the_same_model_whatever_the_file() {
+        let (folder, pipeline) = shop();
+        let learn = |name: &str| {
+            let (file, to) = (folder.path().join(name), folder.path().join("out"));
+            learn(&pipeline, &Wanted { files: vec![(None, file)], model: None, to: Some(to) }).expect("learned")
+        };
+        let (csv, json) = (learn("orders.csv"), learn("orders.ndjson"));
+        assert_eq!(csv.models[0].examples, 500);
+        assert!(csv.models[0].digest.is_some() && csv.models[0].digest == json.models[0].digest);
+        assert_eq!(csv.dead_letters.values().sum::<u64>(), 1, "{csv:?}");
+        assert!(json.dead_letters.is_empty());
+        let accuracy = |score: &&Score| score.name == "accuracy" && score.who == "model";
+        let accuracy = json.models[0].measures.iter().find(accuracy).expect("it is measured").value;
+        assert!(accuracy > 0.8, "{accuracy}");
+        assert!(folder.path().join("out/returns/explanation.json").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_learned_from_is_told() {
+        let (folder, pipeline) = shop();
+        let file = folder.path().join("orders.csv");
+        let problem = |files: Vec<(Option<&str>, &PathBuf)>, model: Option<&str>| {
+            let files = files.into_iter().map(|(name, path)| (name.map(str::to_owned), path.clone())).collect();
+            let wanted = Wanted { files, model: model.map(str::to_owned), to: None };
+            learn(&pipeline, &wanted).expect_err("refused").to_string()
+        };
+        assert!(problem(vec![(Some("order"), &file)], None).contains("there is no source order"));
+        assert!(problem(vec![(None, &file), (Some("orders"), &file)], None).contains("two files"));
+        assert!(problem(vec![(None, &file)], Some("return")).contains("there is no model return"));
+    }
+}
