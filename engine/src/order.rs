@@ -150,7 +150,6 @@ fn plain(at: usize, parts: &[&dyn Array], len: usize) -> Option<ArrayRef> {
 }
 
 /// The value that all of a column have.
-#[expect(clippy::needless_bitwise_bool, reason = "a branch for each value would be many times as slow")]
 fn uniform(values: &dyn Array) -> Option<u32> {
     let values = values.as_primitive::<UInt32Type>().values();
     let first = *values.first()?;

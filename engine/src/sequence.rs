@@ -228,7 +228,6 @@ pub struct Hold {
 impl Hold {
     /// Adds rows of one partition that come after `released`. Rows before it, which only a partition that was idle can
     /// bring, are raised past it (`raise`, for sources whose time is their arrival) or rejected as late.
-    #[expect(clippy::needless_bitwise_bool, reason = "a branch for each value would be many times as slow")]
     pub fn add(
         &mut self,
         rows: &RecordBatch,

@@ -92,7 +92,6 @@ fn to_rows(
 }
 
 /// Each row's number within its record.
-#[expect(clippy::needless_bitwise_bool, reason = "a branch for each value would be many times as slow")]
 fn index_within(record: &[u32]) -> Vec<u32> {
     // Without a way out, so that the compiler compares several at once.
     if record.windows(2).fold(true, |all, pair| all & (pair[0] != pair[1])) {

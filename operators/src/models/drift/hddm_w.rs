@@ -1,4 +1,4 @@
-//! HDDM-W: a faded mean of bounded values has moved further than McDiarmid's inequality allows by chance.
+//! `HDDM-W`: a faded mean of bounded values has moved further than `McDiarmid`'s inequality allows by chance.
 //!
 //! Frías-Blanco and others, "Online and Non-Parametric Drift Detection Methods Based on Hoeffding's Bounds" (IEEE TKDE 27, 2015), the W-test.
 
@@ -13,7 +13,7 @@ use super::{Detector, DetectorKind, Level, Watcher, within};
 pub static KIND: DetectorKind = Kind {
     name: "hddm_w",
     about: "The mean of errors has moved further than chance allows (averages that fade).\n\n\
-            Frías-Blanco and others 2015, W-test, with McDiarmid's inequality. Takes errors, or any values from 0 to 1; others are put between. \
+            Frías-Blanco and others 2015, W-test, with `McDiarmid`'s inequality. Takes errors, or any values from 0 to 1; others are put between. \
             Newer values weigh more, so it finds slow changes sooner than `hddm_a`.",
     schema: schema_of::<Config>,
     example: "fading: 0.02",
