@@ -60,8 +60,12 @@ impl Stream {
         text.push('\n');
         for row in 0..self.len() {
             // Writing to a string cannot fail.
-            self.dense.iter().for_each(|column| drop(write!(text, "{},", column[row])));
-            self.categories.iter().for_each(|(column, _)| drop(write!(text, "{},", column[row])));
+            self.dense.iter().for_each(|column| {
+                let _ = write!(text, "{},", column[row]);
+            });
+            self.categories.iter().for_each(|(column, _)| {
+                let _ = write!(text, "{},", column[row]);
+            });
             let _ = writeln!(text, "{}", self.classes[row]);
         }
         std::fs::write(path, text)
@@ -72,11 +76,12 @@ impl Stream {
         let mut text = String::new();
         for row in 0..self.len() {
             text.push_str(if self.classes[row] == 1 { "1 |" } else { "-1 |" });
-            self.dense.iter().enumerate().for_each(|(at, column)| drop(write!(text, " x{at}:{}", column[row])));
-            self.categories
-                .iter()
-                .enumerate()
-                .for_each(|(at, (column, _))| drop(write!(text, " c{at}={}", column[row])));
+            self.dense.iter().enumerate().for_each(|(at, column)| {
+                let _ = write!(text, " x{at}:{}", column[row]);
+            });
+            self.categories.iter().enumerate().for_each(|(at, (column, _))| {
+                let _ = write!(text, " c{at}={}", column[row]);
+            });
             text.push('\n');
         }
         std::fs::write(path, text)

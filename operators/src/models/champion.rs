@@ -192,19 +192,15 @@ impl Champion {
 
 /// Half the squared distance between the probabilities and what was.
 fn brier(outputs: &[f64], class: usize) -> f64 {
-    match outputs {
-        [_] => {
-            let wrong = 1.0 - probability(outputs, class);
-            wrong * wrong
-        }
-        _ => {
-            let squares = outputs.iter().enumerate().map(|(at, output)| {
-                let distance = output - f64::from(u8::from(at == class));
-                distance * distance
-            });
-            (0.5 * squares.sum::<f64>()).min(1.0)
-        }
+    if let [_] = outputs {
+        let wrong = 1.0 - probability(outputs, class);
+        return wrong * wrong;
     }
+    let squares = outputs.iter().enumerate().map(|(at, output)| {
+        let distance = output - f64::from(u8::from(at == class));
+        distance * distance
+    });
+    (0.5 * squares.sum::<f64>()).min(1.0)
 }
 
 impl Head for Champion {
@@ -367,10 +363,10 @@ mod tests {
             for row in 0..60_000 {
                 let (mut a, mut b) = (random.normal().abs(), random.normal().abs());
                 if row < 50_000 {
-                    b *= 1.3
+                    b *= 1.3;
                 } else {
-                    a *= 1.3
-                };
+                    a *= 1.3;
+                }
                 let said = [vec![a], vec![b]];
                 head.compare(&Given { rows: 1, outputs: &said, width: 1 }, 0, Example::of(0.0));
                 if head.state.champion == 1 {

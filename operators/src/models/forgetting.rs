@@ -164,12 +164,11 @@ fn damaged_snapshots_cause_no_panic() {
         let (rows, _) = matrix(shape, &cases);
         for _ in 0..300 {
             let mut damaged = snapshot.clone();
-            match random.below(4) {
-                0 => damaged.truncate(random.below(damaged.len())),
-                _ => {
-                    let at = random.below(damaged.len().min(200));
-                    damaged[at] ^= 1 << random.below(8);
-                }
+            if random.below(4) == 0 {
+                damaged.truncate(random.below(damaged.len()));
+            } else {
+                let at = random.below(damaged.len().min(200));
+                damaged[at] ^= 1 << random.below(8);
             }
             let mut other = (design.make)(shape);
             if other.restore(&damaged).is_ok() {

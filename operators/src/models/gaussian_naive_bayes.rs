@@ -1,5 +1,6 @@
 //! Gaussian naive Bayes: each class has its own mean and variance of each number, and its own shares of categories.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use millstream_engine::catalogue::{Kind, Planned, configuration, schema_of};
@@ -216,7 +217,8 @@ impl Model for GaussianBayes {
             for class in (0..self.classes.len()).filter(|class| self.classes.weight(*class) > 0.0) {
                 let (means, spreads) = self.class(class);
                 let deviation = (spreads[*at] / self.classes.weight(class)).sqrt();
-                line += &format!("  {}: {:.6} ± {deviation:.6}", bayes::class_name(names, class), means[*at]);
+                // Writing to a string cannot fail.
+                let _ = write!(line, "  {}: {:.6} ± {deviation:.6}", bayes::class_name(names, class), means[*at]);
             }
             lines.push(line);
         }

@@ -316,8 +316,12 @@ mod tests {
         for (half_life, follows) in [(json!(100), true), (json!(null), false)] {
             let mut random = Random::seeded(11);
             let mut pupil = Pupil::new(&json!({"k_means": {"groups": 1, "half_life": half_life}}), SHAPE);
-            (0..20_000).for_each(|_| drop(pupil.learn(&row(&mut random, 0), &[], 0.0)));
-            (0..1000).for_each(|_| drop(pupil.learn(&row(&mut random, 1), &[], 0.0)));
+            (0..20_000).for_each(|_| {
+                pupil.learn(&row(&mut random, 0), &[], 0.0);
+            });
+            (0..1000).for_each(|_| {
+                pupil.learn(&row(&mut random, 1), &[], 0.0);
+            });
             let centre = pupil.tensor("centres")[0] / 1e6;
             assert_eq!(centre > 9.0, follows, "{centre}");
         }
@@ -327,7 +331,9 @@ mod tests {
     fn a_wild_row_does_not_capture_the_scale() {
         let mut random = Random::seeded(12);
         let mut pupil = Pupil::new(&json!({"k_means": {"groups": 3}}), SHAPE);
-        (0..900).for_each(|at| drop(pupil.learn(&row(&mut random, at % 3), &[], 0.0)));
+        (0..900).for_each(|at| {
+            pupil.learn(&row(&mut random, at % 3), &[], 0.0);
+        });
         pupil.learn(&[f64::MAX, f64::MIN], &[], 0.0);
         let groups = [0, 1, 2].map(|group| pupil.predict(&row(&mut random, group), &[]));
         assert!(groups[0] != groups[1] && groups[1] != groups[2] && groups[0] != groups[2], "{groups:?}");

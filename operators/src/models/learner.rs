@@ -106,13 +106,16 @@ pub trait Predictor: Send + Sync + 'static {
     fn explain(&self, names: &Names) -> Explanation;
 }
 
+/// Takes back an example: [`Forget::forget`].
+type ForgetOne<M> = fn(&mut M, Row<'_>, Example, &mut Vec<f64>);
+
 /// Hides a model's type outside the loop over its rows.
 pub(super) struct Erased<M> {
     model: Arc<M>,
     shape: Shape,
     /// How many outputs there are for a row.
     outputs: usize,
-    forget: Option<fn(&mut M, Row<'_>, Example, &mut Vec<f64>)>,
+    forget: Option<ForgetOne<M>>,
     quicken: Option<fn(&mut M, f64, f64)>,
     scratch: Vec<f64>,
 }

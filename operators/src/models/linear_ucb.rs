@@ -1,4 +1,4 @@
-//! LinUCB: the action that may promise most, as far as is known.
+//! `LinUCB`: the action that may promise most, as far as is known.
 //!
 //! Li, Chu, Langford and Schapire, "A Contextual-Bandit Approach to Personalized News Article Recommendation" (WWW 2010),
 //! algorithm 1 (disjoint linear models).
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::bandit::{self, Policy, about_contexts};
 use super::{Design, ModelKind};
 
-/// LinUCB.
+/// `LinUCB`.
 pub static KIND: ModelKind = Kind {
     name: "linear_ucb",
     about: concat!(
@@ -25,7 +25,7 @@ pub static KIND: ModelKind = Kind {
     plan,
 };
 
-/// Settings of LinUCB.
+/// Settings of `LinUCB`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct LinearUcb {

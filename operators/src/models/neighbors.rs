@@ -318,9 +318,13 @@ mod tests {
         let shape = Shape { dense: 1, active: 0, categories: 0, classes: 2 };
         let settings = json!({"nearest_neighbors": {"neighbors": 3, "window": 20}});
         let mut pupil = Pupil::new(&settings, shape);
-        (0..50).for_each(|row| drop(pupil.learn(&[f64::from(row % 5)], &[], 1.0)));
+        (0..50).for_each(|row| {
+            pupil.learn(&[f64::from(row % 5)], &[], 1.0);
+        });
         assert_eq!(pupil.predict(&[2.0], &[]), 1.0);
-        (0..20).for_each(|row| drop(pupil.learn(&[f64::from(row % 5)], &[], 0.0)));
+        (0..20).for_each(|row| {
+            pupil.learn(&[f64::from(row % 5)], &[], 0.0);
+        });
         assert_eq!(pupil.predict(&[2.0], &[]), 0.0);
     }
 }

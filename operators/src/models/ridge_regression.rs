@@ -406,7 +406,9 @@ mod tests {
             let category = random.below(3);
             let y = 2.0 * (x[0] - 1e9) + 5e6 * x[1] + category as f64 + random.normal();
             pupil.learn(&x, &[category as u32], y);
-            (dense.push(x), categories.push(category), targets.push(y));
+            dense.push(x);
+            categories.push(category);
+            targets.push(y);
         }
         let standardise = |xs: Vec<f64>| -> Vec<f64> {
             let mean = xs.iter().sum::<f64>() / 50.0;

@@ -74,7 +74,7 @@ pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
 /// but that number, so it does not matter how a stream is cut, nor what came and was taken back before.
 pub(super) fn due(matrices: usize, size: usize, examples: u64) -> bool {
     let small = matrices.saturating_mul(size.saturating_mul(size)) <= 2048;
-    small || examples < 64 || examples % (1 << (examples.ilog2() - 6)) == 0
+    small || examples < 64 || examples.is_multiple_of(1 << (examples.ilog2() - 6))
 }
 
 #[cfg(test)]

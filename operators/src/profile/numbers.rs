@@ -110,7 +110,7 @@ impl About {
         let count = (values.len() - values.null_count()) as u64;
         let mut about = Self { near, count, min: start, max: start, sums: zero, squares: zero };
         let bits = values.nulls().filter(|nulls| nulls.null_count() > 0).map(|nulls| nulls.inner().bit_chunks());
-        let mut words = bits.as_ref().map(|bits| bits.iter_padded());
+        let mut words = bits.as_ref().map(arrow::util::bit_chunk_iterator::BitChunks::iter_padded);
         for values in values.values().chunks(64) {
             let mut valid = words.as_mut().map_or(u64::MAX, |words| words.next().unwrap_or_default());
             let (chunks, rest) = values.as_chunks();

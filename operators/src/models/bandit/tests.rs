@@ -98,7 +98,7 @@ fn regret_is_far_below_that_of_those_who_do_not_look() {
     }
 }
 
-/// LinUCB, algorithm 1 of the paper: matrices inverted by Gauss and Jordan, for each row anew.
+/// `LinUCB`, algorithm 1 of the paper: matrices inverted by Gauss and Jordan, for each row anew.
 #[test]
 fn linear_ucb_is_the_papers() {
     // Values of -1 and 1 in turn have mean 0 and deviation 1 after each second row; the means are those of the rows before.

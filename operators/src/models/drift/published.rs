@@ -156,7 +156,7 @@ fn kswin_is_the_definition_written_down_naively() {
 #[test]
 fn settings_are_checked_with_their_paths() {
     let case = |detector: Value, path: &str, code: &str| {
-        let problems = plan(&detector).err().expect("problems");
+        let problems = plan(&detector).expect_err("problems");
         assert_eq!((problems[0].path.join(".").as_str(), problems[0].code), (path, code), "{problems:?}");
     };
     case(json!("adwyn"), "", "unknown-detector");

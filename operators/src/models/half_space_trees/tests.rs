@@ -7,7 +7,7 @@ use super::super::{Example, Matrix, Shape, plan};
 
 const PLAIN: Shape = Shape { dense: 2, active: 0, categories: 0, classes: 0 };
 
-fn model(settings: Value) -> Value {
+fn model(settings: &Value) -> Value {
     json!({"half_space_trees": settings})
 }
 
@@ -30,7 +30,7 @@ fn auc(scored: &[(f64, bool)]) -> f64 {
 #[test]
 fn scores_are_what_the_rows_of_the_last_window_say() {
     let (window, trees, height) = (40, 12, 4);
-    let mut pupil = Pupil::new(&model(json!({"trees": trees, "height": height, "window": window})), PLAIN);
+    let mut pupil = Pupil::new(&model(&json!({"trees": trees, "height": height, "window": window})), PLAIN);
     let (mut random, mut rows) = (Random::seeded(1), Vec::<[f64; 2]>::new());
     for row in 0..400 {
         let dense = [1e6 + 1e3 * random.normal(), 1e-3 * random.normal().powi(3)];
@@ -67,7 +67,7 @@ fn scores_are_what_the_rows_of_the_last_window_say() {
 fn odd_rows_are_found_in_columns_of_any_scale() {
     let shape = Shape { dense: 3, active: 1, categories: 20, classes: 0 };
     for seed in 0..3 {
-        let mut pupil = Pupil::new(&model(json!({"seed": seed, "trees": 25})), shape);
+        let mut pupil = Pupil::new(&model(&json!({"seed": seed, "trees": 25})), shape);
         let (mut random, mut scored) = (Random::seeded(seed), Vec::new());
         for row in 0..4000 {
             let usual = random.normal();
@@ -96,7 +96,7 @@ fn odd_rows_are_found_in_columns_of_any_scale() {
 
 #[test]
 fn a_weight_is_so_many_rows() {
-    let settings = model(json!({"window": 16, "trees": 3, "height": 4}));
+    let settings = model(&json!({"window": 16, "trees": 3, "height": 4}));
     let (mut once, mut often) = ((plan(&settings).unwrap().make)(PLAIN), (plan(&settings).unwrap().make)(PLAIN));
     let (mut matrix, mut outputs, mut random) = (Matrix::new(PLAIN), Vec::new(), Random::seeded(7));
     for row in 0..200 {
@@ -113,7 +113,7 @@ fn a_weight_is_so_many_rows() {
 
 #[test]
 fn a_damaged_snapshot_is_refused_or_harmless() {
-    let settings = model(json!({"window": 5, "trees": 2, "height": 2}));
+    let settings = model(&json!({"window": 5, "trees": 2, "height": 2}));
     let mut learner = (plan(&settings).unwrap().make)(PLAIN);
     let (mut matrix, mut outputs) = (Matrix::new(PLAIN), Vec::new());
     matrix.resize(12);
@@ -133,7 +133,7 @@ fn a_damaged_snapshot_is_refused_or_harmless() {
 
 #[test]
 fn settings_have_ranges() {
-    let problems = plan(&model(json!({"trees": 0, "height": 16, "window": 1}))).err().expect("problems");
+    let problems = plan(&model(&json!({"trees": 0, "height": 16, "window": 1}))).err().expect("problems");
     let places: Vec<_> = problems.iter().map(|problem| problem.path.join(".")).collect();
     assert_eq!(places, ["half_space_trees.trees", "half_space_trees.height", "half_space_trees.window"]);
 }

@@ -95,7 +95,7 @@ impl ClassTree {
         let second = candidates.get(1).map_or(0.0, |second| second.merit);
         if best.merit - second > bound || bound < growth.tau {
             let best = candidates.swap_remove(0);
-            self.split(growth, node, at, best);
+            self.split(growth, node, at, &best);
         } else if growth.drop_poor_columns {
             let least = best.merit - bound;
             let keep = |test: Test| {
@@ -107,9 +107,9 @@ impl ClassTree {
         }
     }
 
-    fn split(&mut self, growth: &Growth, node: usize, at: usize, best: Candidate) {
+    fn split(&mut self, growth: &Growth, node: usize, at: usize, best: &Candidate) {
         let (depth, weight) = (self.leaves[at].depth + 1, self.leaves[at].weight());
-        let [yes, no] = self.leaves[at].sides(&best);
+        let [yes, no] = self.leaves[at].sides(best);
         self.importances[best.test.column(self.dense as usize)] += best.merit * weight;
         let (yes, no) = (self.leaf(growth, depth, yes), self.leaf(growth, depth, no));
         self.leaves[at] = yes;

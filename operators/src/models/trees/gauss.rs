@@ -90,7 +90,7 @@ struct Sums {
 }
 
 impl Sums {
-    #[inline(always)]
+    #[inline]
     fn add(&mut self, lane: usize, difference: f64, variance: f64) {
         let known = variance > f64::MIN_POSITIVE;
         let variance = if known { variance } else { 1.0 };

@@ -103,15 +103,17 @@ impl Evaluation {
     /// judged apart.
     pub(super) fn judge(&mut self, outputs: &[f64], examples: &[Example], slices: &[StringArray]) {
         let Some(width) = outputs.len().checked_div(examples.len()) else { return };
-        let rows = outputs.chunks_exact(width.max(1)).zip(examples).enumerate();
+        let rows = outputs.chunks_exact(width.max(1)).zip(examples);
         let texts = |row: usize| slices.iter().map(move |texts| texts.value(row));
         match &mut self.0 {
             Judge::Classification(all) => {
-                rows.for_each(|(row, (out, of))| all.judge(out, of.target as usize, texts(row)))
+                rows.enumerate().for_each(|(row, (out, of))| all.judge(out, of.target as usize, texts(row)));
             }
-            Judge::Regression(all) => rows.for_each(|(row, (out, of))| all.judge(out[0], of.target, texts(row))),
-            Judge::Anomalies(all) => rows.for_each(|(_, (out, of))| all.judge(out[0], of.target > 0.5)),
-            Judge::Choice(all) => rows.for_each(|(_, (out, of))| all.judge(out, of)),
+            Judge::Regression(all) => {
+                rows.enumerate().for_each(|(row, (out, of))| all.judge(out[0], of.target, texts(row)));
+            }
+            Judge::Anomalies(all) => rows.for_each(|(out, of)| all.judge(out[0], of.target > 0.5)),
+            Judge::Choice(all) => rows.for_each(|(out, of)| all.judge(out, of)),
             Judge::Unjudged => {}
         }
     }

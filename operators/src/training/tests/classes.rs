@@ -128,7 +128,7 @@ fn slices_and_windows_are_measured() {
     let rows = table(vec![
         ("x", Arc::new(Float64Array::from_iter_values((0..100).map(f64::from))) as ArrayRef),
         ("y", Arc::new(BooleanArray::from((0..100).map(|row| row % 2 == 0).collect::<Vec<_>>()))),
-        ("who", Arc::new(StringArray::from_iter((0..100).map(|row| (row % 3 > 0).then_some(["a", "b"][row % 2]))))),
+        ("who", Arc::new((0..100).map(|row| (row % 3 > 0).then_some(["a", "b"][row % 2])).collect::<StringArray>())),
     ]);
     let config = json!({"label": "y", "features": ["x"], "learner": "logistic_regression",
         "evaluate": {"window": 10, "by": ["who"]}});

@@ -6,7 +6,7 @@ use super::*;
 /// Rows of a stream with an id and a number at these times.
 fn asked(rows: &[(i64, &str, f64)]) -> RecordBatch {
     timed(
-        table(vec![
+        &table(vec![
             ("id", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1)))),
             ("x", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.2)))),
         ]),
@@ -17,7 +17,7 @@ fn asked(rows: &[(i64, &str, f64)]) -> RecordBatch {
 /// Labels of ids at these times.
 fn told(rows: &[(i64, &str, bool)]) -> RecordBatch {
     timed(
-        table(vec![
+        &table(vec![
             ("id", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1)))),
             ("clicked", Arc::new(rows.iter().map(|row| Some(row.2)).collect::<BooleanArray>())),
         ]),
@@ -25,7 +25,7 @@ fn told(rows: &[(i64, &str, bool)]) -> RecordBatch {
     )
 }
 
-fn timed(rows: RecordBatch, times: impl Iterator<Item = i64>) -> RecordBatch {
+fn timed(rows: &RecordBatch, times: impl Iterator<Item = i64>) -> RecordBatch {
     let mut columns = rows.columns().to_vec();
     columns[millstream_engine::batch::TIME] = Arc::new(TimestampMillisecondArray::from_iter_values(times));
     RecordBatch::try_new(rows.schema(), columns).expect("the same columns")
