@@ -26,7 +26,7 @@ use store::{Place, Store};
 pub const BINS: usize = 256;
 
 /// A hash of bytes: FNV-1a, then a finaliser that spreads short ones over all bits.
-/// Stable over runs, versions and machines, which the standard library's hasher is not. Keys have [another](KeyRef::hash).
+/// Stable over runs, versions and machines, which the standard library's hasher is not. Keys of operators have another, over words: `KeyRef::hash`.
 pub fn hash(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let fnv = bytes.iter().fold(0xcbf2_9ce4_8422_2325, step);
