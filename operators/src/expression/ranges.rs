@@ -92,13 +92,18 @@ fn collect(condition: &dyn PhysicalExpr, ranges: &mut Vec<Range>) -> Option<()> 
         collect(binary.left().as_ref(), ranges)?;
         return collect(binary.right().as_ref(), ranges);
     }
-    let column = binary.left().downcast_ref::<Column>()?.index();
-    let ScalarValue::Float64(Some(bound)) = binary.right().downcast_ref::<Literal>()?.value() else { return None };
+    let (left, right) = (binary.left(), binary.right());
+    let (column, bound, operator) = match left.downcast_ref::<Column>() {
+        Some(column) => (column, right.downcast_ref::<Literal>()?, *binary.op()),
+        None => (right.downcast_ref::<Column>()?, left.downcast_ref::<Literal>()?, binary.op().swap()?),
+    };
+    let column = column.index();
+    let ScalarValue::Float64(Some(bound)) = bound.value() else { return None };
     // There are two zeros, and what is less than one of them is a matter of taste that is not decided here.
     if !bound.is_finite() || *bound == 0.0 {
         return None;
     }
-    let (least, greatest) = match binary.op() {
+    let (least, greatest) = match operator {
         Operator::GtEq => (*bound, f64::INFINITY),
         Operator::Gt => (bound.next_up(), f64::INFINITY),
         Operator::LtEq => (f64::NEG_INFINITY, *bound),
