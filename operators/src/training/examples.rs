@@ -53,7 +53,7 @@ impl Examples {
         let action = told("action", &config.action, Says::Name);
         let propensity = told("propensity", &config.propensity, Says::Probability);
         let mut missing = |key: &'static str, why: &str, help: &str| {
-            problems.push(Problem::new(key, "missing-key", format!("`{key}` is missing: {why}")).help(help));
+            problems.push(Problem::new(key, "needed-by-learner", format!("`{key}` is missing: {why}")).help(help));
         };
         if config.label.is_none() && task.is_supervised() {
             missing("label", "the model learns to tell it", "name the column that says what the model is to tell");

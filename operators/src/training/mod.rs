@@ -187,7 +187,7 @@ fn outputs(config: &TrainingConfig, design: &Design, problems: &mut Problems) ->
     }
     if design.task == Task::Choice && listed.is_none() {
         let message = "`actions` is missing: the model chooses among them";
-        problems.push(Problem::new("actions", "missing-key", message).help("list them: `actions: [a, b]`"));
+        problems.push(Problem::new("actions", "needed-by-learner", message).help("list them: `actions: [a, b]`"));
     }
     let names = listed.iter().flatten().map(name).collect::<Vec<_>>();
     if listed.is_some() && !(2..=CLASSES_MAX).contains(&names.len()) {
