@@ -34,7 +34,6 @@ impl Random {
     }
 
     /// Standard normal (Box and Muller).
-    #[allow(dead_code)] // Trees need none.
     #[inline]
     pub(super) fn normal(&mut self) -> f64 {
         let radius = (-2.0 * libm::log(1.0 - self.uniform())).sqrt();

@@ -146,7 +146,6 @@ fn adamw_is_the_papers() {
 
 /// Algorithm 3 of "Normalized Online Learning", line by line, on columns of any scale, in the paper's units.
 #[test]
-#[allow(clippy::many_single_char_names, reason = "the paper's")]
 fn nag_is_the_papers() {
     let units = [1e6, 1.0, 1e-6];
     let shape = Shape { dense: 3, active: 0, categories: 0, classes: 2 };
