@@ -181,6 +181,9 @@ pub trait Fold: Send + 'static {
     /// What it has measured so far.
     fn measures(&self) -> Vec<Measure>;
 
+    /// Forgets what it has measured, not what it has learned: what comes next is measured alone.
+    fn measure_anew(&mut self);
+
     /// The whole state: weights, optimiser, counters, evaluation. Equal states give equal bytes.
     fn snapshot(&self) -> Vec<u8>;
 

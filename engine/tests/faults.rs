@@ -80,6 +80,7 @@ impl Fold for Broken {
     fn measures(&self) -> Vec<Measure> {
         vec![]
     }
+    fn measure_anew(&mut self) {}
     fn snapshot(&self) -> Vec<u8> {
         vec![]
     }

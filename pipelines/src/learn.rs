@@ -3,8 +3,11 @@
 //! ```text
 //! files ─► the definition's sources ─► streams ─► models ─► measures, and the models' files
 //! ```
+//! With several passes the same rows come again to what the models have become; what cleans them begins anew each time.
 //! No topic is read or written, nothing is kept but what is asked for, and a source without a file has no records. All
 //! of it is the graph that a run of the definition has: the same rows give the same models.
+
+mod passes;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -22,6 +25,7 @@ use millstream_engine::source::{MakeDecoder, Source};
 use millstream_engine::time::{StepClock, Stopwatch};
 use millstream_engine::{Fault, Result};
 use millstream_operators::registry::Score;
+use passes::Kept;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -39,6 +43,8 @@ pub struct Wanted {
     pub model: Option<String>,
     /// Where to write the models' files: to a folder of each model's name.
     pub to: Option<PathBuf>,
+    /// How often the models get the files; 0 is 1.
+    pub passes: u32,
 }
 
 /// What was learned.
@@ -48,7 +54,9 @@ pub struct Learned {
     pub models: Vec<ModelLearned>,
     /// Sources that had no file.
     pub without_file: Vec<String>,
-    /// Records that were read.
+    /// How often the models got the files: the measures are of the last time.
+    pub passes: u32,
+    /// Records that were read each time.
     pub records: u64,
     /// Records that could not be taken, by the step or the source that could not.
     pub dead_letters: BTreeMap<String, u64>,
@@ -74,7 +82,8 @@ pub struct ModelLearned {
 impl Learned {
     /// For people.
     pub fn text(&self) -> String {
-        let mut text = format!("{} records in {:.1} s\n", self.records, self.seconds);
+        let times = if self.passes > 1 { format!(" {} times", self.passes) } else { String::new() };
+        let mut text = format!("{} records{times} in {:.1} s\n", self.records, self.seconds);
         for source in &self.without_file {
             // Writing to a string cannot fail, here and below.
             let _ = writeln!(text, "{source} had no records: give it a file by `--from {source}=FILE`");
@@ -83,8 +92,12 @@ impl Learned {
             let _ = writeln!(text, "{count} could not be taken: {step}");
         }
         for model in &self.models {
-            let _ =
-                writeln!(text, "\n{}: {} examples, each predicted before it was learned", model.model, model.examples);
+            let times = if self.passes > 1 { " in the last pass" } else { "" };
+            let _ = writeln!(
+                text,
+                "\n{}: {} examples, each predicted{times} before it was learned",
+                model.model, model.examples
+            );
             let width =
                 |cell: fn(&Score) -> &str| model.measures.iter().map(|score| cell(score).len()).max().unwrap_or(0);
             let (over, name, who) = (width(|score| &score.over), width(|score| &score.name), width(|score| &score.who));
@@ -106,15 +119,23 @@ pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
     let watch = Stopwatch::start();
     let models = models(pipeline, wanted)?;
     let files = files(pipeline, wanted)?;
-    let mut graph = assemble::graph_of(pipeline, assemble::RECORD_BYTES_MAX, |at, source| match files.get(&at) {
-        Some(path) => open(source, path),
-        None => testing::without_records(source),
-    })?;
-    graph.outputs.clear();
-    let (book, metrics) = (Arc::new(Book::default()), Arc::new(Metrics::default()));
-    let told = Arc::new(Mutex::new(Told::default()));
-    let commit = Keep { into: told.clone(), answers: crate::run::answers(pipeline) };
-    millstream_engine::run::run(graph, settings(pipeline, book.clone(), metrics.clone()), Box::new(commit))?;
+    let passes = wanted.passes.max(1);
+    let mut kept = Kept::default();
+    let (mut book, mut metrics, mut told): (Arc<Book>, Arc<Metrics>, Arc<Mutex<Told>>) = Default::default();
+    for pass in 0..passes {
+        let mut graph = assemble::graph_of(pipeline, assemble::RECORD_BYTES_MAX, |at, source| match files.get(&at) {
+            Some(path) => open(source, path),
+            None => testing::without_records(source),
+        })?;
+        graph.outputs.clear();
+        if passes > 1 {
+            kept.go_on(&mut graph, pass > 0);
+        }
+        (book, metrics, told) = (Arc::new(Book::default()), Arc::new(Metrics::default()), Arc::default());
+        let commit = Keep { into: Arc::clone(&told), answers: crate::run::answers(pipeline) };
+        let settings = settings(pipeline, Arc::clone(&book), Arc::clone(&metrics));
+        millstream_engine::run::run(graph, settings, Box::new(commit))?;
+    }
     let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
     let mut learned = Vec::new();
     for model in models {
@@ -135,6 +156,7 @@ pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
     Ok(Learned {
         models: learned,
         without_file: without.map(|(_, source)| source.name.clone()).collect(),
+        passes,
         records: metrics.sum("records_total", &[]) as u64,
         dead_letters: std::mem::take(&mut told.dead),
         seconds: watch.seconds(),
@@ -314,7 +336,8 @@ models:
         let (folder, pipeline) = shop();
         let learn = |name: &str| {
             let (file, to) = (folder.path().join(name), folder.path().join("out"));
-            learn(&pipeline, &Wanted { files: vec![(None, file)], model: None, to: Some(to) }).expect("learned")
+            learn(&pipeline, &Wanted { files: vec![(None, file)], model: None, to: Some(to), passes: 1 })
+                .expect("learned")
         };
         let (csv, json) = (learn("orders.csv"), learn("orders.ndjson"));
         assert_eq!(csv.models[0].examples, 500);
@@ -328,12 +351,29 @@ models:
     }
 
     #[test]
+    fn models_go_on_from_pass_to_pass_and_are_measured_in_the_last() {
+        let (folder, pipeline) = shop();
+        let learn = |passes: u32| {
+            let files = vec![(None, folder.path().join("orders.ndjson"))];
+            learn(&pipeline, &Wanted { files, passes, ..Wanted::default() }).expect("learned")
+        };
+        let (once, often) = (learn(1), learn(5));
+        let loss = |learned: &Learned| {
+            let loss = |score: &&Score| score.name == "log_loss" && score.who == "model" && score.over == "all";
+            learned.models[0].measures.iter().find(loss).expect("it is measured").value
+        };
+        assert_eq!((once.models[0].examples, often.models[0].examples), (500, 2500));
+        assert_eq!((once.records, often.records), (500, 500));
+        assert!(loss(&often) < 0.7 * loss(&once), "{} then {}", loss(&once), loss(&often));
+    }
+
+    #[test]
     fn what_cannot_be_learned_from_is_told() {
         let (folder, pipeline) = shop();
         let file = folder.path().join("orders.csv");
         let problem = |files: Vec<(Option<&str>, &PathBuf)>, model: Option<&str>| {
             let files = files.into_iter().map(|(name, path)| (name.map(str::to_owned), path.clone())).collect();
-            let wanted = Wanted { files, model: model.map(str::to_owned), to: None };
+            let wanted = Wanted { files, model: model.map(str::to_owned), to: None, passes: 1 };
             learn(&pipeline, &wanted).expect_err("refused").to_string()
         };
         assert!(problem(vec![(Some("order"), &file)], None).contains("there is no source order"));

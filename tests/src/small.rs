@@ -134,6 +134,9 @@ models:
           - one_vs_rest: {of: {logistic_regression: {update: rmsprop}}}
           - hoeffding_tree: {grace_period: 10}
           - hoeffding_adaptive_tree: {tree: {grace_period: 10}}
+          - neural_network:
+              network: {cross: {crosses: 1, layers: {hidden: [6], normalise: batch, dropout: 0.2}}}
+              training: {mini_batch: 7, average: 0.9, embedding: {size: 3, seen_at_least: 2, expire_examples: 20}, replay: {rows: 10, per_batch: 3, by_class: true}}
   trees:
     input: known
     label: hot
@@ -166,6 +169,9 @@ models:
           - nearest_neighbors_regression: {window: 40}
           - hoeffding_tree_regressor: {grace_period: 10}
           - adaptive_random_forest_regressor: {trees: 3, tree: {grace_period: 10}}
+          - neural_network_regressor:
+              network: {gru: {steps: 2, units: 3}}
+              training: {mini_batch: 5, optimizer: {sgd: {rate: 0.1, momentum: 0.9}}, stop: {patience_steps: 6}}
   which_turn:
     input: known
     label: turn
@@ -186,6 +192,7 @@ models:
   groups: {input: known, features: [temperature, humidity], learner: {k_means: {groups: 3}}}
   unusual: {input: known, features: [temperature, humidity], learner: {half_space_trees: {trees: 5, window: 20}}}
   odd: {input: known, features: [temperature, humidity], learner: {robust_random_cut_forest: {trees: 4, window: 16}}}
+  strange: {input: known, features: [temperature, humidity], learner: {autoencoder: {layers: {hidden: [2]}, training: {mini_batch: 6}}}}
   explores: {input: known, label: temperature, action: turn, actions: [0, 1, 2, 3, 4], features: [humidity], learner: epsilon_greedy}
   trusts: {input: known, label: temperature, action: turn, actions: [0, 1, 2, 3, 4], features: [humidity], learner: linear_ucb}
   samples: {input: known, label: temperature, action: turn, actions: [0, 1, 2, 3, 4], features: [humidity], learner: thompson_sampling}

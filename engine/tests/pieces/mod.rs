@@ -231,6 +231,7 @@ impl Fold for Sum {
     fn measures(&self) -> Vec<Measure> {
         vec![]
     }
+    fn measure_anew(&mut self) {}
     fn snapshot(&self) -> Vec<u8> {
         [self.sum.to_le_bytes(), self.examples.to_le_bytes()].concat()
     }

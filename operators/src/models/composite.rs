@@ -12,7 +12,7 @@ use millstream_engine::catalogue::{Planned, Problem, Problems};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use super::{Design, Example, Explanation, Learner, Matrix, Names, Predictor, Shape, Task, Tensor};
+use super::{Design, Example, Explanation, Happening, Learner, Matrix, Names, Predictor, Shape, Task, Tensor};
 
 /// How many members there may be at most.
 pub(super) const MEMBERS_MAX: usize = 100;
@@ -261,6 +261,10 @@ impl Learner for Composite {
             member.learner.restore(&snapshot).map_err(|reason| format!("{}: {reason}", member.name))?;
         }
         self.head.restore(&head)
+    }
+
+    fn take_happenings(&mut self) -> Vec<Happening> {
+        self.members.iter_mut().flat_map(|member| member.learner.take_happenings()).collect()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::{Example, Explanation, Forget, Model, Names, Quicken, Row, Shape, Task, Tensor};
 
 /// Rows of features, row after row; reused from batch to batch.
@@ -63,6 +65,12 @@ impl Matrix {
         }
     }
 
+    /// The numbers and the categories of some rows, each row after row.
+    pub fn rows(&self, from: usize, to: usize) -> (&[f64], &[u32]) {
+        let Shape { dense, active, .. } = self.shape;
+        (&self.dense[from * dense..to * dense], &self.active[from * active..to * active])
+    }
+
     /// A row.
     #[inline]
     pub fn row(&self, row: usize) -> Row<'_> {
@@ -92,6 +100,27 @@ pub trait Learner: Send + 'static {
 
     /// Takes over a state from [`Learner::snapshot`], or says why it cannot.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String>;
+
+    /// How learning goes, for people: names and numbers.
+    fn progress(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
+    /// What happened while it learned the last rows, and is to be told; each is told once.
+    fn take_happenings(&mut self) -> Vec<Happening> {
+        Vec::new()
+    }
+}
+
+/// Something that happened while a model learned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Happening {
+    /// At which of the rows.
+    pub row: usize,
+    /// What it was: `step_refused`.
+    pub kind: &'static str,
+    /// More about it.
+    pub about: Value,
 }
 
 /// A [`Model`] that does not change any more, its type hidden.

@@ -10,6 +10,7 @@ pub mod adaptive_random_forest;
 pub mod adaptive_random_forest_regressor;
 pub mod alma;
 pub mod anytime;
+pub mod autoencoder;
 mod bandit;
 mod bayes;
 pub mod bernoulli_naive_bayes;
@@ -44,6 +45,9 @@ pub mod multinomial_naive_bayes;
 pub mod nearest_neighbors;
 pub mod nearest_neighbors_regression;
 mod neighbors;
+mod network;
+pub mod neural_network;
+pub mod neural_network_regressor;
 pub mod one_vs_rest;
 pub mod online_bagging;
 pub mod passive_aggressive;
@@ -77,13 +81,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-pub use learner::{Learner, Matrix, Predictor};
+pub use learner::{Happening, Learner, Matrix, Predictor};
 
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
     &adaptive_random_forest::KIND,
     &adaptive_random_forest_regressor::KIND,
     &alma::KIND,
+    &autoencoder::KIND,
     &bernoulli_naive_bayes::KIND,
     &champion::KIND,
     &epsilon_greedy::KIND,
@@ -106,6 +111,8 @@ pub static KINDS: &[&ModelKind] = &[
     &multinomial_naive_bayes::KIND,
     &nearest_neighbors::KIND,
     &nearest_neighbors_regression::KIND,
+    &neural_network::KIND,
+    &neural_network_regressor::KIND,
     &one_vs_rest::KIND,
     &online_bagging::KIND,
     &passive_aggressive::KIND,

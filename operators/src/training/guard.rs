@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::models::drift::{self, Detector, Level, Watcher};
-use crate::models::{Design, Example, Learner, Matrix, Shape, Task, likeliest};
+use crate::models::{Design, Example, Happening, Learner, Matrix, Shape, Task, likeliest};
 
 /// What is done when a model's errors change.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -211,7 +211,8 @@ impl Guarded {
         rejects: &mut Rejects,
     ) {
         if self.guards.is_empty() {
-            return self.learner.learn(rows, examples, outputs);
+            self.learner.learn(rows, examples, outputs);
+            return self.tell(row_of, rejects);
         }
         outputs.clear();
         for (at, example) in examples.iter().enumerate() {
@@ -222,9 +223,17 @@ impl Guarded {
             outputs.extend_from_slice(&said);
             self.examples += 1;
             let error = self.error(&said, example);
+            self.tell(|_| row_of(at), rejects);
             self.challenge(example, error, row_of(at), rejects);
             self.watch(error, row_of(at), rejects);
             self.outputs = said;
+        }
+    }
+
+    /// Tells what happened while the learner learned.
+    fn tell(&mut self, row_of: impl Fn(usize) -> usize, rejects: &mut Rejects) {
+        for Happening { row, kind, about } in self.learner.take_happenings() {
+            rejects.notice(row_of(row), kind, about);
         }
     }
 

@@ -73,13 +73,20 @@ const NOBODY: &str = "no row waits for this label: it came too late, too early, 
 /// By how long a label took, rows are judged apart: up to so many milliseconds.
 const DELAYS_MS: [(i64, &str); 4] = [(60_000, "1 m"), (3_600_000, "1 h"), (86_400_000, "1 d"), (i64::MAX, "longer")];
 
+impl OnlinePlan {
+    /// Nothing judged yet.
+    fn evaluation(&self) -> Evaluation {
+        let (spec, is_labelled) = (&self.spec, self.spec.label.is_some());
+        Evaluation::new(spec.design.task, spec.shape().classes, is_labelled, &self.evaluation)
+    }
+}
+
 impl Online {
     pub(super) fn new(plan: OnlinePlan) -> Self {
         let (spec, shape) = (&plan.spec, plan.spec.shape());
-        let is_labelled = spec.label.is_some();
         Self {
             model: Guarded::new(spec.design.clone(), shape, &plan.guards),
-            evaluation: Evaluation::new(spec.design.task, shape.classes, is_labelled, &plan.evaluation),
+            evaluation: plan.evaluation(),
             waiting: plan.waiting.clone().map(Waiting::new),
             examples: 0,
             buffers: Buffers { matrix: Matrix::new(shape), examples: Vec::new(), outputs: Vec::new() },
@@ -276,8 +283,14 @@ impl Fold for Online {
             measures.push(Measure::of_all("waiting", "model", wait as f64));
             measures.push(Measure::of_all("unlabelled", "model", unlabelled as f64));
         }
+        let progress = self.model.model().progress().into_iter();
+        measures.extend(progress.map(|(name, value)| Measure::of_all(name, "model", value)));
         measures.extend(self.model.changes().map(|changes| Measure::of_all("changes", "model", changes as f64)));
         measures
+    }
+
+    fn measure_anew(&mut self) {
+        self.evaluation = self.plan.evaluation();
     }
 
     fn snapshot(&self) -> Vec<u8> {

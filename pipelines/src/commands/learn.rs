@@ -23,6 +23,10 @@ pub(crate) struct Arguments {
     /// Write what each model has become to this folder: its numbers, what they mean, and its explanation.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
+    /// How often the models get the files. What they are measured by is the last time; rows that are to judge and not to be learned
+    /// have a `weight` of 0, and a column for `evaluate: {by: [...]}`.
+    #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    passes: u32,
     /// For people or for machines.
     #[arg(long, value_enum, default_value_t = Form::Text)]
     format: Form,
@@ -43,7 +47,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(pipeline) => pipeline,
         Err(code) => return code,
     };
-    let wanted = Wanted { files: arguments.from.clone(), model: arguments.model.clone(), to: arguments.to.clone() };
+    let Arguments { from, model, to, passes, .. } = arguments;
+    let wanted = Wanted { files: from.clone(), model: model.clone(), to: to.clone(), passes: *passes };
     match learn(&pipeline, &wanted) {
         Ok(learned) => {
             show(&learned, arguments.format, Learned::text);

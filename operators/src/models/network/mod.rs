@@ -1,0 +1,254 @@
+//! Networks that learn in mini-batches: cut by count in the order of the examples, never by time.
+//!
+//! ```text
+//! rows ─► predicted by the weights ─► the open mini-batch ─ full ─► forward ─► loss ─► back ─► optimiser ─► weights
+//!                                          ▲ old rows, drawn again
+//! ```
+//! The open mini-batch, the moments of the optimiser and the state of the random numbers are part of the model. Its bits follow
+//! from its examples alone: not from how they were cut, nor from the machine ([`product`]).
+
+mod architecture;
+mod graph;
+mod host;
+mod learner;
+mod loss;
+mod optimizer;
+mod product;
+mod samples;
+mod scaling;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use millstream_engine::catalogue::{Planned, Problems};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ranges::Ranges;
+use super::{Design, Task};
+pub(super) use architecture::Layers;
+use architecture::{Mirror, Network};
+use graph::Architecture;
+use learner::NetworkLearner;
+pub(super) use loss::{ClassLoss, Head, NumberLoss};
+use optimizer::{Rule, Schedule};
+use samples::ReplayConfig;
+use table::Keeping;
+
+/// How a network learns.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Training {
+    /// After how many examples the weights move, from 1 to 65,536. Those that count nothing are not counted.
+    pub(super) mini_batch: u32,
+    /// How the weights move.
+    optimizer: Rule,
+    /// How long the steps are in the course of time.
+    schedule: Schedule,
+    /// How long the gradient of a mini-batch may be, above 0; a longer one is shortened. 0: as long as it is.
+    clip: f64,
+    /// How much of the past is in the mean of the weights that answers, from 0 to 0.99999; 0: the last weights answer.
+    average: f64,
+    /// Whether columns of numbers, and numbers that are learned, are told in deviations from their means so far, at most eight. Without it
+    /// columns have to be of about the same scale.
+    standardise: bool,
+    /// How categories become numbers.
+    embedding: Embedding,
+    /// Old rows that are learned again.
+    replay: Option<ReplayConfig>,
+    /// When it stops to learn.
+    stop: Option<Stop>,
+    /// What is drawn by chance is drawn by this.
+    seed: u64,
+}
+
+/// How categories become numbers.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Embedding {
+    /// How many numbers a category has, from 1 to 1024.
+    size: u32,
+    /// How often a category has to be seen before it has any: until then it is zeros.
+    seen_at_least: u32,
+    /// After how many examples without it a category loses them; 0: never.
+    expire_examples: u64,
+}
+
+/// When a network stops to learn: what has stopped keeps its best weights, and goes on answering.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Stop {
+    /// When the mean loss over so many mini-batches, each before it was learned, is not below the best one before, from 1.
+    patience_steps: u32,
+}
+
+impl Default for Embedding {
+    fn default() -> Self {
+        Self { size: 8, seen_at_least: 1, expire_examples: 0 }
+    }
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            mini_batch: 32,
+            optimizer: Rule::default(),
+            schedule: Schedule::default(),
+            clip: 1.0,
+            average: 0.0,
+            standardise: true,
+            embedding: Embedding::default(),
+            replay: None,
+            stop: None,
+            seed: 0,
+        }
+    }
+}
+
+impl Training {
+    fn check(&self) -> Planned<()> {
+        let mut ranges = self
+            .optimizer
+            .check(Ranges::default())
+            .within("mini_batch", f64::from(self.mini_batch), 1.0, 65_536.0)
+            .within("clip", self.clip, 0.0, 1e9)
+            .within("average", self.average, 0.0, 0.99999)
+            .within("embedding.size", f64::from(self.embedding.size), 1.0, 1024.0);
+        ranges = self.schedule.check(ranges);
+        if let Some(replay) = &self.replay {
+            ranges = replay.check(ranges);
+        }
+        if let Some(stop) = &self.stop {
+            ranges = ranges.within("stop.patience_steps", f64::from(stop.patience_steps), 1.0, 1e9);
+        }
+        ranges.finish().map_err(|problems| problems.into_iter().map(|problem| problem.under("training")).collect())
+    }
+
+    fn keeping(&self) -> Keeping {
+        let Embedding { seen_at_least, expire_examples, .. } = self.embedding;
+        Keeping { seen_at_least, expire_examples }
+    }
+}
+
+/// Settings of a network that tells something of a row.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Config<L: Default + Serialize> {
+    /// Which network it is.
+    network: Network,
+    /// How wrong it is.
+    loss: L,
+    /// How it learns.
+    training: Training,
+}
+
+/// Settings of a network that tells rows again.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct MirrorConfig {
+    /// The layers that make a row smaller; the same the other way around make it whole again.
+    layers: Layers,
+    /// How it learns.
+    training: Training,
+}
+
+impl Default for MirrorConfig {
+    fn default() -> Self {
+        Self { layers: Layers::of(&[16, 4]), training: Training::default() }
+    }
+}
+
+/// A loss, as it stands in a definition.
+pub(super) trait Loss: Clone + Default + Serialize {
+    fn check(&self, ranges: Ranges) -> Ranges;
+    fn head(&self) -> Head;
+}
+
+impl Loss for ClassLoss {
+    fn check(&self, ranges: Ranges) -> Ranges {
+        self.check(ranges)
+    }
+
+    fn head(&self) -> Head {
+        Head::Classes(self.clone())
+    }
+}
+
+impl Loss for NumberLoss {
+    fn check(&self, ranges: Ranges) -> Ranges {
+        (*self).check(ranges)
+    }
+
+    fn head(&self) -> Head {
+        Head::Number(*self)
+    }
+}
+
+/// Checks the settings of a network that learns to tell something.
+pub(super) fn plan<L: Loss>(kind: &'static str, task: Task, config: Config<L>) -> Planned<Design> {
+    let mut problems = Problems::default();
+    problems.take_all(config.loss.check(config.network.check(Ranges::default())).finish());
+    problems.take_all(config.training.check());
+    problems.finish()?;
+    let parameters = serde_json::to_value(&config).expect("numbers can be written");
+    Ok(design(kind, task, parameters, Arc::new(config.network), config.loss.head(), config.training))
+}
+
+/// Checks the settings of a network that tells rows again.
+pub(super) fn plan_mirror(kind: &'static str, config: MirrorConfig) -> Planned<Design> {
+    let mut problems = Problems::default();
+    problems.take_all(config.layers.check("layers", Ranges::default()).finish());
+    problems.take_all(config.training.check());
+    problems.finish()?;
+    let parameters = serde_json::to_value(&config).expect("numbers can be written");
+    Ok(design(kind, Task::Anomaly, parameters, Arc::new(Mirror(config.layers)), Head::Rebuild, config.training))
+}
+
+fn design(
+    kind: &'static str,
+    task: Task,
+    parameters: Value,
+    architecture: Arc<dyn Architecture>,
+    head: Head,
+    training: Training,
+) -> Design {
+    let make = Arc::new(move |shape| -> Box<dyn super::Learner> {
+        Box::new(NetworkLearner::new(&*architecture, shape, head.clone(), training.clone()))
+    });
+    Design { quickens: true, ..Design::new(kind, task, parameters, make) }
+}
+
+/// Numbers as bytes: a state is written at the speed of memory.
+mod floats {
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(values: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        serializer.serialize_bytes(&bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<f32>;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("four bytes for each number")
+            }
+
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<f32>, E> {
+                let (numbers, rest) = bytes.as_chunks::<4>();
+                if rest.is_empty() {
+                    Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+                } else {
+                    Err(E::invalid_length(bytes.len(), &self))
+                }
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}

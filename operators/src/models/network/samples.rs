@@ -1,0 +1,165 @@
+//! Rows that wait: those of the open mini-batch, and old ones that are learned again.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::super::random::Random;
+use super::super::ranges::Ranges;
+use super::super::{Example, Row, Shape};
+
+/// Rows with what there is to learn from each.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(super) struct Samples {
+    pub(super) dense: Vec<f64>,
+    pub(super) active: Vec<u32>,
+    pub(super) targets: Vec<f64>,
+    pub(super) weights: Vec<f64>,
+}
+
+impl Samples {
+    pub(super) fn len(&self) -> usize {
+        self.targets.len()
+    }
+
+    pub(super) fn push(&mut self, row: Row<'_>, example: Example) {
+        self.dense.extend_from_slice(row.dense);
+        self.active.extend_from_slice(row.active);
+        self.targets.push(example.target);
+        self.weights.push(example.weight);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.dense.clear();
+        self.active.clear();
+        self.targets.clear();
+        self.weights.clear();
+    }
+
+    pub(super) fn row(&self, at: usize, shape: Shape) -> Row<'_> {
+        let Shape { dense, active, .. } = shape;
+        Row { dense: &self.dense[at * dense..][..dense], active: &self.active[at * active..][..active] }
+    }
+
+    fn example(&self, at: usize) -> Example {
+        Example { weight: self.weights[at], ..Example::of(self.targets[at]) }
+    }
+
+    fn replace(&mut self, at: usize, row: Row<'_>, example: Example) {
+        self.dense[at * row.dense.len()..][..row.dense.len()].copy_from_slice(row.dense);
+        self.active[at * row.active.len()..][..row.active.len()].copy_from_slice(row.active);
+        self.targets[at] = example.target;
+        self.weights[at] = example.weight;
+    }
+
+    /// Keeps the first ones.
+    pub(super) fn truncate(&mut self, len: usize, shape: Shape) {
+        self.dense.truncate(len * shape.dense);
+        self.active.truncate(len * shape.active);
+        self.targets.truncate(len);
+        self.weights.truncate(len);
+    }
+
+    /// Adds one of others.
+    pub(super) fn copy(&mut self, others: &Self, at: usize, shape: Shape) {
+        self.push(others.row(at, shape), others.example(at));
+    }
+
+    /// Whether all rows are whole, and are what a model may be given.
+    pub(super) fn fits(&self, shape: Shape) -> bool {
+        let len = self.len();
+        let is_class = |target: &f64| shape.classes == 0 || (*target >= 0.0 && *target < shape.classes as f64);
+        self.weights.len() == len
+            && self.dense.len() == len * shape.dense
+            && self.active.len() == len * shape.active
+            && self.active.iter().all(|category| (*category as usize) < shape.categories)
+            && self.dense.iter().all(|number| number.is_finite())
+            && self.targets.iter().all(|target| target.is_finite() && is_class(target))
+            && self.weights.iter().all(|weight| weight.is_finite() && *weight > 0.0)
+    }
+}
+
+/// Old rows, learned again beside new ones, so that what comes seldom is not forgotten.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReplayConfig {
+    /// How many are kept, from 1 to 10,000,000: of all that came, each with the same probability (Vitter's reservoir, 1985).
+    rows: u32,
+    /// How many of them are added to each mini-batch, from 1 to 65,536.
+    pub(super) per_batch: u32,
+    /// Whether each class has the same number of places.
+    #[serde(default)]
+    by_class: bool,
+}
+
+impl ReplayConfig {
+    pub(super) fn check(&self, ranges: Ranges) -> Ranges {
+        ranges.within("replay.rows", f64::from(self.rows), 1.0, 1e7).within(
+            "replay.per_batch",
+            f64::from(self.per_batch),
+            1.0,
+            65_536.0,
+        )
+    }
+}
+
+/// The old rows, in one reservoir or in one for each class.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Replay {
+    config: ReplayConfig,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct Part {
+    /// How many rows there were to choose from.
+    seen: u64,
+    rows: Samples,
+}
+
+impl Replay {
+    pub(super) fn new(config: ReplayConfig, shape: Shape) -> Self {
+        let parts = if config.by_class { shape.classes.max(1) } else { 1 };
+        Self { config, parts: vec![Part::default(); parts] }
+    }
+
+    /// Draws rows, with replacement; from each part as many, as far as they have any.
+    pub(super) fn draw(&self, into: &mut Samples, random: &mut Random, shape: Shape) {
+        let filled: Vec<&Part> = self.parts.iter().filter(|part| part.rows.len() > 0).collect();
+        if filled.is_empty() {
+            return;
+        }
+        for at in 0..self.config.per_batch as usize {
+            let rows = &filled[at % filled.len()].rows;
+            into.copy(rows, random.below(rows.len()), shape);
+        }
+    }
+
+    /// Lets new rows in.
+    pub(super) fn add(&mut self, new: &Samples, random: &mut Random, shape: Shape) {
+        let parts = self.parts.len();
+        let room = (self.config.rows as usize / parts).max(1);
+        for at in 0..new.len() {
+            let part = if parts == 1 { 0 } else { (new.targets[at] as usize).min(parts - 1) };
+            let part = &mut self.parts[part];
+            part.seen += 1;
+            if part.rows.len() < room {
+                part.rows.copy(new, at, shape);
+                continue;
+            }
+            let place = random.below(part.seen as usize);
+            if place < room {
+                part.rows.replace(place, new.row(at, shape), new.example(at));
+            }
+        }
+    }
+
+    /// Whether it is one of these settings.
+    pub(super) fn fits(&self, config: ReplayConfig, shape: Shape) -> bool {
+        let parts = Self::new(config, shape).parts.len();
+        let sound = |part: &Part| {
+            let len = part.rows.len();
+            part.rows.fits(shape) && len as u64 <= part.seen && len <= config.rows as usize && part.seen < 1 << 60
+        };
+        self.config == config && self.parts.len() == parts && self.parts.iter().all(sound)
+    }
+}
