@@ -17,8 +17,9 @@ pub static KIND: ModelKind = Kind {
     name: "streaming_random_patches",
     about: "Many trees that vote, each over its own columns and its own share of the examples; each is replaced when it goes out of date.\n\n\
             Gomes, Read and Bifet, \"Streaming Random Patches for Evolving Data Stream Classification\" (2019). Each tree looks at a \
-            share of the columns, chosen at random, and counts each example as often as a Poisson variable says. When a tree's errors \
-            seem to grow, another one starts to learn beside it, and takes its place when they do grow (ADWIN).",
+            share of the columns, chosen at random, and counts each example as often as a Poisson variable says; where there are few \
+            such choices, each is taken about equally often. When a tree's errors seem to grow, another one starts to learn beside \
+            it, and takes its place when they do grow (ADWIN).",
     schema: schema_of::<Config>,
     example: "columns: 0.6",
     plan,

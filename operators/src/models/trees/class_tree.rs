@@ -117,6 +117,11 @@ impl ClassTree {
         self.arena.split(node, best.test, at, self.leaves.len() - 1);
     }
 
+    /// The columns that it may look at.
+    pub(super) fn columns(&self) -> &[u32] {
+        &self.columns
+    }
+
     pub(in super::super) fn importances(&self) -> &[f64] {
         &self.importances
     }

@@ -137,11 +137,28 @@ impl Ensemble {
         let mut columns = all_columns(shape);
         let count = self.columns_per_tree as usize;
         if count > 0 && count < columns.len() {
-            random.choose(&mut columns, count);
-            columns.truncate(count);
-            columns.sort_unstable();
+            columns = self.share(&columns, count, &mut random);
         }
         ClassTree::new(shape, &self.growth, columns, random)
+    }
+
+    /// So many of the columns, chosen at random among those choices that the fewest trees look at, give or take one (so do
+    /// Moa and river in the beginning). Of three columns there are only three pairs: were each pair drawn by itself, chance
+    /// would leave the one that matters to one tree or to none.
+    fn share(&self, columns: &[u32], count: usize, random: &mut Random) -> Vec<u32> {
+        let choices =
+            (0..count).fold(1.0, |choices, at| choices * (columns.len() - at) as f64 / (at + 1) as f64).round();
+        // There is always a choice that no more trees look at than this, so the search ends.
+        let most = (self.members.len() as f64 / choices) as usize;
+        loop {
+            let mut share = columns.to_vec();
+            random.choose(&mut share, count);
+            share.truncate(count);
+            share.sort_unstable();
+            if self.members.iter().filter(|member| member.tree.columns() == share).count() <= most {
+                return share;
+            }
+        }
     }
 
     /// The vote of a member counts by how often it was right.
@@ -292,5 +309,39 @@ impl Model for Ensemble {
                     && member.successor.as_ref().is_none_or(|tree| tree.fits(shape))
                     && member.warning.iter().chain(&member.drift).all(Detector::is_sound)
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::hoeffding_tree;
+    use super::*;
+
+    #[test]
+    fn trees_share_the_choices_of_columns_evenly() {
+        let tree: hoeffding_tree::Config = serde_json::from_value(json!({})).unwrap();
+        for seed in 0..20 {
+            for (dense, part, choices) in [(3, 0.6, 3), (4, 0.5, 6), (5, 0.8, 5)] {
+                let plan = Plan {
+                    growth: tree.growth(),
+                    members: 10,
+                    lambda: 6.0,
+                    subspace: Subspace::Tree(part),
+                    warning_delta: None,
+                    drift_delta: None,
+                    weighted_votes: true,
+                    reset: Reset::Own,
+                    seed,
+                };
+                let ensemble = Ensemble::new(Shape { dense, active: 0, categories: 0, classes: 2 }, &plan);
+                let alike = |member: &Member| {
+                    ensemble.members.iter().filter(|other| other.tree.columns() == member.tree.columns()).count()
+                };
+                let fewest = 10 / choices;
+                assert!(ensemble.members.iter().all(|member| (fewest..=fewest + 1).contains(&alike(member))));
+            }
+        }
     }
 }
