@@ -70,6 +70,7 @@ streams:
       - target_mean: {target: temperature, by: [room], prior: 15}
       - rolling: {by: [sensor], within_seconds: 20, columns: {recent: mean(temperature), spread: deviation(humidity), rooms: distinct(room)}}
       - flag_stuck: {columns: [humidity], by: [sensor], readings: 3}
+      - lag: {columns: [humidity, count], by: [sensor], rows: 3, within_seconds: 15}
       - flag_drift: {columns: [temperature], by: [room]}
       - mark_gaps: {by: [sensor], longer_than_seconds: 3}
       - winsorise: {columns: [recent], by: [room]}

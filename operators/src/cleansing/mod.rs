@@ -36,6 +36,7 @@ mod impute;
 mod interpolate;
 mod join;
 mod join_as_of;
+mod lag;
 mod latest;
 mod local_time;
 mod localise;
@@ -84,6 +85,7 @@ pub static KINDS: &[&StepKind] = &[
     &interpolate::KIND,
     &join::KIND,
     &join_as_of::KIND,
+    &lag::KIND,
     &latest::KIND,
     &localise::KIND,
     &mark_gaps::KIND,
@@ -186,6 +188,10 @@ mod tests {
             (
                 &flag_drift::KIND,
                 json!({"columns": ["count", "humidity"], "reference": 4, "threshold": 2, "by": ["ok"]}),
+            ),
+            (
+                &lag::KIND,
+                json!({"columns": ["count"], "rows": 2, "by": ["sensor"], "within_seconds": 30, "otherwise": "oldest"}),
             ),
             (&flag_stuck::KIND, json!({"columns": ["count"], "readings": 2, "tolerance": 5, "then": "missing"})),
             (

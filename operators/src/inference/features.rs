@@ -60,6 +60,18 @@ pub enum FeatureConfig {
     Column(String),
     /// Columns of categories whose combinations are categories.
     Cross(Cross),
+    /// Columns with what `lag` added to them, as a sequence.
+    Moments(Moments),
+}
+
+/// Columns of numbers with what `lag` added to them: a sequence, the oldest first, and at each of its moments all columns.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Moments {
+    /// The columns.
+    pub moments: Vec<String>,
+    /// How many moments there are, the present one among them: one more than `lag` has rows, at most.
+    pub steps: u32,
 }
 
 /// Columns of categories whose combinations are categories, so that a linear model can tell what only two together say.
@@ -78,6 +90,7 @@ impl FeatureConfig {
         match self {
             Self::Column(name) => name.clone(),
             Self::Cross(cross) => cross.cross.join(" x "),
+            Self::Moments(moments) => format!("moments of {}", moments.moments.join(", ")),
         }
     }
 
@@ -86,6 +99,7 @@ impl FeatureConfig {
         match self {
             Self::Column(name) => std::slice::from_ref(name),
             Self::Cross(cross) => &cross.cross,
+            Self::Moments(moments) => &moments.moments,
         }
     }
 }
@@ -128,6 +142,7 @@ impl Features {
                     problems.take(features.add(schema, column, &path));
                 }
                 FeatureConfig::Cross(cross) => drop(problems.take_all(features.cross(schema, cross, &path))),
+                FeatureConfig::Moments(moments) => drop(problems.take_all(features.moments(schema, moments, &path))),
             }
         }
         problems.finish().map(|()| features)
@@ -195,6 +210,24 @@ impl Features {
         let place = self.category(&name, config.buckets, path).map_err(|problem| vec![problem])?;
         self.columns.push(Feature { name, data_type: DataType::UInt32.to_string(), place, columns });
         Ok(())
+    }
+
+    fn moments(&mut self, schema: &SchemaRef, config: &Moments, path: &str) -> Planned<()> {
+        let mut problems = Problems::default();
+        if !(2..=256).contains(&config.steps) || config.moments.is_empty() {
+            let message = "a sequence is of 1 column or more, and of 2 to 256 moments";
+            problems.push(Problem::new(path, "out-of-range", message));
+            return problems.finish();
+        }
+        for back in (0..config.steps).rev() {
+            for (at, name) in config.moments.iter().enumerate() {
+                let name = if back == 0 { name.clone() } else { format!("{name}_{back}") };
+                let path = format!("{path}.moments.{at}");
+                let Some(column) = problems.take(column(schema, &path, &name)) else { continue };
+                problems.take(self.add(schema, column, &path));
+            }
+        }
+        problems.finish()
     }
 
     /// What the places of a row are called; there are no classes yet.

@@ -5,8 +5,6 @@ mod examples;
 mod guard;
 mod online;
 #[cfg(test)]
-mod speed;
-#[cfg(test)]
 mod tests;
 mod waiting;
 

@@ -219,7 +219,7 @@ fn beside_categories(graph: &mut Graph, node: Node) -> Node {
     }
 }
 
-/// As PyTorch has it: the reset gate is applied behind the weights. It begins with zeros.
+/// As `PyTorch` has it: the reset gate is applied behind the weights. It begins with zeros.
 fn gru(graph: &mut Graph, moments: &[Node], units: usize) -> Node {
     let inputs = moments.first().map_or(0, |moment| graph.width(*moment));
     let mut gates = |from: &str, inputs: usize| {

@@ -1,85 +1,63 @@
-//! Runs a network on the processor: forward to its outputs, and back to the gradients of its parameters.
+//! The processor.
 //!
 //! What a row gives does not depend on the rows beside it, but for the statistics of a mini-batch in [`Operation::BatchNorm`]
 //! while it learns. All sums have a fixed order; exponentials come from `libm`.
 
+// What is dispatched has the registers of the machine only where it is inlined.
+#![allow(clippy::inline_always)]
+
 use pulp::Arch;
-use serde::{Deserialize, Serialize};
 
-use super::super::random::Random;
+use super::compute::{Compute, EPSILON, Failed, Inputs, Learning, MOMENTUM, View};
 use super::graph::{Function, Graph, Node, Operation};
+use super::optimizer::{Rule, Step};
 use super::product::{Left, Product, transpose};
-use super::table::Table;
 
-/// The numbers of a network.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Weights {
-    /// All parameters, one after the other.
-    #[serde(with = "super::floats")]
-    pub(super) values: Vec<f32>,
-    /// Means and variances of the past: of each batch norm, first all means.
-    #[serde(with = "super::floats")]
-    pub(super) statistics: Vec<f32>,
-    /// The embeddings.
-    pub(super) table: Table,
-}
-
-/// The numbers with which a network answers.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct View<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) statistics: &'a [f32],
-    pub(super) table: &'a Table,
-}
-
-/// Rows as the network takes them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Inputs<'a> {
-    pub(super) rows: usize,
-    /// Row after row.
-    pub(super) numbers: &'a [f32],
-    /// Row after row.
-    pub(super) active: &'a [u32],
-}
-
-/// Of each node, its numbers in a mini-batch; reused.
+/// Runs networks on the processor. Of each node it has its numbers in a mini-batch; reused.
 #[derive(Debug, Default)]
-pub(super) struct Workspace {
-    pub(super) values: Vec<Vec<f32>>,
-    pub(super) gradients: Vec<Vec<f32>>,
+pub(super) struct Host {
+    output: usize,
+    threads: usize,
+    values: Vec<Vec<f32>>,
+    gradients: Vec<Vec<f32>>,
+    /// The gradients of the parameters.
+    sums: Vec<f32>,
     /// Whether a gradient has something that the next is to be added to.
     begun: Vec<bool>,
     /// Of some operations, what the way back needs: masks, deviations.
     kept: Vec<Vec<f32>>,
+    /// Whether a parameter's gradient has something that the next is to be added to.
+    is_set: Vec<bool>,
     scratch: Vec<f32>,
+    turned: Vec<f32>,
 }
 
-/// What keeps divisions by deviations finite.
-const EPSILON: f32 = 1e-5;
-/// How much of a mini-batch goes into the statistics of the past.
-const MOMENTUM: f32 = 0.1;
-
-/// What learning does that predicting does not.
-pub(super) struct Learning<'a> {
-    pub(super) random: &'a mut Random,
-    /// The statistics of the past, which move.
-    pub(super) statistics: &'a mut [f32],
-}
-
-impl Workspace {
-    pub(super) fn new(graph: &Graph) -> Self {
+impl Host {
+    /// With so many threads for large products, which give the same bits as one.
+    pub(super) fn new(graph: &Graph, output: Node, threads: usize) -> Self {
         let empty = || vec![Vec::new(); graph.nodes()];
-        Self { values: empty(), gradients: empty(), begun: Vec::new(), kept: empty(), scratch: Vec::new() }
+        Self {
+            output: output.0,
+            threads,
+            values: empty(),
+            gradients: empty(),
+            sums: Vec::new(),
+            begun: Vec::new(),
+            kept: empty(),
+            is_set: Vec::new(),
+            scratch: Vec::new(),
+            turned: Vec::new(),
+        }
     }
 
-    /// The gradients of the embeddings, one after the other; of no use before [`Workspace::backward`].
-    pub(super) fn embeddings(&self, graph: &Graph) -> &[f32] {
-        let node = graph.operations().find(|(_, operation)| **operation == Operation::Embeddings);
-        node.map_or(&[], |(node, _)| &self.gradients[node])
+    /// The gradients of all parameters.
+    #[cfg(test)]
+    pub(super) fn gradients(&self) -> &[f32] {
+        &self.sums
     }
 
     /// Computes all nodes.
-    pub(super) fn forward(
+    pub(super) fn compute(
         &mut self,
         graph: &Graph,
         weights: View<'_>,
@@ -110,7 +88,7 @@ impl Workspace {
                     out.chunks_exact_mut(width).for_each(|out| out.copy_from_slice(bias));
                     let left = Left::Rows(&before[input.0], inner);
                     let right = parameter(*weights);
-                    Product { left, right, out, rows, inner, columns: width, is_added: true }.run();
+                    Product { left, right, out, rows, inner, columns: width, is_added: true }.run(self.threads);
                 }
                 Operation::Activate { input, function } => function.apply(&before[input.0], out),
                 Operation::LayerNorm { input, gain, shift } => {
@@ -119,23 +97,12 @@ impl Workspace {
                 Operation::BatchNorm { input, gain, shift, statistics } => {
                     let input = &before[input.0];
                     let (gain, shift) = (parameter(*gain), parameter(*shift));
-                    match &mut learning {
-                        Some(Learning { statistics: past, .. }) => {
-                            let past = &mut past[*statistics..][..2 * width];
-                            column_moments(input, width, kept);
-                            let more = rows as f32 / (rows as f32 - 1.0).max(1.0);
-                            let (means, variances) = past.split_at_mut(width);
-                            for (past, new) in means.iter_mut().zip(&kept[..width]) {
-                                *past += MOMENTUM * (new - *past);
-                            }
-                            for (past, new) in variances.iter_mut().zip(&kept[width..]) {
-                                *past += MOMENTUM * (new * more - *past);
-                            }
-                        }
-                        None => {
-                            kept.clear();
-                            kept.extend_from_slice(&weights.statistics[*statistics..][..2 * width]);
-                        }
+                    if let Some(Learning { statistics: past, .. }) = &mut learning {
+                        column_moments(input, width, kept);
+                        remember(kept, &mut past[*statistics..][..2 * width], rows);
+                    } else {
+                        kept.clear();
+                        kept.extend_from_slice(&weights.statistics[*statistics..][..2 * width]);
                     }
                     kept[width..].iter_mut().for_each(|variance| *variance = 1.0 / (*variance + EPSILON).sqrt());
                     let (means, scales) = kept.split_at(width);
@@ -182,12 +149,22 @@ impl Workspace {
         }
     }
 
-    /// The gradient of `output` as it was set in [`Workspace::gradients`], back to that of all parameters, which is added to
-    /// `sums`. The embeddings' is left at their node.
-    pub(super) fn backward(&mut self, graph: &Graph, weights: View<'_>, rows: usize, output: Node, sums: &mut [f32]) {
+    /// The gradient of the outputs back to those of all parameters and of the embeddings.
+    fn back(&mut self, graph: &Graph, weights: View<'_>, rows: usize) {
+        let sums = &mut self.sums;
+        sums.resize(graph.len(), 0.0);
+        // Most are set by the one operation that has them; the others are added to, and begin at nothing.
+        self.is_set.clear();
+        self.is_set.resize(graph.parameters().len(), false);
+        for (parameter, is_set) in graph.parameters().iter().zip(&mut self.is_set) {
+            if parameter.shape.len() < 2 {
+                sums[parameter.range.clone()].fill(0.0);
+                *is_set = true;
+            }
+        }
         self.begun.clear();
         self.begun.resize(graph.nodes(), false);
-        self.begun[output.0] = true;
+        self.begun[self.output] = true;
         for (at, operation) in graph.operations().rev() {
             if !graph.learns(Node(at)) || !self.begun[at] {
                 continue;
@@ -210,13 +187,25 @@ impl Workspace {
                         },
                     );
                     let left = Left::Columns(&values[input.0], inner);
+                    let is_added = std::mem::replace(&mut self.is_set[*matrix], true);
                     let sum = &mut sums[graph.range(*matrix)];
-                    Product { left, right: out, out: sum, rows: inner, inner: rows, columns: width, is_added: true }
-                        .run();
-                    if let Some((gradient, is_added)) = back.to(*input) {
-                        transpose(&weights.values[graph.range(*matrix)], inner, width, &mut self.scratch);
+                    Product { left, right: out, out: sum, rows: inner, inner: rows, columns: width, is_added }
+                        .run(self.threads);
+                    let matrix = &weights.values[graph.range(*matrix)];
+                    if 2 * rows < width && graph.learns(*input) {
+                        // The same chains the other way around: the transposed of few rows costs less than that of the matrix.
+                        transpose(out, rows, width, &mut self.scratch);
+                        self.turned.resize(inner * rows, 0.0);
+                        let (left, right, turned) = (Left::Rows(matrix, width), &self.scratch, &mut self.turned);
+                        Product { left, right, out: turned, rows: inner, inner: width, columns: rows, is_added: false }
+                            .run(self.threads);
+                        transpose(&self.turned, inner, rows, &mut self.scratch);
+                        back.add(*input, &self.scratch, 1.0);
+                    } else if let Some((gradient, is_added)) = back.to(*input) {
+                        transpose(matrix, inner, width, &mut self.scratch);
                         let (left, right) = (Left::Rows(out, width), &self.scratch);
-                        Product { left, right, out: gradient, rows, inner: width, columns: inner, is_added }.run();
+                        Product { left, right, out: gradient, rows, inner: width, columns: inner, is_added }
+                            .run(self.threads);
                     }
                 }
                 Operation::Activate { input, function } => {
@@ -250,26 +239,89 @@ impl Workspace {
                     back.add(*right, out, *factor);
                 }
                 Operation::Multiply { left, right } => {
-                    for (one, other) in [(left, right), (right, left)] {
-                        self.scratch.clear();
-                        self.scratch.extend(out.iter().zip(&values[other.0]).map(|(value, other)| value * other));
-                        back.add(*one, &self.scratch, 1.0);
-                    }
+                    back.multiply(*left, &values[right.0], out, &mut self.scratch);
+                    back.multiply(*right, &values[left.0], out, &mut self.scratch);
                 }
-                Operation::Concat { parts } => {
-                    let mut start = 0;
-                    for part in parts {
-                        let part_width = graph.width(*part);
-                        self.scratch.resize(rows * part_width, 0.0);
-                        copy_columns(out, width, start, &mut self.scratch, part_width, 0, part_width);
-                        back.add(*part, &self.scratch, 1.0);
-                        start += part_width;
-                    }
-                }
+                Operation::Concat { parts } => back.split(parts, out, width, &mut self.scratch),
                 Operation::Slice { input, start } => back.add_columns(*input, *start, out, width),
             }
         }
+        for (parameter, _) in graph.parameters().iter().zip(&self.is_set).filter(|(_, is_set)| !**is_set) {
+            sums[parameter.range.clone()].fill(0.0);
+        }
     }
+}
+
+impl Compute for Host {
+    fn forward(
+        &mut self,
+        graph: &Graph,
+        weights: View<'_>,
+        inputs: Inputs<'_>,
+        learning: Option<Learning<'_>>,
+    ) -> Result<(), Failed> {
+        self.compute(graph, weights, inputs, learning);
+        Ok(())
+    }
+
+    fn outputs(&self) -> &[f32] {
+        &self.values[self.output]
+    }
+
+    fn backward(&mut self, graph: &Graph, weights: View<'_>, gradient: &[f32]) -> Result<f64, Failed> {
+        self.gradients[self.output].clear();
+        self.gradients[self.output].extend_from_slice(gradient);
+        let rows = gradient.len() / graph.width(Node(self.output)).max(1);
+        self.back(graph, weights, rows);
+        Ok(squares(&self.sums))
+    }
+
+    fn embeddings(&self, graph: &Graph) -> &[f32] {
+        let node = graph.operations().find(|(_, operation)| **operation == Operation::Embeddings);
+        node.map_or(&[], |(node, _)| &self.gradients[node])
+    }
+
+    fn update(
+        &mut self,
+        values: &mut [f32],
+        moments: &mut [f32],
+        rule: &Rule,
+        step: Step,
+        factor: f32,
+    ) -> Result<(), Failed> {
+        if factor < 1.0 {
+            self.sums.iter_mut().for_each(|gradient| *gradient *= factor);
+        }
+        rule.update(values, &self.sums, moments, step);
+        Ok(())
+    }
+
+    fn read(&mut self, _: &mut [f32], _: &mut [f32]) -> Result<(), Failed> {
+        Ok(())
+    }
+
+    fn is_device(&self) -> bool {
+        false
+    }
+}
+
+/// The sum of squares: of some thousand numbers at a time in so many sums, the same on machines with narrower and wider registers.
+pub(super) fn squares(values: &[f32]) -> f64 {
+    const LANES: usize = 64;
+    let of_block = |block: &[f32]| {
+        let mut sums = [0.0_f32; LANES];
+        let (chunks, rest) = block.as_chunks::<LANES>();
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                for chunk in chunks {
+                    sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value * value);
+                }
+            },
+        );
+        sums.iter().map(|sum| f64::from(*sum)).chain(rest.iter().map(|value| f64::from(value * value))).sum::<f64>()
+    };
+    values.chunks(64 * LANES).map(of_block).sum()
 }
 
 /// The gradients of the nodes before one.
@@ -297,6 +349,24 @@ impl Back<'_> {
             Some((gradient, true)) => gradient.iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * value),
             Some((gradient, false)) => gradient.iter_mut().zip(values).for_each(|(sum, value)| *sum = factor * value),
             None => {}
+        }
+    }
+
+    fn multiply(&mut self, node: Node, other: &[f32], out: &[f32], scratch: &mut Vec<f32>) {
+        scratch.clear();
+        scratch.extend(out.iter().zip(other).map(|(value, other)| value * other));
+        self.add(node, scratch, 1.0);
+    }
+
+    /// To each part its columns.
+    fn split(&mut self, parts: &[Node], out: &[f32], width: usize, scratch: &mut Vec<f32>) {
+        let mut start = 0;
+        for part in parts {
+            let part_width = self.graph.width(*part);
+            scratch.resize(self.rows * part_width, 0.0);
+            copy_columns(out, width, start, scratch, part_width, 0, part_width);
+            self.add(*part, scratch, 1.0);
+            start += part_width;
         }
     }
 
@@ -456,6 +526,16 @@ fn column_moments(input: &[f32], width: usize, to: &mut Vec<f32>) {
     variances.iter_mut().for_each(|variance| *variance /= rows);
 }
 
+/// Lets the statistics of the past know the means and variances of a mini-batch; its variances as those of a sample.
+fn remember(moments: &[f32], past: &mut [f32], rows: usize) {
+    let width = moments.len() / 2;
+    let more = rows as f32 / (rows as f32 - 1.0).max(1.0);
+    for (at, (past, new)) in past.iter_mut().zip(moments).enumerate() {
+        let new = if at < width { *new } else { new * more };
+        *past += MOMENTUM * (new - *past);
+    }
+}
+
 /// The gradient of the input into `to`, and those of the gains and the shifts.
 fn batch_norm_back(
     input: &[f32],
@@ -484,16 +564,4 @@ fn batch_norm_back(
         }
     }
     (by_gain, by_shift)
-}
-
-impl Weights {
-    /// At the beginning.
-    pub(super) fn new(graph: &Graph, random: &mut Random) -> Self {
-        let table = Table::new(graph.embedding());
-        Self { values: graph.start(random), statistics: graph.start_statistics(), table }
-    }
-
-    pub(super) fn view(&self) -> View<'_> {
-        View { values: &self.values, statistics: &self.statistics, table: &self.table }
-    }
 }

@@ -8,9 +8,11 @@ use serde_json::json;
 use super::super::linear::Boost;
 use super::super::random::Random;
 use super::super::{Example, Explanation, Happening, Learner, Matrix, Names, Predictor, Shape, Task, Tensor};
+use super::compute::{Compute, Failed, Inputs, Learning, View, Weights};
 use super::graph::{Architecture, Graph, Node};
-use super::host::{Inputs, Learning, View, Weights, Workspace};
+use super::host::{Host, squares};
 use super::loss::{Head, Lesson, classes};
+use super::optimizer::Step;
 use super::samples::{Replay, Samples};
 use super::scaling::Scaling;
 use super::table::{Sparse, Tending};
@@ -78,6 +80,9 @@ pub(super) struct NetworkLearner {
     course: Course,
     look: Look,
     happenings: Vec<Happening>,
+    host: Host,
+    /// What learns in place of the processor, as long as nothing goes wrong there.
+    device: Option<Box<dyn Compute>>,
     buffers: Buffers,
 }
 
@@ -95,10 +100,10 @@ pub(super) struct Look {
 const LOOK_STEPS: u64 = 64;
 
 /// Reused from mini-batch to mini-batch.
+#[derive(Default)]
 struct Buffers {
-    workspace: Workspace,
     numbers: Vec<f32>,
-    gradients: Vec<f32>,
+    gradient: Vec<f32>,
     sparse: Sparse,
     batch: Samples,
     targets: Vec<f64>,
@@ -163,7 +168,7 @@ impl Plan {
                 each.for_each(|(outputs, to)| to[0] = known.scaling.number(f64::from(finite(outputs[0]))));
             }
             Head::Number(_) => {
-                each.for_each(|(outputs, to)| to[0] = libm::exp(f64::from(finite(outputs[0]).min(80.0))))
+                each.for_each(|(outputs, to)| to[0] = libm::exp(f64::from(finite(outputs[0]).min(80.0))));
             }
             Head::Rebuild => {
                 for (row, (outputs, to)) in each.enumerate() {
@@ -188,15 +193,29 @@ fn rebuilt(outputs: &[f32], numbers: &[f32]) -> f64 {
     squares.sum::<f64>() / numbers.len().max(1) as f64
 }
 
+/// Rows from one on that are to be told: as many as there is room for.
+struct Asked<'a> {
+    rows: &'a Matrix,
+    from: usize,
+    to: &'a mut [f64],
+}
+
 impl Known {
     /// With the weights that answer.
     fn view(&self) -> View<'_> {
         let view = self.weights.view();
-        if self.average.is_empty() { view } else { View { values: &self.average, ..view } }
+        if self.average.is_empty() { view } else { View { values: &self.average, are_own: false, ..view } }
     }
 
-    fn predict(&self, plan: &Plan, rows: &Matrix, from: usize, to: &mut [f64], buffers: &mut Buffers) {
-        let Buffers { workspace, numbers, probabilities, .. } = buffers;
+    fn predict(
+        &self,
+        plan: &Plan,
+        view: View<'_>,
+        compute: &mut dyn Compute,
+        Asked { rows, from, to }: Asked<'_>,
+        buffers: &mut Buffers,
+    ) -> Result<(), Failed> {
+        let Buffers { numbers, probabilities, .. } = buffers;
         let size = BLOCK.max(plan.training.mini_batch as usize);
         for (block, to) in (0..).zip(to.chunks_mut(size * plan.width)) {
             let first = from + block * size;
@@ -204,23 +223,10 @@ impl Known {
             numbers.clear();
             self.scaling.numbers(dense, numbers);
             let inputs = Inputs { rows: to.len() / plan.width, numbers, active };
-            workspace.forward(&plan.graph, self.view(), inputs, None);
-            plan.tell(self, &workspace.values[plan.output.0], numbers, probabilities, to);
+            compute.forward(&plan.graph, view, inputs, None)?;
+            plan.tell(self, compute.outputs(), numbers, probabilities, to);
         }
-    }
-}
-
-impl Buffers {
-    fn new(plan: &Plan) -> Self {
-        Self {
-            workspace: Workspace::new(&plan.graph),
-            numbers: Vec::new(),
-            gradients: vec![0.0; plan.graph.len()],
-            sparse: Sparse::default(),
-            batch: Samples::default(),
-            targets: Vec::new(),
-            probabilities: Vec::new(),
-        }
+        Ok(())
     }
 }
 
@@ -229,14 +235,43 @@ impl NetworkLearner {
         let mut random = Random::new(training.seed, 0);
         let plan = Plan::new(architecture, shape, head, training);
         let known = plan.known(&mut random);
-        Self {
+        let mut learner = Self {
             known: Arc::new(known),
             course: plan.course(random),
             look: Look::default(),
             happenings: Vec::new(),
-            buffers: Buffers::new(&plan),
+            host: Host::new(&plan.graph, plan.output, plan.training.threads as usize),
+            device: None,
+            buffers: Buffers::default(),
             plan: Arc::new(plan),
+        };
+        learner.go_to_device();
+        learner
+    }
+
+    /// Takes what has been learned to the device that the settings name. Where there is none, the processor goes on.
+    fn go_to_device(&mut self) {
+        let Plan { graph, output, training, .. } = &*self.plan;
+        match training.device.open(graph, *output, &self.known.weights.values, &self.course.moments) {
+            Ok(device) => self.device = device,
+            Err(Failed(why)) => self.say("device_missing", &why),
         }
+    }
+
+    fn say(&mut self, kind: &'static str, why: &str) {
+        self.device = None;
+        self.happenings.push(Happening { row: 0, kind, about: json!({"why": why, "goes_on": "cpu"}) });
+    }
+
+    /// Goes to a device of a test.
+    #[cfg(test)]
+    pub(super) fn move_to(
+        &mut self,
+        open: impl FnOnce(&Graph, Node, &[f32], &[f32]) -> Result<Box<dyn Compute>, Failed>,
+    ) {
+        let Plan { graph, output, .. } = &*self.plan;
+        let device = open(graph, *output, &self.known.weights.values, &self.course.moments);
+        self.device = Some(device.expect("a device"));
     }
 
     /// The parameters, to begin with others.
@@ -251,14 +286,45 @@ impl NetworkLearner {
         self.look
     }
 
+    /// Predicts rows and learns them, mini-batch by mini-batch.
+    fn run(
+        &mut self,
+        compute: &mut dyn Compute,
+        rows: &Matrix,
+        examples: &[Example],
+        outputs: &mut [f64],
+    ) -> Result<(), Failed> {
+        let plan = self.plan.clone();
+        let size = plan.training.mini_batch as usize;
+        let mut at = 0;
+        while at < examples.len() {
+            // As far as the open mini-batch goes, all are predicted by the same weights.
+            let (start, has_stopped, waited) = (at, self.has_stopped(), self.course.open.len());
+            while at < examples.len() && (has_stopped || self.course.open.len() < size) {
+                if examples[at].weight > 0.0 && !has_stopped {
+                    self.course.open.push(rows.row(at), examples[at]);
+                }
+                at += 1;
+            }
+            let to = &mut outputs[start * plan.width..at * plan.width];
+            let view = self.known.view();
+            let view = View { are_own: view.are_own && !has_stopped, ..view };
+            self.known.predict(&plan, view, compute, Asked { rows, from: start, to }, &mut self.buffers)?;
+            if self.course.open.len() == size {
+                self.step(compute, at - 1, waited == 0 && at - start == size)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Learns the open mini-batch, which row `last` has filled. Where its rows were just predicted together, and nothing else, their
     /// nodes are computed already.
-    fn step(&mut self, last: usize, mut is_computed: bool) {
+    fn step(&mut self, compute: &mut dyn Compute, last: usize, mut is_computed: bool) -> Result<(), Failed> {
         let plan = self.plan.clone();
         let Plan { graph, output, head, shape, training, .. } = &*plan;
         let (known, course) = (Arc::make_mut(&mut self.known), &mut self.course);
-        let Buffers { workspace, numbers, gradients, sparse, batch, targets, .. } = &mut self.buffers;
-        let moments = training.optimizer.moments();
+        let Buffers { numbers, gradient, sparse, batch, targets, .. } = &mut self.buffers;
+        let (rule, moments) = (&training.optimizer, training.optimizer.moments());
         let fresh = course.open.len();
         course.examples += fresh as u64;
         std::mem::swap(batch, &mut course.open);
@@ -275,49 +341,47 @@ impl NetworkLearner {
             replay.draw(batch, &mut course.random, *shape);
             is_computed = false;
         }
-        let rows = batch.len();
         let mut statistics = known.weights.statistics.clone();
         if !is_computed || graph.learns_otherwise() || training.average > 0.0 {
             numbers.clear();
             known.scaling.numbers(&batch.dense, numbers);
-            let inputs = Inputs { rows, numbers, active: &batch.active };
+            let inputs = Inputs { rows: batch.len(), numbers, active: &batch.active };
             let learning = Learning { random: &mut course.random, statistics: &mut statistics };
-            workspace.forward(graph, known.weights.view(), inputs, Some(learning));
+            compute.forward(graph, known.weights.view(), inputs, Some(learning))?;
         }
         targets.clear();
         targets.extend(batch.targets.iter().map(|target| known.scaling.target(*target)));
         let lesson = Lesson { width: graph.width(*output), numbers, targets, weights: &batch.weights };
-        let loss = head.gradient(&workspace.values[output.0], &lesson, &mut workspace.gradients[output.0]);
-        gradients.fill(0.0);
-        workspace.backward(graph, known.weights.view(), rows, *output, gradients);
-        sparse.sum(&batch.active, workspace.embeddings(graph), graph.embedding());
-        let length = (squares(gradients) + squares(&sparse.values)).sqrt();
+        let loss = head.gradient(compute.outputs(), &lesson, gradient);
+        let of_parameters = compute.backward(graph, known.weights.view(), gradient)?;
+        sparse.sum(&batch.active, compute.embeddings(graph), graph.embedding());
+        let length = (of_parameters + squares(&sparse.values)).sqrt();
         if !(loss.is_finite() && length.is_finite()) {
             course.refused += 1;
             let examples = [course.examples - fresh as u64 + 1, course.examples];
             let about = json!({"examples": examples, "loss": loss.to_string(), "gradient_norm": length.to_string()});
             self.happenings.push(Happening { row: last, kind: "step_refused", about });
-            return;
+            return Ok(());
         }
-        if training.clip > 0.0 && length > training.clip {
-            let factor = (training.clip / length) as f32;
-            gradients.iter_mut().chain(&mut sparse.values).for_each(|gradient| *gradient *= factor);
+        let factor = if training.clip > 0.0 && length > training.clip { training.clip / length } else { 1.0 } as f32;
+        if factor < 1.0 {
+            sparse.values.iter_mut().for_each(|gradient| *gradient *= factor);
         }
         course.steps += 1;
         let part = training.schedule.part(course.steps) * course.boost.next(fresh as f64);
-        let rate = (training.optimizer.rate() * part) as f32;
-        let decay = training.optimizer.decay();
+        let step = Step { number: course.steps, rate: (rule.rate() * part) as f32, decay: rule.decay() };
         let values = &mut known.weights.values;
-        let before = course.steps.is_multiple_of(LOOK_STEPS).then(|| values.clone());
-        training.optimizer.update(values, gradients, &mut course.moments, rate, decay, course.steps);
-        course.tending.update(&mut known.weights.table, sparse, &training.optimizer, rate, course.steps);
+        let before = (course.steps.is_multiple_of(LOOK_STEPS) && !compute.is_device()).then(|| values.clone());
+        compute.update(values, &mut course.moments, rule, step, factor)?;
+        course.tending.update(&mut known.weights.table, sparse, rule, step);
         known.weights.statistics = statistics;
-        (self.look.loss, self.look.gradient_norm, self.look.rate) = (loss, length, rate);
+        (self.look.loss, self.look.gradient_norm, self.look.rate) = (loss, length, step.rate);
         if let Some(mut moved) = before {
             moved.iter_mut().zip(&*values).for_each(|(before, value)| *before -= value);
             self.look.update_norm = squares(&moved).sqrt();
         }
         if training.average > 0.0 {
+            compute.read(values, &mut course.moments)?;
             // The beginning counts less than it would (as TensorFlow's moving averages have it).
             let steps = course.steps as f64;
             let rest = (1.0 - training.average.min((1.0 + steps) / (10.0 + steps))) as f32;
@@ -335,9 +399,13 @@ impl NetworkLearner {
             batch.truncate(fresh, *shape);
             replay.add(batch, &mut course.random, *shape);
         }
-        if let (Some(patience), Some(stop)) = (&mut course.patience, training.stop) {
-            patience.wait(loss, stop.patience_steps, values);
+        if let (Some(patience), Some(stop)) = (&mut course.patience, training.stop)
+            && patience.wait(loss, stop.patience_steps)
+        {
+            compute.read(values, &mut course.moments)?;
+            patience.compare(values);
         }
+        Ok(())
     }
 
     fn has_stopped(&self) -> bool {
@@ -346,13 +414,15 @@ impl NetworkLearner {
 }
 
 impl Patience {
-    /// After a mini-batch: at the end of so many, compares their mean with the best.
-    fn wait(&mut self, loss: f64, most: u32, values: &mut [f32]) {
+    /// After a mini-batch: whether it is the last of so many.
+    fn wait(&mut self, loss: f64, most: u32) -> bool {
         self.steps += 1;
         self.sum += loss;
-        if self.steps < most {
-            return;
-        }
+        self.steps >= most
+    }
+
+    /// Compares their mean with the best.
+    fn compare(&mut self, values: &mut [f32]) {
         let mean = self.sum / f64::from(self.steps);
         (self.steps, self.sum) = (0, 0.0);
         if self.best.is_none_or(|best| mean < best) {
@@ -365,47 +435,34 @@ impl Patience {
     }
 }
 
-/// The sum of squares, in sixteen sums: the same on machines with narrower and wider registers.
-fn squares(values: &[f32]) -> f64 {
-    const LANES: usize = 16;
-    let mut sums = [0.0_f64; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for chunk in chunks {
-                for (sum, value) in sums.iter_mut().zip(chunk) {
-                    let value = f64::from(*value);
-                    *sum += value * value;
-                }
-            }
-        },
-    );
-    let rest = rest.iter().map(|value| f64::from(*value) * f64::from(*value));
-    sums.into_iter().chain(rest).sum()
-}
-
 impl Learner for NetworkLearner {
     fn learn(&mut self, rows: &Matrix, examples: &[Example], outputs: &mut Vec<f64>) {
-        let plan = self.plan.clone();
-        outputs.resize(rows.len() * plan.width, 0.0);
-        let size = plan.training.mini_batch as usize;
-        let mut at = 0;
-        while at < examples.len() {
-            // As far as the open mini-batch goes, all are predicted by the same weights.
-            let (start, has_stopped, waited) = (at, self.has_stopped(), self.course.open.len());
-            while at < examples.len() && (has_stopped || self.course.open.len() < size) {
-                if examples[at].weight > 0.0 && !has_stopped {
-                    self.course.open.push(rows.row(at), examples[at]);
+        outputs.resize(rows.len() * self.plan.width, 0.0);
+        if let Some(mut device) = self.device.take() {
+            let (known, course, told) = (self.known.clone(), self.course.clone(), self.happenings.len());
+            let learned = self.run(&mut *device, rows, examples, outputs).and_then(|()| {
+                let values = &mut Arc::make_mut(&mut self.known).weights.values;
+                // What has stopped keeps its best parameters.
+                let has_stopped = self.course.patience.as_ref().is_some_and(|patience| patience.has_stopped);
+                if has_stopped { Ok(()) } else { device.read(values, &mut self.course.moments) }
+            });
+            match learned {
+                Ok(()) => {
+                    self.device = Some(device);
+                    return;
                 }
-                at += 1;
-            }
-            let to = &mut outputs[start * plan.width..at * plan.width];
-            self.known.predict(&plan, rows, start, to, &mut self.buffers);
-            if self.course.open.len() == size {
-                self.step(at - 1, waited == 0 && at - start == size);
+                Err(Failed(why)) => {
+                    // As if nothing had been learned there, and on the processor it cannot fail.
+                    (self.known, self.course) = (known, course);
+                    self.happenings.truncate(told);
+                    self.say("device_failed", &why);
+                }
             }
         }
+        let mut host = std::mem::take(&mut self.host);
+        let learned = self.run(&mut host, rows, examples, outputs);
+        debug_assert_eq!(learned, Ok(()), "the processor does not fail");
+        self.host = host;
     }
 
     fn forget(&mut self, _: &Matrix, _: &[Example]) {
@@ -458,6 +515,7 @@ impl Learner for NetworkLearner {
             return Err("its numbers are not those of this network".to_owned());
         }
         (self.known, self.course) = (Arc::new(known), course);
+        self.go_to_device();
         Ok(())
     }
 
@@ -470,6 +528,7 @@ impl Learner for NetworkLearner {
             ("gradient_norm", gradient_norm),
             ("update_norm", update_norm),
             ("learning_rate", f64::from(rate)),
+            ("on_device", f64::from(u8::from(self.device.is_some()))),
         ]
     }
 
@@ -487,7 +546,10 @@ struct Frozen {
 impl Predictor for Frozen {
     fn predict(&self, rows: &Matrix, outputs: &mut Vec<f64>) {
         outputs.resize(rows.len() * self.plan.width, 0.0);
-        self.known.predict(&self.plan, rows, 0, outputs, &mut Buffers::new(&self.plan));
+        let mut host = Host::new(&self.plan.graph, self.plan.output, 1);
+        let asked = Asked { rows, from: 0, to: outputs };
+        let told = self.known.predict(&self.plan, self.known.view(), &mut host, asked, &mut Buffers::default());
+        debug_assert_eq!(told, Ok(()), "the processor does not fail");
     }
 
     fn tensors(&self) -> Vec<Tensor> {

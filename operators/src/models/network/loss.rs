@@ -148,7 +148,7 @@ impl Head {
                     let (lost, factor) = loss.of(probabilities[class]);
                     sum += weight * lost;
                     // Of two, the output is the logit of the second one.
-                    let first = if outputs.len() == 1 { 1 } else { 0 };
+                    let first = usize::from(outputs.len() == 1);
                     let slopes = (first..).zip(&probabilities[first..]).map(|(at, probability)| {
                         (weight * factor * (f64::from(u8::from(at == class)) - probability)) as f32
                     });

@@ -8,11 +8,15 @@
 //! from its examples alone: not from how they were cut, nor from the machine ([`product`]).
 
 mod architecture;
+mod compute;
+#[cfg(any(test, feature = "cuda"))]
+mod device;
 mod graph;
 mod host;
 mod learner;
 mod loss;
 mod optimizer;
+mod place;
 mod product;
 mod samples;
 mod scaling;
@@ -35,6 +39,7 @@ use graph::Architecture;
 use learner::NetworkLearner;
 pub(super) use loss::{ClassLoss, Head, NumberLoss};
 use optimizer::{Rule, Schedule};
+use place::Place;
 use samples::ReplayConfig;
 use table::Keeping;
 
@@ -61,6 +66,12 @@ pub(super) struct Training {
     replay: Option<ReplayConfig>,
     /// When it stops to learn.
     stop: Option<Stop>,
+    /// Where it learns: `cpu`, a GPU such as `cuda:0`, or `auto`: a GPU where there is one that this program can use. Answers are the processor's.
+    #[serde(skip_serializing)]
+    device: Place,
+    /// With how many threads of the processor large products are computed, from 1 to 64. It is the same model with any number of them.
+    #[serde(skip_serializing)]
+    threads: u32,
     /// What is drawn by chance is drawn by this.
     seed: u64,
 }
@@ -103,6 +114,8 @@ impl Default for Training {
             embedding: Embedding::default(),
             replay: None,
             stop: None,
+            device: Place::default(),
+            threads: 1,
             seed: 0,
         }
     }
@@ -114,6 +127,7 @@ impl Training {
             .optimizer
             .check(Ranges::default())
             .within("mini_batch", f64::from(self.mini_batch), 1.0, 65_536.0)
+            .within("threads", f64::from(self.threads), 1.0, 64.0)
             .within("clip", self.clip, 0.0, 1e9)
             .within("average", self.average, 0.0, 0.99999)
             .within("embedding.size", f64::from(self.embedding.size), 1.0, 1024.0);

@@ -10,7 +10,7 @@ use super::super::ranges::Ranges;
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Rule {
-    /// Steps along the gradient, with momentum (Sutskever and others 2013, as PyTorch has it).
+    /// Steps along the gradient, with momentum (Sutskever and others 2013, as `PyTorch` has it).
     Sgd {
         /// The learning rate, above 0 and at most 10.
         rate: f64,
@@ -120,17 +120,10 @@ impl Rule {
         }
     }
 
-    /// Makes step number `step`, counted from 1. `moments` are as many as the values for each of [`Rule::moments`], one kind after
-    /// the other. Every number is its own: nothing depends on how many come together.
-    pub(super) fn update(
-        &self,
-        values: &mut [f32],
-        gradients: &[f32],
-        moments: &mut [f32],
-        rate: f32,
-        decay: f32,
-        step: u64,
-    ) {
+    /// Makes a step. `moments` are as many as the values for each of [`Rule::moments`], one kind after the other. Every number is its
+    /// own: nothing depends on how many come together.
+    pub(super) fn update(&self, values: &mut [f32], gradients: &[f32], moments: &mut [f32], step: Step) {
+        let Step { rate, decay, .. } = step;
         let len = values.len();
         let arch = Arch::new();
         match *self {
@@ -168,11 +161,7 @@ impl Rule {
                 );
             }
             Self::Adamw { beta1, beta2, epsilon, .. } => {
-                // The corrections for moments that begin at 0 are the same for all weights.
-                let first_step = 1.0 - libm::pow(beta1, step as f64);
-                let second_step = 1.0 - libm::pow(beta2, step as f64);
-                let length = (f64::from(rate) / first_step) as f32;
-                let scale = (1.0 / second_step.sqrt()) as f32;
+                let (length, scale) = step.corrections(beta1, beta2);
                 let (rest1, rest2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
                 let (beta1, beta2, epsilon) = (beta1 as f32, beta2 as f32, epsilon as f32);
                 let shrunk = 1.0 - rate * decay;
@@ -193,6 +182,23 @@ impl Rule {
     }
 }
 
+/// One step of an optimiser.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    /// Which it is, from 1.
+    pub(super) number: u64,
+    pub(super) rate: f32,
+    pub(super) decay: f32,
+}
+
+impl Step {
+    /// The rate of `AdamW`, and the factor on the root of the second moment: corrected for moments that begin at 0.
+    pub(super) fn corrections(self, beta1: f64, beta2: f64) -> (f32, f32) {
+        let rest = |beta: f64| 1.0 - libm::pow(beta, self.number as f64);
+        ((f64::from(self.rate) / rest(beta1)) as f32, (1.0 / rest(beta2).sqrt()) as f32)
+    }
+}
+
 /// How long steps are in the course of time.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -210,12 +216,25 @@ pub(super) enum Course {
     /// It stays: what never stops learning keeps up with what changes.
     #[default]
     Constant,
-    /// It falls along half a cosine over so many steps (Loshchilov and Hutter 2017), to this part of it.
-    Cosine { steps: u32, to: f64 },
-    /// It falls with the square root of the steps, from so many on.
-    InverseSquareRoot { from_steps: u32 },
-    /// It is multiplied by this after every so many steps.
-    Stairs { every_steps: u32, factor: f64 },
+    /// It falls along half a cosine (Loshchilov and Hutter 2017).
+    Cosine {
+        /// Over how many steps, from 1.
+        steps: u32,
+        /// To which part of the rate, from 0 to 1.
+        to: f64,
+    },
+    /// It falls with the square root of the steps.
+    InverseSquareRoot {
+        /// From which step on, from 1.
+        from_steps: u32,
+    },
+    /// It falls all at once, now and then.
+    Stairs {
+        /// After how many steps, from 1.
+        every_steps: u32,
+        /// By what, from 0.000001 to 1.
+        factor: f64,
+    },
 }
 
 impl Schedule {

@@ -5,6 +5,9 @@
 //! choose an order by the machine and the shape of the whole, so that a model would depend on both.
 //! The blocking is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), less the copies.
 
+// What is dispatched has the registers of the machine only where it is inlined.
+#![allow(clippy::inline_always)]
+
 use pulp::{Arch, Simd, WithSimd};
 
 /// The left one of two matrices.
@@ -34,11 +37,37 @@ pub(super) struct Product<'a> {
 
 /// How much of the inner index is gone through at once: so much of the right matrix stays in the nearest cache.
 const DEPTH: usize = 256;
+/// How many rows of the result are in the registers at once, where there are 32 of them.
+const TILE_ROWS: usize = 12;
+
+/// From so many multiply-adds on, a product is worth another thread.
+const WORTH_A_THREAD: usize = 1 << 22;
+
+impl Left<'_> {
+    /// Without so many of its first rows.
+    fn without(self, row: usize) -> Self {
+        match self {
+            Self::Rows(values, stride) => Self::Rows(&values[row * stride..], stride),
+            Self::Columns(values, stride) => Self::Columns(&values[row..], stride),
+        }
+    }
+}
 
 impl Product<'_> {
-    /// Computes it.
-    pub(super) fn run(self) {
-        Arch::new().dispatch(self);
+    /// Computes it, if it is large with so many threads: each has some rows of the result.
+    pub(super) fn run(self, threads: usize) {
+        let Self { left, right, out, rows, inner, columns, is_added } = self;
+        let threads = threads.min(rows * inner * columns / WORTH_A_THREAD);
+        if threads < 2 {
+            return Arch::new().dispatch(Self { left, right, out, rows, inner, columns, is_added });
+        }
+        let each = rows.div_ceil(threads).next_multiple_of(TILE_ROWS);
+        std::thread::scope(|scope| {
+            for (part, out) in out.chunks_mut(each * columns).enumerate() {
+                let (left, rows) = (left.without(part * each), out.len() / columns);
+                scope.spawn(move || Arch::new().dispatch(Product { left, right, out, rows, inner, columns, is_added }));
+            }
+        });
     }
 }
 
@@ -161,9 +190,9 @@ impl<S: Simd, L: Source> Run<'_, S, L> {
         let rows = self.size.rows;
         let mut row = 0;
         if S::F32_LANES >= 16 {
-            while rows - row >= 12 {
-                self.tile::<12, V>(row, column, width);
-                row += 12;
+            while rows - row >= TILE_ROWS {
+                self.tile::<TILE_ROWS, V>(row, column, width);
+                row += TILE_ROWS;
             }
             if rows - row >= 8 {
                 self.tile::<8, V>(row, column, width);
@@ -268,7 +297,16 @@ mod tests {
     #[test]
     fn products_are_chains_of_multiply_adds() {
         let mut random = Random::seeded(1);
-        let mut sizes = vec![[1, 1, 1], [0, 3, 2], [3, 0, 2], [3, 2, 0], [29, 600, 70], [12, 256, 32], [1, 300, 33]];
+        let mut sizes = vec![
+            [1, 1, 1],
+            [0, 3, 2],
+            [3, 0, 2],
+            [3, 2, 0],
+            [29, 600, 70],
+            [12, 256, 32],
+            [1, 300, 33],
+            [131, 257, 260],
+        ];
         sizes.extend((0..40).map(|_| [random.below(40), random.below(40), random.below(80)]));
         for size @ [rows, inner, columns] in sizes {
             let mut numbers = |len: usize| (0..len).map(|_| random.normal() as f32).collect::<Vec<_>>();
@@ -280,7 +318,7 @@ mod tests {
                 chains(|row, at| left[row * inner + at], &right, &mut wanted, size);
                 for left in [Left::Rows(&left, inner), Left::Columns(&transposed, rows)] {
                     let mut out = before.clone();
-                    Product { left, right: &right, out: &mut out, rows, inner, columns, is_added }.run();
+                    Product { left, right: &right, out: &mut out, rows, inner, columns, is_added }.run(3);
                     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
                     assert_eq!(bits(&out), bits(&wanted), "{size:?}, {left:?}");
                 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::super::random::Random;
-use super::optimizer::Rule;
+use super::optimizer::{Rule, Step};
 
 /// How many slots, or numbers of slots, lie in a page.
 const PAGE: usize = 64;
@@ -236,13 +236,13 @@ impl Tending {
     }
 
     /// Moves the rows that have gradients, once each; `gradients` are of these categories, one after the other.
-    pub(super) fn update(&mut self, table: &mut Table, gradients: &Sparse, rule: &Rule, rate: f32, step: u64) {
+    pub(super) fn update(&mut self, table: &mut Table, gradients: &Sparse, rule: &Rule, step: Step) {
         let (size, moments) = (table.size, rule.moments());
         for (category, gradient) in gradients.categories.iter().zip(gradients.values.chunks_exact(size.max(1))) {
             let Some(slot) = table.slot(*category) else { continue };
             let row = table.rows.get_mut(slot * size, size);
             let kept = &mut self.moments[slot * moments * size..][..moments * size];
-            rule.update(row, gradient, kept, rate, 0.0, step);
+            rule.update(row, gradient, kept, Step { decay: 0.0, ..step });
         }
     }
 

@@ -30,40 +30,57 @@ impl Judged {
     }
 }
 
-/// Counts by class, from which all else follows.
+/// Counts by class.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Classes {
+struct Counts {
     rows: u64,
     /// By class: how often it was the label, how often it was said, and how often both.
-    counts: Vec<[u64; 3]>,
-    log_loss: Exact,
-    brier: Exact,
+    of: Vec<[u64; 3]>,
 }
 
-impl Classes {
+impl Counts {
     fn new(classes: usize) -> Self {
-        Self { rows: 0, counts: vec![[0; 3]; classes], log_loss: Exact::default(), brier: Exact::default() }
+        Self { rows: 0, of: vec![[0; 3]; classes] }
+    }
+
+    #[inline]
+    fn add(&mut self, label: u32, said: u32) {
+        self.rows += 1;
+        self.of[label as usize][0] += 1;
+        self.of[said as usize][1] += 1;
+        self.of[label as usize][2] += u64::from(label == said);
+    }
+
+    fn take_back(&mut self, label: u32, said: u32) {
+        self.rows -= 1;
+        self.of[label as usize][0] -= 1;
+        self.of[said as usize][1] -= 1;
+        self.of[label as usize][2] -= u64::from(label == said);
     }
 
     fn right(&self) -> f64 {
-        self.counts.iter().map(|[_, _, both]| both).sum::<u64>() as f64
+        self.of.iter().map(|[_, _, both]| both).sum::<u64>() as f64
     }
 
     /// The sum over classes of the products of two of their shares.
     fn products(&self, one: usize, other: usize) -> f64 {
         let rows = self.rows as f64;
-        self.counts.iter().map(|counts| (counts[one] as f64 / rows) * (counts[other] as f64 / rows)).sum()
+        self.of.iter().map(|counts| (counts[one] as f64 / rows) * (counts[other] as f64 / rows)).sum()
+    }
+
+    fn accuracy(&self) -> f64 {
+        self.right() / self.rows as f64
     }
 
     /// Agreement beyond what the shares of the classes alone would give (Cohen).
     fn kappa(&self) -> f64 {
         let chance = self.products(0, 1);
-        ratio(self.right() / self.rows as f64 - chance, 1.0 - chance)
+        ratio(self.accuracy() - chance, 1.0 - chance)
     }
 
     /// The correlation between what was said and what was true (Matthews; of several classes, Gorodkin's).
     fn mcc(&self) -> f64 {
-        let agreed = self.right() / self.rows as f64 - self.products(0, 1);
+        let agreed = self.accuracy() - self.products(0, 1);
         let spreads = (1.0 - self.products(0, 0)).max(0.0) * (1.0 - self.products(1, 1)).max(0.0);
         ratio(agreed, spreads.sqrt())
     }
@@ -71,13 +88,34 @@ impl Classes {
     /// Of yes; of several classes, the mean of those that were said or true.
     fn f1(&self) -> f64 {
         let of = |[label, said, both]: &[u64; 3]| ratio(2.0 * *both as f64, (label + said) as f64);
-        match self.counts.as_slice() {
+        match self.of.as_slice() {
             [_, yes] => of(yes),
             all => {
                 let seen: Vec<f64> = all.iter().filter(|counts| counts[0] + counts[1] > 0).map(of).collect();
                 ratio(seen.iter().sum(), seen.len() as f64)
             }
         }
+    }
+
+    /// How far what was said agrees with the labels, other than by the share that is right.
+    fn agreement(&self, push: &mut dyn FnMut(&'static str, f64)) {
+        push("kappa", self.kappa());
+        push("mcc", self.mcc());
+        push("f1", self.f1());
+    }
+}
+
+/// Counts by class, and how wrong the probabilities were.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Classes {
+    counts: Counts,
+    log_loss: Exact,
+    brier: Exact,
+}
+
+impl Classes {
+    fn new(classes: usize) -> Self {
+        Self { counts: Counts::new(classes), log_loss: Exact::default(), brier: Exact::default() }
     }
 }
 
@@ -86,19 +124,13 @@ impl Tally for Classes {
 
     #[inline]
     fn add(&mut self, judged: &Judged) {
-        self.rows += 1;
-        self.counts[judged.label as usize][0] += 1;
-        self.counts[judged.said as usize][1] += 1;
-        self.counts[judged.label as usize][2] += u64::from(judged.label == judged.said);
+        self.counts.add(judged.label, judged.said);
         self.log_loss.add(judged.log_loss);
         self.brier.add(judged.brier);
     }
 
     fn take_back(&mut self, judged: &Judged) {
-        self.rows -= 1;
-        self.counts[judged.label as usize][0] -= 1;
-        self.counts[judged.said as usize][1] -= 1;
-        self.counts[judged.label as usize][2] -= u64::from(judged.label == judged.said);
+        self.counts.take_back(judged.label, judged.said);
         self.log_loss.take_back(judged.log_loss);
         self.brier.take_back(judged.brier);
     }
@@ -113,16 +145,14 @@ impl Tally for Classes {
     }
 
     fn measures(&self, push: &mut dyn FnMut(&'static str, f64)) {
-        if self.rows == 0 {
+        if self.counts.rows == 0 {
             return;
         }
-        let rows = self.rows as f64;
-        push("accuracy", self.right() / rows);
+        let rows = self.counts.rows as f64;
+        push("accuracy", self.counts.accuracy());
         push("log_loss", self.log_loss.value() / rows);
         push("brier", self.brier.value() / rows);
-        push("kappa", self.kappa());
-        push("mcc", self.mcc());
-        push("f1", self.f1());
+        self.counts.agreement(push);
     }
 }
 
@@ -159,8 +189,8 @@ pub(super) struct Classification {
     model: Scopes<Classes>,
     calibration: Calibration,
     ranking: Ranking,
-    majority: Classes,
-    no_change: Classes,
+    majority: Counts,
+    no_change: Counts,
     last: Option<u32>,
     /// How often a label was the same as the one before.
     repeats: u64,
@@ -172,8 +202,8 @@ impl Classification {
             model: Scopes::new(Classes::new(classes), config),
             calibration: Calibration::default(),
             ranking: Ranking::default(),
-            majority: Classes::new(classes),
-            no_change: Classes::new(classes),
+            majority: Counts::new(classes),
+            no_change: Counts::new(classes),
             last: None,
             repeats: 0,
         }
@@ -182,8 +212,9 @@ impl Classification {
     #[inline]
     pub(super) fn judge<'a>(&mut self, outputs: &[f64], label: usize, slices: impl Iterator<Item = &'a str>) {
         // Both baselines know the labels before this one.
-        self.judge_majority(label);
-        self.judge_no_change(label);
+        let commonest = self.commonest();
+        self.majority.add(label as u32, commonest);
+        self.no_change.add(label as u32, self.last.unwrap_or_default());
         let (said, of_label) = (likeliest(outputs), probability(outputs, label));
         let brier = match outputs {
             [_] => (1.0 - of_label) * (1.0 - of_label),
@@ -200,29 +231,32 @@ impl Classification {
         self.last = Some(label as u32);
     }
 
-    /// Rule of succession: both baselines start undecided, and no count of zero makes them certain.
-    fn judge_majority(&mut self, label: usize) {
-        let counts = &self.majority.counts;
-        let said = (1..counts.len()).fold(0, |best, at| if counts[at][0] > counts[best][0] { at } else { best });
-        let share = |at: usize| (counts[at][0] + 1) as f64 / (self.majority.rows + counts.len() as u64) as f64;
-        let judged = Judged::new(label, said, share(label), 0.0);
-        self.majority.add(&judged);
+    /// Of the labels so far; of equal ones the first.
+    fn commonest(&self) -> u32 {
+        let counts = &self.majority.of;
+        (1..counts.len()).fold(0, |best, at| if counts[at][0] > counts[best][0] { at } else { best }) as u32
     }
 
-    fn judge_no_change(&mut self, label: usize) {
-        let (rows, classes) = (self.no_change.rows, self.no_change.counts.len());
-        let repeat = (self.repeats + 1) as f64 / (rows.saturating_sub(1) + 2) as f64;
-        let of_label = match self.last {
-            None => 1.0 / classes as f64,
-            Some(last) if last as usize == label => repeat,
-            Some(_) => (1.0 - repeat) / (classes - 1) as f64,
-        };
-        let judged = Judged::new(label, self.last.unwrap_or_default() as usize, of_label, 0.0);
-        self.no_change.add(&judged);
+    /// What the log losses of `majority` add up to, where each label's probability was its share so far by the rule of succession: no
+    /// count of zero makes it certain. The factors of their product are those of factorials, so that counts are enough.
+    fn majority_log_loss(&self) -> f64 {
+        let classes = self.majority.of.len() as f64;
+        let of_labels: f64 = self.majority.of.iter().map(|[label, ..]| libm::lgamma(*label as f64 + 1.0)).sum();
+        libm::lgamma(self.majority.rows as f64 + classes) - libm::lgamma(classes) - of_labels
+    }
+
+    /// The same of `no_change`: the first label is any, and after it, it repeats itself or not by the same rule; if not, all others
+    /// are as likely.
+    fn no_change_log_loss(&self) -> f64 {
+        let classes = self.no_change.of.len() as f64;
+        let (after_first, repeats) = (self.no_change.rows as f64 - 1.0, self.repeats as f64);
+        let others = after_first - repeats;
+        libm::log(classes) + libm::lgamma(after_first + 2.0) - libm::lgamma(repeats + 1.0) - libm::lgamma(others + 1.0)
+            + others * libm::log(classes - 1.0)
     }
 
     /// Agreement beyond that of saying the label before again.
-    fn kappa_temporal(&self, tally: &Classes) -> f64 {
+    fn kappa_temporal(&self, tally: &Counts) -> f64 {
         let chance = self.no_change.right();
         ratio(tally.right() - chance, tally.rows as f64 - chance)
     }
@@ -232,16 +266,16 @@ impl Classification {
             return;
         }
         self.model.measures(columns, measures);
-        measures.push(Measure::of_all("kappa_temporal", "model", self.kappa_temporal(&self.model.all)));
+        measures.push(Measure::of_all("kappa_temporal", "model", self.kappa_temporal(&self.model.all.counts)));
         measures.push(Measure::of_all("calibration_error", "model", self.calibration.error()));
         measures.extend(self.ranking.area().map(|area| Measure::of_all("auc", "model", area)));
-        for (who, tally) in [("majority", &self.majority), ("no_change", &self.no_change)] {
-            tally.measures(&mut |name, value| {
-                // How wrong the baselines' other probabilities are is not counted.
-                if name != "brier" {
-                    measures.push(Measure::of_all(name, who, value));
-                }
-            });
+        for (who, counts, log_loss) in [
+            ("majority", &self.majority, self.majority_log_loss()),
+            ("no_change", &self.no_change, self.no_change_log_loss()),
+        ] {
+            measures.push(Measure::of_all("accuracy", who, counts.accuracy()));
+            measures.push(Measure::of_all("log_loss", who, log_loss / counts.rows as f64));
+            counts.agreement(&mut |name, value| measures.push(Measure::of_all(name, who, value)));
         }
         measures.push(Measure::of_all("kappa_temporal", "majority", self.kappa_temporal(&self.majority)));
     }
@@ -250,6 +284,7 @@ impl Classification {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::Task;
 
     fn judged(pairs: &[(&[f64], usize)], classes: usize, config: &EvaluationConfig) -> Vec<Measure> {
         let mut evaluation = Classification::new(classes, config);
@@ -259,6 +294,41 @@ mod tests {
         let mut measures = Vec::new();
         evaluation.measures(&["slice".to_owned()], &mut measures);
         measures
+    }
+
+    /// What the counts give is what one label after the other would.
+    #[test]
+    fn log_losses_of_the_baselines_are_those_of_each_label() {
+        for classes in [2, 5] {
+            let mut random = crate::models::samples::Random::seeded(classes as u64);
+            let mut evaluation = Classification::new(classes, &EvaluationConfig::default());
+            let (mut shares, mut repeats) = (vec![1.0; classes], [1.0, 1.0]);
+            let (mut majority, mut no_change, mut last) = (0.0, 0.0, None);
+            for _ in 0..2000 {
+                let label = if random.below(3) > 0 { last.unwrap_or(0) } else { random.below(classes) };
+                majority -= libm::log(shares[label] / shares.iter().sum::<f64>());
+                shares[label] += 1.0;
+                let others = (classes - 1) as f64;
+                match last {
+                    None => no_change += libm::log(classes as f64),
+                    Some(last) => {
+                        let is_same = usize::from(last == label);
+                        let all: f64 = repeats.iter().sum();
+                        no_change -= libm::log(repeats[is_same] / all / if last == label { 1.0 } else { others });
+                        repeats[is_same] += 1.0;
+                    }
+                }
+                last = Some(label);
+                evaluation.judge(
+                    &vec![1.0 / classes as f64; Task::Classification.outputs(classes)],
+                    label,
+                    std::iter::empty(),
+                );
+            }
+            let near = |sum: f64, wanted: f64| assert!((sum - wanted).abs() < 1e-9 * wanted, "{sum}, wanted {wanted}");
+            near(evaluation.majority_log_loss(), majority);
+            near(evaluation.no_change_log_loss(), no_change);
+        }
     }
 
     fn value(measures: &[Measure], what: &str) -> f64 {

@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::super::super::Shape;
 use super::super::super::random::Random;
 use super::super::architecture::{self, Mirror, Network};
+use super::super::compute::{Compute, Inputs, Learning, Weights};
 use super::super::graph::{Architecture, Graph, Node};
-use super::super::host::{Inputs, Learning, Weights, Workspace};
+use super::super::host::Host;
 use super::super::loss::{Head, Lesson};
 use super::super::table::{Keeping, Sparse, Tending};
 use super::super::{ClassLoss, Layers, NumberLoss};
@@ -52,20 +53,19 @@ impl Case {
 
     /// The loss, and the gradients of the parameters and of the embeddings.
     fn run(&self) -> (f64, Vec<f32>, Sparse) {
-        let (mut workspace, mut random) = (Workspace::new(&self.graph), Random::new(1, 1));
+        let (mut host, mut random) = (Host::new(&self.graph, self.output, 1), Random::new(1, 1));
         let mut statistics = self.weights.statistics.clone();
         let inputs = Inputs { rows: ROWS, numbers: &self.numbers, active: &self.active };
         let learning = Learning { random: &mut random, statistics: &mut statistics };
-        workspace.forward(&self.graph, self.weights.view(), inputs, Some(learning));
+        host.compute(&self.graph, self.weights.view(), inputs, Some(learning));
         let width = self.graph.width(self.output);
         let lesson = Lesson { width, numbers: &self.numbers, targets: &self.targets, weights: &self.counts };
-        let (outputs, output) = (workspace.values[self.output.0].clone(), self.output.0);
-        let loss = self.head.gradient(&outputs, &lesson, &mut workspace.gradients[output]);
-        let mut gradients = vec![0.0; self.graph.len()];
-        workspace.backward(&self.graph, self.weights.view(), ROWS, self.output, &mut gradients);
+        let mut gradient = Vec::new();
+        let loss = self.head.gradient(host.outputs(), &lesson, &mut gradient);
+        host.backward(&self.graph, self.weights.view(), &gradient).expect("nothing fails here");
         let mut sparse = Sparse::default();
-        sparse.sum(&self.active, workspace.embeddings(&self.graph), self.graph.embedding());
-        (loss, gradients, sparse)
+        sparse.sum(&self.active, host.embeddings(&self.graph), self.graph.embedding());
+        (loss, host.gradients().to_vec(), sparse)
     }
 
     /// The slope of the loss along a direction, by the difference of two losses, and by the gradient.

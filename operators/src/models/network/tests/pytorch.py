@@ -1,6 +1,6 @@
 """Loss curves of small networks in PyTorch, from weights and mini-batches that both sides compute.
 
-    pip install torch==2.9.1 numpy && python pytorch.py > pytorch.json
+    pip install torch==2.15.0 numpy && python pytorch.py > pytorch.json
 
 Weights and columns are numbers of split-mix, so that the file holds losses alone: of each mini-batch, before it is learned.
 """

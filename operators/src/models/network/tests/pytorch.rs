@@ -1,4 +1,4 @@
-//! Loss curves of the same networks in PyTorch, from the same weights and mini-batches (`pytorch.py`, which wrote `pytorch.json`).
+//! Loss curves of the same networks in `PyTorch`, from the same weights and mini-batches (`pytorch.py`, which wrote `pytorch.json`).
 
 use std::collections::BTreeMap;
 

@@ -3,17 +3,14 @@
 use serde_json::{Value, json};
 
 use super::super::super::samples::Random;
-use super::super::super::{Design, Example, Learner, Matrix, Row, Shape, plan};
+use super::super::super::{Example, Learner, Matrix, Row, Shape, plan};
 use super::super::optimizer::Schedule;
 
 const SHAPE: Shape = Shape { dense: 2, active: 0, categories: 0, classes: 0 };
 
-fn design(kind: &str, config: Value) -> Design {
-    plan(&json!({kind: config})).unwrap_or_else(|problems| panic!("{problems:?}"))
-}
-
-fn learner(kind: &str, config: Value, shape: Shape) -> Box<dyn Learner> {
-    (design(kind, config).make)(shape)
+fn learner(kind: &str, config: impl Into<Value>, shape: Shape) -> Box<dyn Learner> {
+    let design = plan(&json!({kind: config.into()})).unwrap_or_else(|problems| panic!("{problems:?}"));
+    (design.make)(shape)
 }
 
 /// Numbers of which the sum is to be told.

@@ -1,0 +1,109 @@
+//! What runs a network: the processor, or a device of its own.
+//!
+//! A network's parameters and the moments of its optimiser belong to what runs it; the processor has them in the model itself, and from a device they
+//! are read after each batch of rows, so that the model is always whole. What goes wrong on a device leaves the model as it was before.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::random::Random;
+use super::graph::Graph;
+use super::optimizer::{Rule, Step};
+use super::table::Table;
+
+/// Runs a network forward to its outputs, back to the gradients of its parameters, and moves these.
+pub(super) trait Compute: Send {
+    /// Computes the outputs for rows, and keeps what the way back needs. While it learns, dropout and batch norm do what they do then.
+    fn forward(
+        &mut self,
+        graph: &Graph,
+        weights: View<'_>,
+        inputs: Inputs<'_>,
+        learning: Option<Learning<'_>>,
+    ) -> Result<(), Failed>;
+
+    /// What came out, row after row.
+    fn outputs(&self) -> &[f32];
+
+    /// From the gradient of the outputs to those of all parameters: gives the sum of their squares.
+    fn backward(&mut self, graph: &Graph, weights: View<'_>, gradient: &[f32]) -> Result<f64, Failed>;
+
+    /// The gradients of the embeddings that the rows had, one after the other.
+    fn embeddings(&self, graph: &Graph) -> &[f32];
+
+    /// Moves the parameters along their gradients, which are multiplied by a factor of at most 1.
+    fn update(
+        &mut self,
+        values: &mut [f32],
+        moments: &mut [f32],
+        rule: &Rule,
+        step: Step,
+        factor: f32,
+    ) -> Result<(), Failed>;
+
+    /// Brings the parameters and the moments to where the model has them.
+    fn read(&mut self, values: &mut [f32], moments: &mut [f32]) -> Result<(), Failed>;
+
+    /// Whether parameters are elsewhere than in the model.
+    fn is_device(&self) -> bool;
+}
+
+/// What went wrong on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failed(pub(super) String);
+
+/// What keeps divisions by deviations finite.
+pub(super) const EPSILON: f32 = 1e-5;
+/// How much of a mini-batch goes into the statistics of the past.
+pub(super) const MOMENTUM: f32 = 0.1;
+
+/// The numbers with which a network answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
+    pub(super) values: &'a [f32],
+    /// Whether the values are those that what runs it has itself.
+    pub(super) are_own: bool,
+    pub(super) statistics: &'a [f32],
+    pub(super) table: &'a Table,
+}
+
+/// Rows as the network takes them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inputs<'a> {
+    pub(super) rows: usize,
+    /// Row after row.
+    pub(super) numbers: &'a [f32],
+    /// Row after row.
+    pub(super) active: &'a [u32],
+}
+
+/// What learning does that predicting does not.
+pub(super) struct Learning<'a> {
+    pub(super) random: &'a mut Random,
+    /// The statistics of the past, which move.
+    pub(super) statistics: &'a mut [f32],
+}
+
+/// The numbers of a network.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Weights {
+    /// All parameters, one after the other.
+    #[serde(with = "super::floats")]
+    pub(super) values: Vec<f32>,
+    /// Means and variances of the past: of each batch norm, first all means.
+    #[serde(with = "super::floats")]
+    pub(super) statistics: Vec<f32>,
+    /// The embeddings.
+    pub(super) table: Table,
+}
+
+impl Weights {
+    /// At the beginning.
+    pub(super) fn new(graph: &Graph, random: &mut Random) -> Self {
+        let table = Table::new(graph.embedding());
+        Self { values: graph.start(random), statistics: graph.start_statistics(), table }
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        View { values: &self.values, are_own: true, statistics: &self.statistics, table: &self.table }
+    }
+}

@@ -1,0 +1,199 @@
+//! A device gives what the processor gives, and when it fails, the processor goes on as if it had not been there.
+
+use serde_json::{Value, json};
+
+use super::super::super::samples::Random;
+use super::super::super::{Example, Learner, Matrix, Row, Shape};
+use super::super::architecture::{Mirror, Network};
+use super::super::compute::{Compute, Failed, Inputs, Learning, View};
+use super::super::device::Device;
+use super::super::graph::{Architecture, Graph};
+use super::super::learner::NetworkLearner;
+use super::super::loss::Head;
+use super::super::optimizer::{Rule, Step};
+use super::super::{ClassLoss, Layers, Loss, NumberLoss, Training};
+
+const ROWS: usize = 400;
+
+/// A GPU where this program can use one, else candle's processor.
+fn place() -> candle_core::Device {
+    let gpu = candle_core::Device::new_cuda(0);
+    println!("on {}", if gpu.is_ok() { "cuda:0" } else { "candle's processor" });
+    gpu.unwrap_or(candle_core::Device::Cpu)
+}
+
+fn learner(architecture: &dyn Architecture, head: &Head, shape: Shape, training: &Value) -> NetworkLearner {
+    let mut training = training.clone();
+    training["device"] = json!("cpu");
+    let training: Training = serde_json::from_value(training).expect("settings");
+    NetworkLearner::new(architecture, shape, head.clone(), training)
+}
+
+/// Rows with numbers and categories of which a number, or one of three classes, follows.
+fn rows(shape: Shape) -> (Matrix, Vec<Example>) {
+    let mut random = Random::seeded(1);
+    let (mut rows, mut examples) = (Matrix::new(shape), Vec::new());
+    for _ in 0..ROWS {
+        let dense: Vec<f64> = (0..shape.dense).map(|_| random.normal()).collect();
+        let active = [random.below(3) as u32, 3 + random.below(4) as u32];
+        let number = dense[0] - dense[1] + f64::from(active[0]);
+        let class = (number + 1.5).clamp(0.0, shape.classes.max(1) as f64 - 1.0).floor();
+        rows.push(Row { dense: &dense, active: &active });
+        examples.push(Example::of(if shape.classes > 0 { class } else { number }));
+    }
+    (rows, examples)
+}
+
+fn learn(learner: &mut NetworkLearner, rows: &Matrix, examples: &[Example]) -> Vec<f64> {
+    let mut outputs = Vec::new();
+    learner.learn(rows, examples, &mut outputs);
+    outputs
+}
+
+#[test]
+fn a_device_gives_what_the_processor_gives() {
+    let mlp = |config: Value| serde_json::from_value::<Network>(json!({"mlp": config})).expect("a network");
+    let network = |config: Value| serde_json::from_value::<Network>(config).expect("a network");
+    let (number, classes) = (NumberLoss::Squared.head(), ClassLoss::default().head());
+    let adamw = json!({"adamw": {"rate": 0.01}});
+    let layers: Layers = serde_json::from_value(json!({"hidden": [8, 3], "activation": "silu"})).expect("layers");
+    let cases: Vec<(Box<dyn Architecture>, &Head, usize, Value)> = vec![
+        (Box::new(mlp(json!({"hidden": [16, 16], "residual": true}))), &number, 0, adamw.clone()),
+        (
+            Box::new(mlp(json!({"hidden": [16], "normalise": "layer", "activation": "gelu"}))),
+            &classes,
+            3,
+            json!({"sgd": {"rate": 0.05, "momentum": 0.9, "decay": 0.01}}),
+        ),
+        (
+            Box::new(mlp(json!({"hidden": [16, 8], "normalise": "batch", "activation": "tanh", "dropout": 0.2}))),
+            &number,
+            0,
+            json!({"adagrad": {"rate": 0.02, "decay": 0.001}}),
+        ),
+        (Box::new(network(json!({"cross": {"crosses": 2}}))), &classes, 2, json!({"sgd": {"rate": 0.05}})),
+        (Box::new(network(json!({"gru": {"steps": 3, "units": 5}}))), &number, 0, adamw.clone()),
+        (Box::new(network(json!({"temporal_convolution": {"steps": 3, "channels": 4}}))), &number, 0, adamw.clone()),
+        (Box::new(Mirror(layers)), &Head::Rebuild, 0, adamw),
+    ];
+    for (at, (architecture, head, classes, optimizer)) in cases.iter().enumerate() {
+        let shape = Shape { dense: 6, active: 2, categories: 7, classes: *classes };
+        let average = if at == 1 { 0.9 } else { 0.0 };
+        let training = json!({"mini_batch": 16, "optimizer": optimizer, "average": average, "embedding": {"size": 3}});
+        let (rows, examples) = rows(shape);
+        let mut host = learner(&**architecture, head, shape, &training);
+        let mut device = learner(&**architecture, head, shape, &training);
+        device.move_to(|graph, output, values, moments| {
+            Ok(Box::new(Device::new(place(), graph, output, values, moments)?))
+        });
+        let [on_host, on_device] = [&mut host, &mut device].map(|learner| learn(learner, &rows, &examples));
+        assert!(device.take_happenings().is_empty(), "nothing went wrong");
+        let apart = on_host.iter().zip(&on_device).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        println!("network {at}: {apart:.1e} apart");
+        assert!(apart < 2e-4, "network {at}: {apart}");
+        // What it has learned is in the model, and goes on there.
+        let snapshot = device.snapshot();
+        host.restore(&snapshot).expect("the same network");
+        let [on_host, on_device] = [&mut host, &mut device].map(|learner| learn(learner, &rows, &examples));
+        let apart = on_host.iter().zip(&on_device).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(apart < 2e-4, "network {at}, gone on: {apart}");
+    }
+}
+
+/// A device that fails at some call.
+struct Failing {
+    device: Device,
+    calls: usize,
+}
+
+impl Failing {
+    fn call(&mut self) -> Result<(), Failed> {
+        self.calls = self.calls.checked_sub(1).ok_or_else(|| Failed("out of memory".to_owned()))?;
+        Ok(())
+    }
+}
+
+impl Compute for Failing {
+    fn forward(
+        &mut self,
+        graph: &Graph,
+        weights: View<'_>,
+        inputs: Inputs<'_>,
+        learning: Option<Learning<'_>>,
+    ) -> Result<(), Failed> {
+        self.call()?;
+        self.device.forward(graph, weights, inputs, learning)
+    }
+    fn outputs(&self) -> &[f32] {
+        self.device.outputs()
+    }
+    fn backward(&mut self, graph: &Graph, weights: View<'_>, gradient: &[f32]) -> Result<f64, Failed> {
+        self.call()?;
+        self.device.backward(graph, weights, gradient)
+    }
+    fn embeddings(&self, graph: &Graph) -> &[f32] {
+        self.device.embeddings(graph)
+    }
+    fn update(
+        &mut self,
+        values: &mut [f32],
+        moments: &mut [f32],
+        rule: &Rule,
+        step: Step,
+        factor: f32,
+    ) -> Result<(), Failed> {
+        self.call()?;
+        self.device.update(values, moments, rule, step, factor)
+    }
+    fn read(&mut self, values: &mut [f32], moments: &mut [f32]) -> Result<(), Failed> {
+        self.call()?;
+        self.device.read(values, moments)
+    }
+    fn is_device(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn when_a_device_fails_the_processor_goes_on_from_the_last_rows() {
+    let network: Network = serde_json::from_value(json!({"mlp": {"hidden": [8]}})).expect("a network");
+    let shape = Shape { dense: 3, active: 2, categories: 7, classes: 0 };
+    let head = NumberLoss::Squared.head();
+    let training = json!({"mini_batch": 16, "embedding": {"size": 2, "expire_examples": 50}, "replay": {"rows": 20, "per_batch": 4}});
+    let (rows, examples) = rows(shape);
+    let mut sound = learner(&network, &head, shape, &training);
+    let wanted = learn(&mut sound, &rows, &examples);
+    for calls in [0, 1, 2, 3, 50, 100] {
+        let mut failing = learner(&network, &head, shape, &training);
+        failing.move_to(|graph, output, values, moments| {
+            let device = Device::new(candle_core::Device::Cpu, graph, output, values, moments)?;
+            Ok(Box::new(Failing { device, calls }))
+        });
+        let told = learn(&mut failing, &rows, &examples);
+        assert_eq!(told, wanted, "after {calls} calls");
+        assert_eq!(failing.snapshot(), sound.snapshot(), "after {calls} calls");
+        let happenings = failing.take_happenings();
+        let [happening] = &happenings[..] else { panic!("{happenings:?}") };
+        assert_eq!((happening.kind, &happening.about["why"]), ("device_failed", &json!("out of memory")));
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_told_and_the_processor_learns() {
+    if cfg!(feature = "cuda") {
+        println!("skipped: this program may find a device");
+        return;
+    }
+    let network: Network = serde_json::from_value(json!({"mlp": {"hidden": [8]}})).expect("a network");
+    let shape = Shape { dense: 3, active: 2, categories: 7, classes: 0 };
+    let training: Training = serde_json::from_value(json!({"device": "cuda:0"})).expect("settings");
+    let mut learner = NetworkLearner::new(&network, shape, NumberLoss::Squared.head(), training);
+    let (rows, examples) = rows(shape);
+    learn(&mut learner, &rows, &examples);
+    let happenings = learner.take_happenings();
+    assert_eq!(happenings.iter().map(|happening| happening.kind).collect::<Vec<_>>(), ["device_missing"]);
+    assert!(learner.progress().contains(&("on_device", 0.0)));
+    for wrong in ["gpu", "cuda", "cuda:x"] {
+        assert!(serde_json::from_value::<Training>(json!({"device": wrong})).is_err(), "{wrong}");
+    }
+}
