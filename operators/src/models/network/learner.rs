@@ -7,39 +7,16 @@ use serde_json::json;
 
 use super::super::linear::Boost;
 use super::super::random::Random;
-use super::super::{Example, Explanation, Happening, Learner, Matrix, Names, Predictor, Shape, Task, Tensor};
-use super::compute::{Compute, Failed, Inputs, Learning, View, Weights};
-use super::graph::{Architecture, Graph, Node};
+use super::super::{Example, Happening, Learner, Matrix, Predictor, Shape};
+use super::Training;
+use super::compute::{Compute, Failed, Inputs, Learning, View};
+use super::graph::Architecture;
 use super::host::{Host, squares};
-use super::loss::{Head, Lesson, classes};
+use super::known::{Asked, Frozen, Known, Plan, Reading};
+use super::loss::{Head, Lesson};
 use super::optimizer::Step;
 use super::samples::{Replay, Samples};
-use super::scaling::Scaling;
 use super::table::{Sparse, Tending};
-use super::{Training, architecture};
-
-/// What a network is, apart from its numbers.
-pub(super) struct Plan {
-    graph: Graph,
-    output: Node,
-    head: Head,
-    shape: Shape,
-    /// How many outputs a row has, of the model.
-    width: usize,
-    training: Training,
-}
-
-/// What answers need.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-struct Known {
-    weights: Weights,
-    /// The mean of the parameters of the past, where that is what answers.
-    #[serde(with = "super::floats")]
-    average: Vec<f32>,
-    scaling: Scaling,
-    /// How wrong the network usually is, where that is what is told.
-    usual: f64,
-}
 
 /// What learning needs besides.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -102,131 +79,29 @@ const LOOK_STEPS: u64 = 64;
 /// Reused from mini-batch to mini-batch.
 #[derive(Default)]
 struct Buffers {
-    numbers: Vec<f32>,
+    reading: Reading,
     gradient: Vec<f32>,
     sparse: Sparse,
     batch: Samples,
     targets: Vec<f64>,
-    probabilities: Vec<f64>,
 }
 
-/// How many rows are predicted at once, or as many as a mini-batch has: so many that their numbers stay in a near cache.
-const BLOCK: usize = 256;
-
-impl Plan {
-    fn new(architecture: &dyn Architecture, shape: Shape, head: Head, training: Training) -> Self {
-        let task = match head {
-            Head::Classes(_) => Task::Classification,
-            Head::Number(_) => Task::Regression,
-            Head::Rebuild => Task::Anomaly,
-        };
-        let outputs = head.width(shape.classes, shape.dense);
-        let (graph, output) = architecture::graph(architecture, shape, training.embedding.size as usize, outputs);
-        Self { graph, output, head, shape, width: task.outputs(shape.classes), training }
-    }
-
-    fn known(&self, random: &mut Random) -> Known {
-        let weights = Weights::new(&self.graph, random);
-        let average = if self.training.average > 0.0 { weights.values.clone() } else { Vec::new() };
-        let scales = matches!(self.head, Head::Number(loss) if loss.scales());
-        let columns = if self.training.standardise { self.shape.dense } else { 0 };
-        let scaling = Scaling::new(columns, scales && self.training.standardise);
-        Known { weights, average, scaling, usual: 0.0 }
-    }
-
-    fn course(&self, random: Random) -> Course {
-        let training = &self.training;
-        Course {
+impl Course {
+    /// At the beginning.
+    fn new(plan: &Plan, random: Random) -> Self {
+        let training = &plan.training;
+        Self {
             open: Samples::default(),
-            replay: training.replay.map(|config| Replay::new(config, self.shape)),
+            replay: training.replay.map(|config| Replay::new(config, plan.shape)),
             random,
             boost: Boost::default(),
-            moments: vec![0.0; training.optimizer.moments() * self.graph.len()],
+            moments: vec![0.0; training.optimizer.moments() * plan.graph.len()],
             tending: Tending::new(training.keeping(), training.seed),
             examples: 0,
             steps: 0,
             refused: 0,
             patience: training.stop.map(|_| Patience::default()),
         }
-    }
-
-    /// What the outputs of the network say of each row.
-    fn tell(&self, known: &Known, outputs: &[f32], numbers: &[f32], probabilities: &mut Vec<f64>, to: &mut [f64]) {
-        let each = outputs.chunks_exact(self.graph.width(self.output)).zip(to.chunks_exact_mut(self.width));
-        let finite = |output: f32| if output.is_finite() { output } else { 0.0 };
-        match &self.head {
-            Head::Classes(_) => each.for_each(|(outputs, to)| {
-                if outputs.iter().all(|output| output.is_finite()) {
-                    classes(outputs, probabilities);
-                } else {
-                    probabilities.clear();
-                    probabilities.resize(outputs.len().max(2), 1.0 / outputs.len().max(2) as f64);
-                }
-                to.copy_from_slice(&probabilities[probabilities.len() - to.len()..]);
-            }),
-            Head::Number(loss) if loss.scales() => {
-                each.for_each(|(outputs, to)| to[0] = known.scaling.number(f64::from(finite(outputs[0]))));
-            }
-            Head::Number(_) => {
-                each.for_each(|(outputs, to)| to[0] = libm::exp(f64::from(finite(outputs[0]).min(80.0))));
-            }
-            Head::Rebuild => {
-                for (row, (outputs, to)) in each.enumerate() {
-                    let error = rebuilt(outputs, &numbers[row * self.shape.dense..][..self.shape.dense]);
-                    to[0] = if error.is_finite() && error + known.usual > 0.0 {
-                        error / (error + known.usual)
-                    } else {
-                        f64::from(u8::from(!error.is_finite()))
-                    };
-                }
-            }
-        }
-    }
-}
-
-/// The mean squared error of a row that was told again.
-fn rebuilt(outputs: &[f32], numbers: &[f32]) -> f64 {
-    let squares = outputs.iter().zip(numbers).map(|(output, number)| {
-        let error = f64::from(output - number);
-        error * error
-    });
-    squares.sum::<f64>() / numbers.len().max(1) as f64
-}
-
-/// Rows from one on that are to be told: as many as there is room for.
-struct Asked<'a> {
-    rows: &'a Matrix,
-    from: usize,
-    to: &'a mut [f64],
-}
-
-impl Known {
-    /// With the weights that answer.
-    fn view(&self) -> View<'_> {
-        let view = self.weights.view();
-        if self.average.is_empty() { view } else { View { values: &self.average, are_own: false, ..view } }
-    }
-
-    fn predict(
-        &self,
-        plan: &Plan,
-        view: View<'_>,
-        compute: &mut dyn Compute,
-        Asked { rows, from, to }: Asked<'_>,
-        buffers: &mut Buffers,
-    ) -> Result<(), Failed> {
-        let Buffers { numbers, probabilities, .. } = buffers;
-        let size = BLOCK.max(plan.training.mini_batch as usize);
-        for (block, to) in (0..).zip(to.chunks_mut(size * plan.width)) {
-            let first = from + block * size;
-            let (dense, active) = rows.rows(first, first + to.len() / plan.width);
-            numbers.clear();
-            self.scaling.numbers(dense, numbers);
-            let inputs = Inputs { rows: to.len() / plan.width, numbers, active };
-            compute.forward(&plan.graph, view, inputs, None)?;
-            plan.tell(self, compute.outputs(), numbers, probabilities, to);
-        }
-        Ok(())
     }
 }
 
@@ -237,7 +112,7 @@ impl NetworkLearner {
         let known = plan.known(&mut random);
         let mut learner = Self {
             known: Arc::new(known),
-            course: plan.course(random),
+            course: Course::new(&plan, random),
             look: Look::default(),
             happenings: Vec::new(),
             host: Host::new(&plan.graph, plan.output, plan.training.threads as usize),
@@ -267,7 +142,7 @@ impl NetworkLearner {
     #[cfg(test)]
     pub(super) fn move_to(
         &mut self,
-        open: impl FnOnce(&Graph, Node, &[f32], &[f32]) -> Result<Box<dyn Compute>, Failed>,
+        open: impl FnOnce(&super::graph::Graph, super::graph::Node, &[f32], &[f32]) -> Result<Box<dyn Compute>, Failed>,
     ) {
         let Plan { graph, output, .. } = &*self.plan;
         let device = open(graph, *output, &self.known.weights.values, &self.course.moments);
@@ -309,7 +184,7 @@ impl NetworkLearner {
             let to = &mut outputs[start * plan.width..at * plan.width];
             let view = self.known.view();
             let view = View { are_own: view.are_own && !has_stopped, ..view };
-            self.known.predict(&plan, view, compute, Asked { rows, from: start, to }, &mut self.buffers)?;
+            self.known.predict(&plan, view, compute, Asked { rows, from: start, to }, &mut self.buffers.reading)?;
             if self.course.open.len() == size {
                 self.step(compute, at - 1, waited == 0 && at - start == size)?;
             }
@@ -323,7 +198,7 @@ impl NetworkLearner {
         let plan = self.plan.clone();
         let Plan { graph, output, head, shape, training, .. } = &*plan;
         let (known, course) = (Arc::make_mut(&mut self.known), &mut self.course);
-        let Buffers { numbers, gradient, sparse, batch, targets, .. } = &mut self.buffers;
+        let Buffers { reading: Reading { numbers, .. }, gradient, sparse, batch, targets } = &mut self.buffers;
         let (rule, moments) = (&training.optimizer, training.optimizer.moments());
         let fresh = course.open.len();
         course.examples += fresh as u64;
@@ -534,67 +409,5 @@ impl Learner for NetworkLearner {
 
     fn take_happenings(&mut self) -> Vec<Happening> {
         std::mem::take(&mut self.happenings)
-    }
-}
-
-/// A network that does not change any more.
-struct Frozen {
-    plan: Arc<Plan>,
-    known: Arc<Known>,
-}
-
-impl Predictor for Frozen {
-    fn predict(&self, rows: &Matrix, outputs: &mut Vec<f64>) {
-        outputs.resize(rows.len() * self.plan.width, 0.0);
-        let mut host = Host::new(&self.plan.graph, self.plan.output, 1);
-        let asked = Asked { rows, from: 0, to: outputs };
-        let told = self.known.predict(&self.plan, self.known.view(), &mut host, asked, &mut Buffers::default());
-        debug_assert_eq!(told, Ok(()), "the processor does not fail");
-    }
-
-    fn tensors(&self) -> Vec<Tensor> {
-        let wide = |values: &[f32]| values.iter().map(|value| f64::from(*value)).collect::<Vec<_>>();
-        let values = self.known.view().values;
-        let parameters = self.plan.graph.parameters().iter();
-        let mut tensors: Vec<Tensor> = parameters
-            .map(|parameter| Tensor {
-                name: parameter.name.clone().into(),
-                shape: parameter.shape.clone(),
-                values: wide(&values[parameter.range.clone()]),
-            })
-            .collect();
-        let (means, deviations) = self.known.scaling.told();
-        if !means.is_empty() {
-            tensors.push(Tensor::row("inputs.mean", means));
-            tensors.push(Tensor::row("inputs.deviation", deviations));
-        }
-        if !self.known.weights.statistics.is_empty() {
-            tensors.push(Tensor::row("batch_norm.statistics", wide(&self.known.weights.statistics)));
-        }
-        if self.plan.shape.active > 0 {
-            let (categories, rows) = self.known.weights.table.all();
-            tensors.push(Tensor::table("embeddings", categories.len(), rows));
-            tensors.push(Tensor::row("embeddings.categories", categories));
-        }
-        tensors
-    }
-
-    fn explain(&self, names: &Names) -> Explanation {
-        let Plan { graph, shape, .. } = &*self.plan;
-        let mut lines = vec![format!("a network of {} weights", graph.len())];
-        for parameter in graph.parameters() {
-            let shape: Vec<String> = parameter.shape.iter().map(ToString::to_string).collect();
-            lines.push(format!("  {} {}", parameter.name, shape.join(" x ")));
-        }
-        lines.push("importance: how long the weights of the first layer are from a column, on average".to_owned());
-        let mut importances = Vec::new();
-        let first = graph.parameters().iter().find(|parameter| parameter.shape.len() == 2);
-        if let Some(first) = first.filter(|first| first.shape[0] >= shape.dense) {
-            let values = &self.known.view().values[first.range.clone()];
-            let lengths = values.chunks_exact(first.shape[1]).map(|row| squares(row).sqrt());
-            importances.extend(names.dense.iter().cloned().zip(lengths));
-        }
-        importances.sort_by(|a: &(String, f64), b| b.1.total_cmp(&a.1));
-        Explanation { importances, lines }
     }
 }

@@ -11,10 +11,13 @@ mod architecture;
 mod compute;
 #[cfg(any(test, feature = "cuda"))]
 mod device;
+mod functions;
 mod graph;
 mod host;
+mod known;
 mod learner;
 mod loss;
+mod norms;
 mod optimizer;
 mod place;
 mod product;
