@@ -55,7 +55,8 @@ pub(super) struct NetworkLearner {
     plan: Arc<Plan>,
     known: Arc<Known>,
     course: Course,
-    look: Look,
+    /// None before the first step since it was made or restored.
+    look: Option<Look>,
     happenings: Vec<Happening>,
     host: Host,
     /// What learns in place of the processor, as long as nothing goes wrong there.
@@ -64,12 +65,12 @@ pub(super) struct NetworkLearner {
 }
 
 /// How the last step was, for people; no part of the model.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     pub(super) loss: f64,
     gradient_norm: f64,
     /// Of a step now and then.
-    update_norm: f64,
+    update_norm: Option<f64>,
     rate: f32,
 }
 
@@ -113,7 +114,7 @@ impl NetworkLearner {
         let mut learner = Self {
             known: Arc::new(known),
             course: Course::new(&plan, random),
-            look: Look::default(),
+            look: None,
             happenings: Vec::new(),
             host: Host::new(&plan.graph, plan.output, plan.training.threads as usize),
             device: None,
@@ -158,7 +159,7 @@ impl NetworkLearner {
     /// How the last step was.
     #[cfg(test)]
     pub(super) fn look(&self) -> Look {
-        self.look
+        self.look.expect("a step was made")
     }
 
     /// Predicts rows and learns them, mini-batch by mini-batch.
@@ -250,11 +251,12 @@ impl NetworkLearner {
         compute.update(values, &mut course.moments, rule, step, factor)?;
         course.tending.update(&mut known.weights.table, sparse, rule, step);
         known.weights.statistics = statistics;
-        (self.look.loss, self.look.gradient_norm, self.look.rate) = (loss, length, step.rate);
+        let mut update_norm = self.look.and_then(|look| look.update_norm);
         if let Some(mut moved) = before {
             moved.iter_mut().zip(&*values).for_each(|(before, value)| *before -= value);
-            self.look.update_norm = squares(&moved).sqrt();
+            update_norm = Some(squares(&moved).sqrt());
         }
+        self.look = Some(Look { loss, gradient_norm: length, update_norm, rate: step.rate });
         if training.average > 0.0 {
             compute.read(values, &mut course.moments)?;
             // The beginning counts less than it would (as TensorFlow's moving averages have it).
@@ -389,22 +391,24 @@ impl Learner for NetworkLearner {
         if !is_sound {
             return Err("its numbers are not those of this network".to_owned());
         }
-        (self.known, self.course) = (Arc::new(known), course);
+        (self.known, self.course, self.look) = (Arc::new(known), course, None);
         self.go_to_device();
         Ok(())
     }
 
     fn progress(&self) -> Vec<(&'static str, f64)> {
-        let Look { loss, gradient_norm, update_norm, rate } = self.look;
-        vec![
+        let mut progress = vec![
             ("steps", self.course.steps as f64),
             ("steps_refused", self.course.refused as f64),
-            ("mini_batch_loss", loss),
-            ("gradient_norm", gradient_norm),
-            ("update_norm", update_norm),
-            ("learning_rate", f64::from(rate)),
             ("on_device", f64::from(u8::from(self.device.is_some()))),
-        ]
+        ];
+        if let Some(Look { loss, gradient_norm, update_norm, rate }) = self.look {
+            let of_step =
+                [("mini_batch_loss", loss), ("gradient_norm", gradient_norm), ("learning_rate", f64::from(rate))];
+            progress.extend(of_step);
+            progress.extend(update_norm.map(|norm| ("update_norm", norm)));
+        }
+        progress
     }
 
     fn take_happenings(&mut self) -> Vec<Happening> {
