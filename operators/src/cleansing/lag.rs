@@ -138,10 +138,13 @@ impl Keyed for Lag {
                 });
             }
             states.update(row, |past| {
+                let mut values = Vec::new();
                 while past.len() >= self.rows || past.back().is_some_and(|old| !self.counts(old.time, time[row])) {
-                    past.pop_back();
+                    // What is forgotten leaves its room to what comes.
+                    values = past.pop_back().map(|old| old.values).unwrap_or_default();
                 }
-                let values = inputs.iter().map(|input| value(input, row)).collect();
+                values.clear();
+                values.extend(inputs.iter().map(|input| value(input, row)));
                 past.push_front(Past { time: time[row], values });
             });
         }

@@ -4,7 +4,7 @@ use millstream_engine::catalogue::{Kind, Planned, configuration, schema_of};
 use serde_json::Value;
 
 use super::network::{self, ClassLoss, Config};
-use super::{Design, ModelKind, Task};
+use super::{Design, ModelKind};
 
 /// A network for classes.
 pub static KIND: ModelKind = Kind {
@@ -21,5 +21,5 @@ pub static KIND: ModelKind = Kind {
 
 fn plan(value: &Value) -> Planned<Design> {
     let config: Config<ClassLoss> = configuration(value)?;
-    network::plan(KIND.name, Task::Classification, config)
+    network::plan(KIND.name, config)
 }

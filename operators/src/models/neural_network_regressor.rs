@@ -4,7 +4,7 @@ use millstream_engine::catalogue::{Kind, Planned, configuration, schema_of};
 use serde_json::Value;
 
 use super::network::{self, Config, NumberLoss};
-use super::{Design, ModelKind, Task};
+use super::{Design, ModelKind};
 
 /// A network for numbers.
 pub static KIND: ModelKind = Kind {
@@ -18,5 +18,5 @@ pub static KIND: ModelKind = Kind {
 
 fn plan(value: &Value) -> Planned<Design> {
     let config: Config<NumberLoss> = configuration(value)?;
-    network::plan(KIND.name, Task::Regression, config)
+    network::plan(KIND.name, config)
 }

@@ -27,6 +27,12 @@ impl Random {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
+    /// In [-1, 1).
+    #[inline]
+    pub(super) fn signed(&mut self) -> f64 {
+        2.0 * self.uniform() - 1.0
+    }
+
     /// Below `bound`, which is not 0.
     #[inline]
     pub(super) fn below(&mut self, bound: usize) -> usize {

@@ -324,7 +324,7 @@ impl Graph {
             let len = parameter.range.len();
             match parameter.start {
                 Start::Uniform(reach) => {
-                    values.extend((0..len).map(|_| (reach * (2.0 * random.uniform() - 1.0)) as f32));
+                    values.extend((0..len).map(|_| (reach * random.signed()) as f32));
                 }
                 Start::Constant(value) => values.extend(std::iter::repeat_n(value, len)),
             }

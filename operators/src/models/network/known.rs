@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::super::random::Random;
-use super::super::{Explanation, Matrix, Names, Predictor, Shape, Task, Tensor};
+use super::super::{Explanation, Matrix, Names, Predictor, Shape, Tensor};
 use super::compute::{Compute, Failed, Inputs, View, Weights};
 use super::graph::{Architecture, Graph, Node};
 use super::host::{Host, squares};
@@ -50,14 +50,10 @@ const BLOCK: usize = 256;
 impl Plan {
     /// For rows of this shape.
     pub(super) fn new(architecture: &dyn Architecture, shape: Shape, head: Head, training: Training) -> Self {
-        let task = match head {
-            Head::Classes(_) => Task::Classification,
-            Head::Number(_) => Task::Regression,
-            Head::Rebuild => Task::Anomaly,
-        };
+        let width = head.task().outputs(shape.classes);
         let outputs = head.width(shape.classes, shape.dense);
         let (graph, output) = architecture::graph(architecture, shape, training.embedding.size as usize, outputs);
-        Self { graph, output, head, shape, width: task.outputs(shape.classes), training }
+        Self { graph, output, head, shape, width, training }
     }
 
     /// Its numbers at the beginning.

@@ -318,10 +318,11 @@ impl Learner for NetworkLearner {
         if let Some(mut device) = self.device.take() {
             let (known, course, told) = (self.known.clone(), self.course.clone(), self.happenings.len());
             let learned = self.run(&mut *device, rows, examples, outputs).and_then(|()| {
-                let values = &mut Arc::make_mut(&mut self.known).weights.values;
                 // What has stopped keeps its best parameters.
-                let has_stopped = self.course.patience.as_ref().is_some_and(|patience| patience.has_stopped);
-                if has_stopped { Ok(()) } else { device.read(values, &mut self.course.moments) }
+                if self.has_stopped() {
+                    return Ok(());
+                }
+                device.read(&mut Arc::make_mut(&mut self.known).weights.values, &mut self.course.moments)
             });
             match learned {
                 Ok(()) => {

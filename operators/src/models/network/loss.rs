@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::super::Task;
 use super::super::logistic_regression::logistic;
 use super::super::ranges::Ranges;
 
@@ -56,8 +57,17 @@ pub(super) struct Lesson<'a> {
     pub(super) weights: &'a [f64],
 }
 
-impl ClassLoss {
-    pub(super) fn check(&self, mut ranges: Ranges) -> Ranges {
+/// A loss, as it stands in a definition.
+pub(in crate::models) trait Loss: Clone + Default + Serialize {
+    /// Notes what is out of range.
+    fn check(&self, ranges: Ranges) -> Ranges;
+
+    /// What outputs are of that are judged by it.
+    fn head(&self) -> Head;
+}
+
+impl Loss for ClassLoss {
+    fn check(&self, mut ranges: Ranges) -> Ranges {
         ranges = ranges.within("loss.focal", self.focal, 0.0, 10.0);
         for (at, weight) in self.class_weights.iter().enumerate() {
             ranges = ranges.within(&format!("loss.class_weights.{at}"), *weight, 1e-6, 1e6);
@@ -65,6 +75,26 @@ impl ClassLoss {
         ranges
     }
 
+    fn head(&self) -> Head {
+        Head::Classes(self.clone())
+    }
+}
+
+impl Loss for NumberLoss {
+    fn check(&self, ranges: Ranges) -> Ranges {
+        match *self {
+            Self::Huber(width) => ranges.within("loss.huber", width, 1e-9, 1e9),
+            Self::Quantile(level) => ranges.within("loss.quantile", level, 1e-6, 1.0 - 1e-6),
+            _ => ranges,
+        }
+    }
+
+    fn head(&self) -> Head {
+        Head::Number(*self)
+    }
+}
+
+impl ClassLoss {
     fn weight(&self, class: usize) -> f64 {
         self.class_weights.get(class).copied().unwrap_or(1.0)
     }
@@ -85,14 +115,6 @@ impl ClassLoss {
 }
 
 impl NumberLoss {
-    pub(super) fn check(&self, ranges: Ranges) -> Ranges {
-        match *self {
-            Self::Huber(width) => ranges.within("loss.huber", width, 1e-9, 1e9),
-            Self::Quantile(level) => ranges.within("loss.quantile", level, 1e-6, 1.0 - 1e-6),
-            _ => ranges,
-        }
-    }
-
     /// Whether targets are told in deviations from their mean.
     pub(super) fn scales(self) -> bool {
         self != Self::Poisson
@@ -117,6 +139,15 @@ impl NumberLoss {
 }
 
 impl Head {
+    /// What such outputs tell.
+    pub(super) fn task(&self) -> Task {
+        match self {
+            Self::Classes(_) => Task::Classification,
+            Self::Number(_) => Task::Regression,
+            Self::Rebuild => Task::Anomaly,
+        }
+    }
+
     /// How many outputs the network has.
     pub(super) fn width(&self, classes: usize, numbers: usize) -> usize {
         match self {

@@ -34,13 +34,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Design;
 use super::ranges::Ranges;
-use super::{Design, Task};
 pub(super) use architecture::Layers;
 use architecture::{Mirror, Network};
 use graph::Architecture;
 use learner::NetworkLearner;
-pub(super) use loss::{ClassLoss, Head, NumberLoss};
+use loss::Head;
+pub(super) use loss::{ClassLoss, Loss, NumberLoss};
 use optimizer::{Rule, Schedule};
 use place::Place;
 use samples::ReplayConfig;
@@ -178,40 +179,14 @@ impl Default for MirrorConfig {
     }
 }
 
-/// A loss, as it stands in a definition.
-pub(super) trait Loss: Clone + Default + Serialize {
-    fn check(&self, ranges: Ranges) -> Ranges;
-    fn head(&self) -> Head;
-}
-
-impl Loss for ClassLoss {
-    fn check(&self, ranges: Ranges) -> Ranges {
-        self.check(ranges)
-    }
-
-    fn head(&self) -> Head {
-        Head::Classes(self.clone())
-    }
-}
-
-impl Loss for NumberLoss {
-    fn check(&self, ranges: Ranges) -> Ranges {
-        (*self).check(ranges)
-    }
-
-    fn head(&self) -> Head {
-        Head::Number(*self)
-    }
-}
-
 /// Checks the settings of a network that learns to tell something.
-pub(super) fn plan<L: Loss>(kind: &'static str, task: Task, config: Config<L>) -> Planned<Design> {
+pub(super) fn plan<L: Loss>(kind: &'static str, config: Config<L>) -> Planned<Design> {
     let mut problems = Problems::default();
     problems.take_all(config.loss.check(config.network.check(Ranges::default())).finish());
     problems.take_all(config.training.check());
     problems.finish()?;
     let parameters = serde_json::to_value(&config).expect("numbers can be written");
-    Ok(design(kind, task, parameters, Arc::new(config.network), config.loss.head(), config.training))
+    Ok(design(kind, parameters, Arc::new(config.network), config.loss.head(), config.training))
 }
 
 /// Checks the settings of a network that tells rows again.
@@ -221,17 +196,17 @@ pub(super) fn plan_mirror(kind: &'static str, config: MirrorConfig) -> Planned<D
     problems.take_all(config.training.check());
     problems.finish()?;
     let parameters = serde_json::to_value(&config).expect("numbers can be written");
-    Ok(design(kind, Task::Anomaly, parameters, Arc::new(Mirror(config.layers)), Head::Rebuild, config.training))
+    Ok(design(kind, parameters, Arc::new(Mirror(config.layers)), Head::Rebuild, config.training))
 }
 
 fn design(
     kind: &'static str,
-    task: Task,
     parameters: Value,
     architecture: Arc<dyn Architecture>,
     head: Head,
     training: Training,
 ) -> Design {
+    let task = head.task();
     let make = Arc::new(move |shape| -> Box<dyn super::Learner> {
         Box::new(NetworkLearner::new(&*architecture, shape, head.clone(), training.clone()))
     });

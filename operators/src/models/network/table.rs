@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::super::random::Random;
 use super::optimizer::{Rule, Step};
 
-/// How many slots, or numbers of slots, lie in a page.
-const PAGE: usize = 64;
+/// How many categories' slots lie in a page.
+const SLOTS: usize = 1 << 12;
+/// How many rows lie in a page.
+const ROWS: usize = 64;
 
 /// A vector in shared pages: a copy costs a pointer for each, and a change only its page.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -113,7 +115,7 @@ pub(super) struct Tending {
 impl Table {
     /// No rows yet, of so many numbers each.
     pub(super) fn new(size: usize) -> Self {
-        Self { size, slots: Pages::new(1 << 12), rows: Pages::new(PAGE * size.max(1)), len: 0 }
+        Self { size, slots: Pages::new(SLOTS), rows: Pages::new(ROWS * size.max(1)), len: 0 }
     }
 
     /// The row of a category, if it has one.
@@ -142,8 +144,8 @@ impl Table {
     /// Whether it is sound, and all categories are below this one.
     pub(super) fn fits(&self, size: usize, categories: usize) -> bool {
         self.size == size
-            && self.slots.is_sound(1 << 12, 0)
-            && self.rows.is_sound(PAGE * size.max(1), self.len * size)
+            && self.slots.is_sound(SLOTS, 0)
+            && self.rows.is_sound(ROWS * size.max(1), self.len * size)
             && self.len <= categories
             && self.slots.pages.iter().flat_map(|page| page.iter()).all(|slot| *slot as usize <= self.len)
     }
@@ -195,7 +197,7 @@ impl Tending {
         let mut random = Random::new(self.seed, u64::from(category));
         let reach = 1.0 / (size.max(1) as f64).sqrt();
         for value in table.rows.get_mut(slot * size, size) {
-            *value = (reach * (2.0 * random.uniform() - 1.0)) as f32;
+            *value = (reach * random.signed()) as f32;
         }
         self.categories.push(category);
         self.seen.push(now);
