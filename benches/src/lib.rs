@@ -33,3 +33,10 @@ pub fn cpu_seconds() -> f64 {
     let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or_default();
     (ticks(11) + ticks(12)) / 100.0
 }
+
+/// The seconds that a core has spent on this thread so far, to the nanosecond where `/proc` tells.
+pub fn thread_cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = stat.split_whitespace().next().and_then(|spent| spent.parse::<f64>().ok());
+    nanoseconds.map_or_else(cpu_seconds, |spent| spent / 1e9)
+}

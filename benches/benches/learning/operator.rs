@@ -10,7 +10,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema};
 use millstream_benches::streams::Stream;
 use millstream_benches::table::{Table, thousands};
-use millstream_benches::{cpu_seconds, quantile};
+use millstream_benches::{quantile, thread_cpu_seconds};
 use millstream_engine::batch::schema_of;
 use millstream_engine::catalogue::StepInput;
 use millstream_engine::operator::{Power, Rejects};
@@ -61,7 +61,7 @@ fn by_hand_once(stream: &Stream, is_ftrl: bool) -> f64 {
     let labels: Vec<f64> = stream.classes.iter().map(|class| f64::from(*class)).collect();
     let mut weights = vec![0.0_f64; first as usize];
     let (mut a, mut b) = (weights.clone(), weights.clone());
-    let start = cpu_seconds();
+    let start = thread_cpu_seconds();
     for row in 0..len {
         let x = &matrix[row * dense..][..dense];
         let active = &active[row * firsts.len()..][..firsts.len()];
@@ -91,7 +91,7 @@ fn by_hand_once(stream: &Stream, is_ftrl: bool) -> f64 {
         }
     }
     std::hint::black_box(&weights);
-    (cpu_seconds() - start).max(0.01)
+    thread_cpu_seconds() - start
 }
 
 fn once(batches: &[RecordBatch], learner: &Value) -> f64 {
@@ -103,11 +103,11 @@ fn once(batches: &[RecordBatch], learner: &Value) -> f64 {
     let step = training::plan(&config, &input).unwrap_or_else(|problems| panic!("{problems:?}"));
     let Power::Fold(folding) = step.power else { panic!("a model is a fold") };
     let mut fold = (folding.make)();
-    let start = cpu_seconds();
+    let start = thread_cpu_seconds();
     for batch in batches {
         fold.learn(0, batch, &mut Rejects::default()).expect("rows of the schema are learned");
     }
-    (cpu_seconds() - start).max(0.01)
+    thread_cpu_seconds() - start
 }
 
 fn batches(stream: &Stream) -> Vec<RecordBatch> {

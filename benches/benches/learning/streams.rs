@@ -102,8 +102,8 @@ impl Ready {
     pub fn speed(&self, design: &Design) -> f64 {
         let mut learner: Box<dyn Learner> = (design.make)(self.shape);
         let mut outputs = Vec::new();
-        let start = millstream_benches::cpu_seconds();
+        let start = millstream_benches::thread_cpu_seconds();
         self.batches.iter().for_each(|(rows, examples)| learner.learn(rows, examples, &mut outputs));
-        self.len() as f64 / (millstream_benches::cpu_seconds() - start).max(0.01)
+        self.len() as f64 / (millstream_benches::thread_cpu_seconds() - start)
     }
 }

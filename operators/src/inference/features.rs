@@ -305,17 +305,20 @@ fn check(place: Place, column: &Column, values: &ArrayRef, rejects: &mut Rejects
     }
     match place {
         Place::Number(_) => {
-            if let Some(numbers) = floats(values)? {
+            if let Some(numbers) = floats(values)?
+                && !all_finite(numbers.values())
+            {
                 reject(values, rejects, |row| not_finite(name, numbers.value(row)));
             }
         }
         Place::Category { .. } => {
-            let codes = values.as_primitive::<UInt32Type>();
-            reject(values, rejects, |row| {
-                let code = codes.value(row);
-                (code >= *categories)
-                    .then(|| format!("feature `{name}` has code {code}, but only {categories} categories"))
-            });
+            let codes = values.as_primitive::<UInt32Type>().values();
+            if codes.iter().fold(0, |most, code| most.max(*code)) >= *categories {
+                reject(values, rejects, |row| {
+                    (codes[row] >= *categories)
+                        .then(|| format!("feature `{name}` has code {}, but only {categories} categories", codes[row]))
+                });
+            }
         }
     }
     Ok(())
@@ -334,6 +337,11 @@ fn set_numbers(values: &ArrayRef, slot: usize, matrix: &mut Matrix) -> Result<()
         _ => matrix.set_dense(slot, as_floats(values)?.values().iter().copied()),
     }
     Ok(())
+}
+
+/// Whether all numbers are finite, without a branch for each.
+fn all_finite(numbers: &[f64]) -> bool {
+    numbers.iter().fold(true, |all, number| all & number.is_finite())
 }
 
 /// The reason to refuse a number.

@@ -4,10 +4,11 @@ use millstream_engine::operator::Measure;
 use serde::{Deserialize, Serialize};
 
 use super::exact::Exact;
+use super::logarithm::{self, BLOCK};
 use super::ranking::Ranking;
 use super::scopes::{Scopes, Tally};
 use super::{EvaluationConfig, ratio};
-use crate::models::{likeliest, probability};
+use crate::models::{Example, likeliest, probability};
 
 /// A probability counts as at least this, so that one wrong certainty does not make the mean infinite.
 const PROBABILITY_MIN: f64 = 1e-15;
@@ -19,15 +20,6 @@ pub(super) struct Judged {
     said: u32,
     log_loss: f64,
     brier: f64,
-}
-
-impl Judged {
-    /// `squares` is the sum of the squared probabilities of classes other than the label.
-    #[inline]
-    fn new(label: usize, said: usize, of_label: f64, brier: f64) -> Self {
-        let log_loss = -libm::log(of_label.max(PROBABILITY_MIN));
-        Self { label: label as u32, said: said as u32, log_loss, brier }
-    }
 }
 
 /// Counts by class.
@@ -209,18 +201,41 @@ impl Classification {
         }
     }
 
+    /// Judges rows of outputs; `slices` gives the texts of a row by which it is judged apart.
+    pub(super) fn judge<'a, S: Iterator<Item = &'a str>>(
+        &mut self,
+        outputs: &[f64],
+        examples: &[Example],
+        slices: impl Fn(usize) -> S,
+    ) {
+        let Some(width) = outputs.len().checked_div(examples.len()) else { return };
+        let blocks = outputs.chunks(width * BLOCK).zip(examples.chunks(BLOCK));
+        for (block, (outputs, examples)) in blocks.enumerate() {
+            let rows = || outputs.chunks_exact(width).zip(examples).enumerate();
+            let mut logarithms = [1.0; BLOCK];
+            for (row, (outputs, example)) in rows() {
+                logarithms[row] = probability(outputs, example.target as usize).max(PROBABILITY_MIN);
+            }
+            logarithm::ln(&mut logarithms);
+            for (row, (outputs, example)) in rows() {
+                self.judge_row(outputs, example.target as usize, -logarithms[row], slices(block * BLOCK + row));
+            }
+        }
+    }
+
     #[inline]
-    pub(super) fn judge<'a>(&mut self, outputs: &[f64], label: usize, slices: impl Iterator<Item = &'a str>) {
+    fn judge_row<'a>(&mut self, outputs: &[f64], label: usize, log_loss: f64, slices: impl Iterator<Item = &'a str>) {
         // Both baselines know the labels before this one.
         let commonest = self.commonest();
         self.majority.add(label as u32, commonest);
         self.no_change.add(label as u32, self.last.unwrap_or_default());
         let (said, of_label) = (likeliest(outputs), probability(outputs, label));
+        // The squares of the probabilities of classes other than the label count, too.
         let brier = match outputs {
             [_] => (1.0 - of_label) * (1.0 - of_label),
             all => all.iter().map(|p| p * p).sum::<f64>() - of_label * of_label + (1.0 - of_label) * (1.0 - of_label),
         };
-        self.model.add(&Judged::new(label, said, of_label, brier), slices);
+        self.model.add(&Judged { label: label as u32, said: said as u32, log_loss, brier }, slices);
         if let [yes] = outputs {
             self.calibration.add(*yes, label == 1);
             self.ranking.add(*yes, label == 1);
@@ -289,7 +304,8 @@ mod tests {
     fn judged(pairs: &[(&[f64], usize)], classes: usize, config: &EvaluationConfig) -> Vec<Measure> {
         let mut evaluation = Classification::new(classes, config);
         for (outputs, label) in pairs {
-            evaluation.judge(outputs, *label, ["a", "b"].into_iter().skip(*label % 2).take(1));
+            let slice = ["a", "b"][*label % 2];
+            evaluation.judge(outputs, &[Example::of(*label as f64)], |_| [slice].into_iter());
         }
         let mut measures = Vec::new();
         evaluation.measures(&["slice".to_owned()], &mut measures);
@@ -321,8 +337,8 @@ mod tests {
                 last = Some(label);
                 evaluation.judge(
                     &vec![1.0 / classes as f64; Task::Classification.outputs(classes)],
-                    label,
-                    std::iter::empty(),
+                    &[Example::of(label as f64)],
+                    |_| std::iter::empty(),
                 );
             }
             let near = |sum: f64, wanted: f64| assert!((sum - wanted).abs() < 1e-9 * wanted, "{sum}, wanted {wanted}");

@@ -13,6 +13,7 @@
 mod choice;
 mod classification;
 mod exact;
+mod logarithm;
 mod ranking;
 mod regression;
 mod scopes;
@@ -106,9 +107,7 @@ impl Evaluation {
         let rows = outputs.chunks_exact(width.max(1)).zip(examples);
         let texts = |row: usize| slices.iter().map(move |texts| texts.value(row));
         match &mut self.0 {
-            Judge::Classification(all) => {
-                rows.enumerate().for_each(|(row, (out, of))| all.judge(out, of.target as usize, texts(row)));
-            }
+            Judge::Classification(all) => all.judge(outputs, examples, texts),
             Judge::Regression(all) => {
                 rows.enumerate().for_each(|(row, (out, of))| all.judge(out[0], of.target, texts(row)));
             }
