@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod formats;
+pub mod http;
 #[cfg(test)]
 mod round_trip;
 pub mod sinks;

@@ -9,7 +9,7 @@ use crate::batch::Origin;
 use crate::binding::{Binding, Epoch, Frontier, Watermark};
 use crate::checkpoint::Cuts;
 use crate::fault::Fault;
-use crate::operator::Answer;
+use crate::operator::{Answer, Measure};
 use crate::sequence::START;
 use crate::time::Stopwatch;
 
@@ -48,6 +48,8 @@ pub struct Revision {
     pub frontier: Arc<Frontier>,
     /// BLAKE3 of its fold's whole state.
     pub digest: String,
+    /// What its fold had measured.
+    pub measures: Arc<[Measure]>,
     /// Answers.
     pub answer: Arc<dyn Answer>,
 }

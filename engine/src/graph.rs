@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::Result;
-use crate::operator::{Power, Step};
+use crate::operator::{Choose, Power, Step};
 use crate::source::{MakeDecoder, Source};
 
 /// Everything that a run needs to know.
@@ -68,12 +68,14 @@ pub enum EventTime {
 }
 
 /// Where requests go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Asks {
     /// The source whose way through the operators they share.
     pub enters: usize,
-    /// The fold that answers them.
-    pub fold: usize,
+    /// The folds that answer them, at least one.
+    pub folds: Vec<usize>,
+    /// Whose answer is given where there are several; without it the first one's that has one.
+    pub choose: Option<Arc<dyn Choose>>,
 }
 
 /// An operator in its place.
@@ -117,16 +119,17 @@ impl Graph {
         self.sources[source].asks.is_some()
     }
 
-    /// For each node, the request sources whose rows pass through it on their way to their fold's answers.
-    /// The fold itself is not passed: its input is answered from.
+    /// For each node, the request sources whose rows pass through it on their way to their folds' answers.
+    /// A fold itself is not passed: its input is answered from.
     pub fn serve_paths(&self) -> Vec<BTreeSet<u32>> {
         let mut paths = vec![BTreeSet::new(); self.nodes.len()];
         for (source, node) in self.sources.iter().enumerate() {
-            let Some(asks) = node.asks else { continue };
-            let mut next = self.nodes[asks.fold].inputs[0];
-            while let Input::Node(at) = next {
-                paths[at].insert(source as u32);
-                next = self.nodes[at].inputs[0];
+            for fold in node.asks.iter().flat_map(|asks| &asks.folds) {
+                let mut next = self.nodes[*fold].inputs[0];
+                while let Input::Node(at) = next {
+                    paths[at].insert(source as u32);
+                    next = self.nodes[at].inputs[0];
+                }
             }
         }
         paths

@@ -39,6 +39,8 @@ pub struct Metrics {
     /// Requests bound.
     pub requests_total: IntCounter,
     answers_total: IntCounterVec,
+    answers_by_total: IntCounterVec,
+    answers_compared_total: IntCounterVec,
     /// Seconds that a commit took.
     pub commit_seconds: Histogram,
     /// Commits that were tried again.
@@ -108,6 +110,16 @@ impl Default for Metrics {
             ),
             requests_total: counter("requests_bound_total", "Requests bound."),
             answers_total: counters("answers_committed_total", "Answers committed.", &["kind"]),
+            answers_by_total: counters(
+                "answers_by_total",
+                "Answers committed, by who gave them.",
+                &["requests", "model"],
+            ),
+            answers_compared_total: counters(
+                "answers_compared_total",
+                "Answers that were not given, by whether they said the same as the one that was.",
+                &["requests", "model", "same"],
+            ),
             commit_seconds: registered(
                 r,
                 Histogram::with_opts(HistogramOpts::new("commit_seconds", "Seconds that a commit took.")),
@@ -198,6 +210,20 @@ impl Metrics {
 
     pub(crate) fn answers(&self, kind: &str, count: usize) {
         self.answers_total.with_label_values(&[kind]).inc_by(count as u64);
+    }
+
+    pub(crate) fn answers_by(&self, requests: &str, model: &str, count: u64) {
+        self.answers_by_total.with_label_values(&[requests, model]).inc_by(count);
+    }
+
+    pub(crate) fn compared(&self, requests: &str, model: &str, same: bool, count: u64) {
+        let same = if same { "yes" } else { "no" };
+        self.answers_compared_total.with_label_values(&[requests, model, same]).inc_by(count);
+    }
+
+    /// Adds a metric of who runs the engine; its name gets the common prefix.
+    pub fn register<C: Collector + Clone + 'static>(&self, collector: prometheus::Result<C>) -> C {
+        registered(&self.registry, collector)
     }
 
     pub(crate) fn dead_letters(&self, step: &str, count: usize) {

@@ -164,8 +164,11 @@ fn mount_sources<'scope>(
     let mut streams: Vec<Rows<'scope>> = decoded.clone();
     for (at, (rows, _)) in stamped {
         let mut parts = vec![order::hold(rows, bounds.clone(), at, site, walks)?];
-        let entering =
-            graph.sources.iter().enumerate().filter(|(_, source)| source.asks.is_some_and(|asks| asks.enters == at));
+        let entering = graph
+            .sources
+            .iter()
+            .enumerate()
+            .filter(|(_, source)| source.asks.as_ref().is_some_and(|asks| asks.enters == at));
         parts.extend(entering.map(|(source, _)| decoded[source].clone()));
         streams[at] = scope.concatenate(parts);
     }

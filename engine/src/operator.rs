@@ -200,6 +200,19 @@ pub trait Answer: Send + Sync + 'static {
     fn artefacts(&self) -> Result<Vec<(String, Vec<u8>)>>;
 }
 
+/// Chooses whose answer is given where several folds answer a request. It knows nothing but what is given here, so a replay
+/// chooses the same.
+pub trait Choose: Send + Sync + 'static {
+    /// How well a fold does by what it has measured; NaN where nothing says it.
+    fn score(&self, measures: &[Measure]) -> f64;
+
+    /// Which of the folds most requests go to, by their scores, in the order of [`crate::graph::Asks::folds`].
+    fn leader(&self, scores: &[f64]) -> usize;
+
+    /// Which of them answers this row: `rows` are those that one of them was asked.
+    fn choose(&self, scores: &[f64], rows: &RecordBatch, row: usize) -> usize;
+}
+
 /// What an operator can do, type-erased for the dataflow.
 #[derive(Clone)]
 pub enum Power {

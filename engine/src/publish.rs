@@ -7,6 +7,8 @@
 //! A worker hands over what an epoch gives before it lets the frontier pass, and the channel keeps the order in which
 //! calls happened; so when the passing is heard, everything of the epoch is here.
 
+mod answers;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -16,16 +18,16 @@ use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::batch::{Lane, Meta, Origin, canonical};
+use crate::batch::{Lane, Origin, canonical};
 use crate::binding::{Binding, Epoch, Frontier, Watermark};
 use crate::book::{Book, Entry, Request, Revision};
 use crate::digest::AnswersDigest;
 use crate::fault::{Fault, Result};
 use crate::graph::Graph;
 use crate::metrics::Metrics;
-use crate::operator::Measure;
 use crate::run::Turn;
 use crate::time::Stopwatch;
+use answers::{Answered, Leaders};
 
 /// Epochs that share one commit, at most.
 const GROUP_MAX: usize = 64;
@@ -73,6 +75,8 @@ pub struct Reply {
     pub outcome: Outcome,
     /// The same as it is written: see [`Commit::encode`].
     pub value: Vec<u8>,
+    /// What others answered, whose answers were not given.
+    pub others: Vec<Outcome>,
 }
 
 /// What a request got.
@@ -169,8 +173,8 @@ pub struct Published {
     pub dead_letters: Vec<DeadLetter>,
     /// In canonical order.
     pub notices: Vec<Notice>,
-    /// By fold (node index): revisions made in the epoch, with what they measured.
-    pub revisions: BTreeMap<usize, (Revision, Vec<Measure>)>,
+    /// By fold (node index): revisions made in the epoch.
+    pub revisions: BTreeMap<usize, Revision>,
 }
 
 /// Makes epochs durable.
@@ -192,6 +196,7 @@ pub(crate) enum Event {
     },
     Answers {
         epoch: Epoch,
+        fold: usize,
         rows: RecordBatch,
         columns: RecordBatch,
         revision: Arc<Stamp>,
@@ -214,7 +219,6 @@ pub(crate) enum Event {
         epoch: Epoch,
         fold: usize,
         revision: Revision,
-        measures: Vec<Measure>,
     },
     /// Every operator has passed all epochs before this one.
     Passed(Epoch),
@@ -224,11 +228,11 @@ pub(crate) enum Event {
 #[derive(Default)]
 struct Open {
     rows: BTreeMap<usize, Vec<RecordBatch>>,
-    answers: Vec<(RecordBatch, RecordBatch, Arc<Stamp>)>,
+    answers: Vec<answers::Given>,
     refused: BTreeMap<Origin, (Arc<str>, String)>,
     dead: Vec<DeadLetter>,
     notices: Vec<Notice>,
-    revised: BTreeMap<usize, (Revision, Vec<Measure>)>,
+    revised: BTreeMap<usize, Revision>,
 }
 
 /// Epochs that become durable together.
@@ -261,6 +265,7 @@ pub(crate) struct Publisher {
     ended: bool,
     /// What is being committed.
     group: Option<Group>,
+    leaders: Leaders,
 }
 
 impl Publisher {
@@ -273,8 +278,20 @@ impl Publisher {
         recorded: BTreeMap<Epoch, Recorded>,
         marks: BTreeMap<String, RevisionMark>,
     ) -> Self {
-        let open = BTreeMap::new();
-        Self { graph, book, metrics, commit, events, recorded, open, marks, passed: 0, ended: false, group: None }
+        Self {
+            graph,
+            book,
+            metrics,
+            commit,
+            events,
+            recorded,
+            open: BTreeMap::new(),
+            marks,
+            passed: 0,
+            ended: false,
+            group: None,
+            leaders: Leaders::default(),
+        }
     }
 
     /// Waits until a worker tells something, or all are gone.
@@ -322,20 +339,23 @@ impl Publisher {
     fn take(&mut self, event: Event) {
         match event {
             Event::Rows { epoch, output, rows } => self.open(epoch).rows.entry(output).or_default().push(rows),
-            Event::Answers { epoch, rows, columns, revision } => {
-                self.open(epoch).answers.push((rows, columns, revision));
+            Event::Answers { epoch, fold, rows, columns, revision } => {
+                self.open(epoch).answers.push(answers::Given { fold, rows, columns, revision });
             }
             Event::Refused { epoch, origins, step, reason } => {
                 let refused = &mut self.open(epoch).refused;
                 for origin in origins {
-                    refused.entry(Origin { index: 0, ..origin }).or_insert_with(|| (step.clone(), reason.clone()));
+                    let why = (step.clone(), reason.clone());
+                    // On the ways to several folds, it may be refused twice, in any order.
+                    refused
+                        .entry(Origin { index: 0, ..origin })
+                        .and_modify(|first| *first = why.clone().min(first.clone()))
+                        .or_insert(why);
                 }
             }
             Event::Dead { epoch, letters } => self.open(epoch).dead.extend(letters),
             Event::Noticed { epoch, notices } => self.open(epoch).notices.extend(notices),
-            Event::Revised { epoch, fold, revision, measures } => {
-                self.open(epoch).revised.insert(fold, (revision, measures));
-            }
+            Event::Revised { epoch, fold, revision } => drop(self.open(epoch).revised.insert(fold, revision)),
             Event::Passed(epoch) => self.passed = epoch.max(self.passed),
         }
     }
@@ -401,6 +421,7 @@ impl Publisher {
         for letter in &published.dead_letters {
             self.metrics.dead_letters(&letter.step, 1);
         }
+        answers::count(&self.metrics, &self.graph, &published.replies);
     }
 
     fn assemble(&mut self, open: Open, entry: &Entry) -> Result<Published> {
@@ -414,15 +435,16 @@ impl Publisher {
         for (output, rows) in open.rows {
             outputs.insert(output, canonical(self.graph.schema(self.graph.outputs[output].from), &rows)?);
         }
-        for (fold, (revision, measures)) in &open.revised {
+        for (fold, revision) in &open.revised {
             let name = &self.graph.nodes[*fold].name;
-            self.metrics.set_model(name, revision.number, measures);
+            self.metrics.set_model(name, revision.number, &revision.measures);
             self.marks
                 .insert(name.clone(), RevisionMark { revision: revision.number, digest: revision.digest.clone() });
         }
         let mut dead_letters = open.dead;
         dead_letters.sort_by(|a, b| (a.origin, &a.step).cmp(&(b.origin, &b.step)));
         let mut notices = open.notices;
+        notices.extend(self.leaders.changes(&self.graph, &self.book, entry));
         notices.sort_by(|a, b| (a.place, &a.step).cmp(&(b.place, &b.step)));
         Ok(Published {
             progress: Progress {
@@ -440,7 +462,8 @@ impl Publisher {
 
     /// One reply for each request: an answer, else why there is none.
     fn replies(&self, open: &Open, entry: &Entry) -> Result<Vec<Reply>> {
-        let mut answered = answered(open)?;
+        let mut answered = Answered::of(open.answers.as_slice(), &self.graph)?;
+        let choices = answers::choices(&self.graph, &self.book, entry);
         let mut reply = |request: &Request| {
             let refused = || match open.refused.get(&request.origin) {
                 Some((step, reason)) => Outcome::Refused { step: step.clone(), reason: reason.clone() },
@@ -449,33 +472,17 @@ impl Publisher {
                     reason: "no step answered or refused the request".to_owned(),
                 },
             };
-            let outcome = answered.remove(&request.origin).unwrap_or_else(refused);
+            let mut outcomes = answered.take(request.origin, choices.get(&request.origin.source)).into_iter();
+            let outcome = outcomes.next().unwrap_or_else(refused);
             let value = self.commit.encode(request, &outcome, entry.binding.now_ms)?;
-            Ok(Reply { request: request.clone(), outcome, value })
+            Ok(Reply { request: request.clone(), outcome, value, others: outcomes.collect() })
         };
         let replies = entry.requests.iter().map(&mut reply).collect::<Result<_>>()?;
-        match answered.keys().next() {
+        match answered.first() {
             Some(origin) => Err(Fault::ours(format!("an answer to no request of its epoch: {origin:?}"))),
             None => Ok(replies),
         }
     }
-}
-
-/// What each answered request got.
-fn answered(open: &Open) -> Result<BTreeMap<Origin, Outcome>> {
-    let mut answered: BTreeMap<Origin, Outcome> = BTreeMap::new();
-    for (rows, columns, revision) in &open.answers {
-        let meta = Meta::of(rows);
-        for row in 0..rows.num_rows() {
-            let staleness_ms =
-                revision.learned_through.time_ms.map(|learned| meta.time[row].saturating_sub(learned).max(0));
-            let outcome = Outcome::Answered { columns: columns.clone(), row, revision: revision.clone(), staleness_ms };
-            if answered.insert(meta.origin(row), outcome).is_some() {
-                return Err(Fault::ours(format!("two answers to one request: {:?}", meta.origin(row))));
-            }
-        }
-    }
-    Ok(answered)
 }
 
 /// A replayed epoch must reach what was recorded.

@@ -6,6 +6,7 @@ use millstream_connectors::sinks::{self, SinkKind};
 use millstream_connectors::sources::{self, SourceKind};
 use millstream_engine::catalogue::{Kind, Planned, StepInput, StepKind, schema_of};
 use millstream_engine::operator::Step;
+use millstream_operators::inference::policies::{self, PolicyKind};
 use millstream_operators::training::{self, TrainingConfig};
 use millstream_operators::{cleansing, models};
 use schemars::Schema;
@@ -22,6 +23,8 @@ pub struct Catalogue {
     pub steps: &'static [&'static StepKind],
     /// Learners of a model.
     pub learners: Vec<Entry>,
+    /// Whose answer a request gets.
+    pub policies: &'static [&'static PolicyKind],
     /// Where rows go.
     pub sinks: &'static [&'static SinkKind],
     /// The configuration of a model, without its input.
@@ -82,6 +85,7 @@ impl Catalogue {
             formats: formats::KINDS,
             steps: cleansing::KINDS,
             learners: models::KINDS.iter().map(|kind| Entry::of("learner", kind)).collect(),
+            policies: policies::KINDS,
             sinks: sinks::KINDS,
             model: ModelKind { schema: schema_of::<TrainingConfig>, plan: training::plan },
             broker: BrokerKind { schema: schema_of::<BrokerConfig>, plan: BrokerConfig::parse },
@@ -94,6 +98,8 @@ impl Catalogue {
         let formats = self.formats.iter().map(|kind| Entry::of("format", kind));
         let steps = self.steps.iter().map(|kind| Entry::of("step", kind));
         let sinks = self.sinks.iter().map(|kind| Entry::of("sink", kind));
-        sources.chain(formats).chain(steps).chain(self.learners.iter().copied()).chain(sinks).collect()
+        let policies = self.policies.iter().map(|kind| Entry::of("policy", kind));
+        let learners = self.learners.iter().copied();
+        sources.chain(formats).chain(steps).chain(learners).chain(policies).chain(sinks).collect()
     }
 }

@@ -67,7 +67,9 @@ impl Picture {
                 picture.arrows.push((topic, sources[request.enters], "requests"));
             }
             let answers = picture.topic(&request.answers);
-            picture.arrows.push((nodes[pipeline.models[request.model].node], answers, "answers"));
+            for model in &request.models {
+                picture.arrows.push((nodes[pipeline.models[*model].node], answers, "answers"));
+            }
         }
         picture
     }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_connectors::formats;
 use millstream_engine::binder::Limits;
-use millstream_engine::book::{Book, Request};
+use millstream_engine::book::{Book, Request, Revision};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::publish::{Commit, Outcome, Published};
 use millstream_engine::run::Settings;
@@ -282,7 +282,7 @@ impl Commit for Keep {
     fn commit(&mut self, epochs: &[Published]) -> Result<()> {
         let mut into = self.into.lock().unwrap_or_else(PoisonError::into_inner);
         for epoch in epochs {
-            for (fold, (_, measures)) in &epoch.revisions {
+            for (fold, Revision { measures, .. }) in &epoch.revisions {
                 into.measures.insert(*fold, measures.iter().map(Into::into).collect());
             }
             for letter in &epoch.dead_letters {

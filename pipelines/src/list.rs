@@ -13,11 +13,12 @@ use crate::shape;
 const WIDTH: usize = 100;
 
 /// Sections in the order in which data passes them.
-const SECTIONS: [(&str, &str); 5] = [
+const SECTIONS: [(&str, &str); 6] = [
     ("source", "Sources: where records come from"),
     ("format", "Formats: bytes into columns, and back"),
     ("step", "Steps: cleansing, one stream at a time"),
     ("learner", "Learners: what a model is"),
+    ("policy", "Policies: whose answer a request gets, where several models answer it"),
     ("sink", "Sinks: where rows go"),
 ];
 

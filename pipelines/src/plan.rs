@@ -8,13 +8,14 @@
 //! ```
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use millstream_connectors::broker::config::BrokerConfig;
 use millstream_connectors::formats::Format;
 use millstream_connectors::sinks::PlannedSink;
 use millstream_connectors::sources::PlannedSource;
-use millstream_engine::operator::Step;
+use millstream_engine::operator::{Choose, Step};
 use millstream_operators::registry::PromotionRule;
 use serde_json::Value;
 
@@ -169,12 +170,16 @@ pub struct Request {
     pub source: Source,
     /// The source whose way they go, an index into [`Pipeline::sources`].
     pub enters: usize,
-    /// Who answers, an index into [`Pipeline::models`].
-    pub model: usize,
+    /// Who answers, indices into [`Pipeline::models`], the requests' own model first.
+    pub models: Vec<usize>,
+    /// Whose answer is given where there are several.
+    pub choose: Option<Arc<dyn Choose>>,
     /// The topic of the answers.
     pub answers: String,
     /// How many partitions that topic has.
     pub partitions: u32,
+    /// The topic of the answers that are not given, and how many partitions it has.
+    pub others: Option<(String, u32)>,
 }
 
 /// Where rows go.

@@ -19,6 +19,7 @@ pub fn compose(catalogue: &Catalogue) -> Value {
         ("any_source", "source", "source"),
         ("any_format", "format", "format"),
         ("any_step", "cleansing step", "step"),
+        ("any_policy", "policy", "policy"),
         ("any_sink", "sink", "sink"),
     ] {
         let kinds = kinds(catalogue, what, &mut defs);

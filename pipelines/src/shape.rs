@@ -236,8 +236,14 @@ pub struct Request {
     pub enters: String,
     /// The model that answers.
     pub model: String,
+    /// Whose answer is given where other models answer, too.
+    #[serde(default)]
+    #[schemars(schema_with = "policy")]
+    pub policy: Option<Value>,
     /// Where the answers go.
     pub answers: Answers,
+    /// Where the answers of others go, which were not given.
+    pub others: Option<Answers>,
 }
 
 /// Where answers go.
@@ -343,6 +349,10 @@ fn source(_: &mut SchemaGenerator) -> Schema {
 
 fn format(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"$ref": "#/$defs/any_format"})
+}
+
+fn policy(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"$ref": "#/$defs/any_policy"})
 }
 
 fn sink(_: &mut SchemaGenerator) -> Schema {

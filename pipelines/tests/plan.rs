@@ -102,7 +102,7 @@ fn names_become_indices() {
     let promote = PromotionRule::plan(&serde_json::json!({"every_examples": 20_000})).expect("a rule");
     assert_eq!(model.promote, Some(promote));
     let request = &pipeline.requests[0];
-    assert_eq!((request.enters, request.model, request.answers.as_str()), (1, 0, "flight-answers"));
+    assert_eq!((request.enters, request.models.as_slice(), request.answers.as_str()), (1, &[0][..], "flight-answers"));
     assert_eq!(request.source.columns, pipeline.sources[1].columns);
     assert_eq!(request.source.event_time, Some(4));
     let sinks: Vec<Input> = pipeline.sinks.iter().map(|sink| sink.from).collect();

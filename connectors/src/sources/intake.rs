@@ -25,9 +25,9 @@ use tokio::task::JoinHandle;
 use crate::broker::{Append, Broker, Failure, Message, Producer};
 
 /// Bytes that a receiver has taken and that are not durable yet, at most.
-pub(super) const ROOM_BYTES: usize = 64 << 20;
+pub const ROOM_BYTES: usize = 64 << 20;
 /// What a record takes besides its own bytes.
-pub(super) const RECORD_BYTES: usize = 128;
+pub const RECORD_BYTES: usize = 128;
 /// Bytes in one append, about.
 const APPEND_BYTES: usize = 4 << 20;
 /// How long is waited between two attempts at what may be repeated: at first, and at most.
@@ -60,15 +60,15 @@ pub struct Receiver {
     runtime: Option<Runtime>,
     task: Option<JoinHandle<()>>,
     stop: watch::Sender<bool>,
-    /// Ends after the tasks, which hand over to it, have done what they could.
-    _writing: Writing,
+    /// End after the tasks, which hand over to them, have done what they could.
+    _writings: Vec<Writing>,
 }
 
 impl Receiver {
-    /// Runs `work`, which has the intake's only handles, until it ends or is told to stop.
-    pub(super) fn spawn(
+    /// Runs `work`, which has the intakes' only handles, until it ends or is told to stop.
+    pub fn spawn(
         runtime: Runtime,
-        writing: Writing,
+        writings: Vec<Writing>,
         stop: watch::Sender<bool>,
         inlet: &Inlet,
         work: impl Future<Output = Result<()>> + Send + 'static,
@@ -82,11 +82,11 @@ impl Receiver {
                 Err(error) => fail(Fault::ours(format!("the receiver of `{id}` broke down")).because(error)),
             }
         });
-        Self { address: None, runtime: Some(runtime), task: Some(task), stop, _writing: writing }
+        Self { address: None, runtime: Some(runtime), task: Some(task), stop, _writings: writings }
     }
 
     /// Says where it listens.
-    pub(super) fn at(mut self, address: SocketAddr) -> Self {
+    pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
         self
     }
@@ -104,7 +104,7 @@ impl Drop for Receiver {
 }
 
 /// A runtime with one thread.
-pub(super) fn runtime() -> Result<Runtime> {
+pub fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -114,7 +114,7 @@ pub(super) fn runtime() -> Result<Runtime> {
 
 /// What became of records that were handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// They are in the topic.
     Durable,
     /// They are not, and would be refused again.
@@ -125,7 +125,7 @@ pub(super) enum Outcome {
 
 /// Who repeats an append that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Repeats {
+pub enum Repeats {
     /// The sender, who is told at once.
     Sender,
     /// The intake, until it works or the receiver ends: what was taken first stays first. What is refused ends the run.
@@ -133,11 +133,11 @@ pub(super) enum Repeats {
 }
 
 /// A part of the room, until what takes it is durable or given up.
-pub(super) struct Room(OwnedSemaphorePermit);
+pub struct Room(OwnedSemaphorePermit);
 
 impl Room {
     /// More of it.
-    pub(super) fn and(mut self, other: Self) -> Self {
+    pub fn and(mut self, other: Self) -> Self {
         self.0.merge(other.0);
         self
     }
@@ -145,7 +145,7 @@ impl Room {
 
 /// Where receivers hand over; clones share everything.
 #[derive(Clone)]
-pub(super) struct Intake {
+pub struct Intake {
     /// `None` is the end.
     queue: mpsc::Sender<Option<Batch>>,
     room: Arc<Semaphore>,
@@ -161,7 +161,7 @@ struct Batch {
 
 impl Intake {
     /// Starts a producer, which fences those of an older run, and the thread that appends.
-    pub(super) fn start(inlet: &Inlet, repeats: Repeats) -> Result<(Self, Writing)> {
+    pub fn start(inlet: &Inlet, repeats: Repeats) -> Result<(Self, Writing)> {
         let (queue, waiting) = mpsc::channel();
         let end = queue.clone();
         let closing = Arc::new(AtomicBool::new(false));
@@ -183,18 +183,18 @@ impl Intake {
     }
 
     /// Room for so many bytes, if there is any now.
-    pub(super) fn try_room(&self, bytes: usize) -> Option<Room> {
+    pub fn try_room(&self, bytes: usize) -> Option<Room> {
         self.room.clone().try_acquire_many_owned(permits(bytes)).ok().map(Room)
     }
 
     /// Room for so many bytes, once there is; `None` never comes while the receiver lives.
-    pub(super) async fn room(&self, bytes: usize) -> Option<Room> {
+    pub async fn room(&self, bytes: usize) -> Option<Room> {
         self.room.clone().acquire_many_owned(permits(bytes)).await.ok().map(Room)
     }
 
     /// Appends the messages after those that were handed over before; `done` is called in that order, too, and must
     /// not wait.
-    pub(super) fn hand_over(&self, messages: Vec<Message>, room: Room, done: impl FnOnce(Outcome) + Send + 'static) {
+    pub fn hand_over(&self, messages: Vec<Message>, room: Room, done: impl FnOnce(Outcome) + Send + 'static) {
         let batch = Batch { messages, done: Box::new(done), room };
         if let Err(mpsc::SendError(Some(batch))) = self.queue.send(Some(batch)) {
             (batch.done)(Outcome::Unknown);
@@ -207,7 +207,7 @@ fn permits(bytes: usize) -> u32 {
 }
 
 /// The thread that appends. Dropping this waits until all that was handed over before has an outcome, and ends it.
-pub(super) struct Writing {
+pub struct Writing {
     thread: Option<thread::JoinHandle<()>>,
     closing: Arc<AtomicBool>,
     end: mpsc::Sender<Option<Batch>>,

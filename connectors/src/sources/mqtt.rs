@@ -168,7 +168,7 @@ fn start(config: &Config, (host, port): &(String, u16), inlet: &Inlet) -> Result
         subscribed: false,
         refused: 0,
     };
-    Ok(Receiver::spawn(runtime, writing, stop, inlet, subscriber.work(events)))
+    Ok(Receiver::spawn(runtime, vec![writing], stop, inlet, subscriber.work(events)))
 }
 
 struct Subscriber {

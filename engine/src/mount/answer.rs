@@ -20,7 +20,8 @@ pub(crate) fn mount<'scope>(asked: Rows<'scope>, fold: Rows<'scope>, at: usize, 
     let graph = &site.graph;
     let name = format!("{}/answer", graph.nodes[at].name);
     let outlet = site.outlet(&name);
-    let asks = |source: &u32| graph.sources[*source as usize].asks.is_some_and(|asks| asks.fold == at);
+    let asks =
+        |source: &u32| graph.sources[*source as usize].asks.as_ref().is_some_and(|asks| asks.folds.contains(&at));
     let askers: BTreeSet<u32> = (0..graph.sources.len() as u32).filter(asks).collect();
     asked.binary_frontier::<_, CapacityContainerBuilder<Vec<Batch>>, _, _, _, _>(
         fold,
@@ -72,6 +73,6 @@ fn answer(epoch: Epoch, rows: &RecordBatch, at: usize, site: &Site, outlet: &Out
         // Epochs that taught the model nothing are behind it too.
         let learned_through = site.book.frontier(epoch - 1);
         let stamp = Arc::new(Stamp { model, revision: revision.number, learned_through });
-        outlet.send(Event::Answers { epoch, rows, columns, revision: stamp });
+        outlet.send(Event::Answers { epoch, fold: at, rows, columns, revision: stamp });
     }
 }

@@ -174,9 +174,10 @@ impl State {
         }
         if let Some(StoredRevision { epoch, frontier, mark }) = stored.revision {
             let name = &self.site.graph.nodes[self.at].name;
-            self.site.metrics.set_model(name, mark.revision, &self.fold.measures());
+            let measures: Arc<[_]> = self.fold.measures().into();
+            self.site.metrics.set_model(name, mark.revision, &measures);
             let (frontier, answer) = (Arc::new(frontier), self.fold.revision());
-            let revision = Revision { number: mark.revision, epoch, frontier, digest: mark.digest, answer };
+            let revision = Revision { number: mark.revision, epoch, frontier, digest: mark.digest, measures, answer };
             self.site.book.publish_revision(self.at, revision);
         }
         Ok(())
@@ -198,11 +199,12 @@ impl State {
                 epoch,
                 frontier: Arc::new(self.site.book.frontier(epoch)),
                 digest: crate::digest::of(&self.fold.snapshot()),
+                measures: self.fold.measures().into(),
                 answer: self.fold.revision(),
             };
             // Before the frontier passes this epoch, so that whoever answers the next finds it.
             self.site.book.publish_revision(self.at, revision.clone());
-            self.outlet.send(Event::Revised { epoch, fold: self.at, revision, measures: self.fold.measures() });
+            self.outlet.send(Event::Revised { epoch, fold: self.at, revision });
         }
     }
 }

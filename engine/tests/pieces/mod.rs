@@ -452,7 +452,7 @@ fn graph(case: Case) -> Graph {
         sources: vec![
             source("left", case.left, case.lateness_ms, None),
             source("right", case.right, 0, None),
-            source("asks", case.asks, 0, Some(Asks { enters: 0, fold: 1 })),
+            source("asks", case.asks, 0, Some(Asks { enters: 0, folds: vec![1], choose: None })),
         ],
         nodes: vec![
             Node { name: "join".into(), inputs: vec![Input::Source(0), Input::Source(1)], step: join },

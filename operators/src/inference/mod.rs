@@ -5,6 +5,7 @@
 mod artefacts;
 mod features;
 mod outputs;
+pub mod policies;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@
 mod doubt;
 mod models;
 mod outputs;
+mod policies;
 mod sources;
 mod streams;
 mod sweep;

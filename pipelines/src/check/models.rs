@@ -7,10 +7,11 @@ use millstream_operators::registry::PromotionRule;
 use serde_json::{Value, json};
 
 use super::doubt::Doubt;
+use super::policies::Around;
 use super::sources::{Columns, Tried};
 use super::streams::{Graph, plan_node, takes_no_changes};
 use super::{Checker, Known, config, section_of};
-use crate::definition::{Entry, Node};
+use crate::definition::{Entry, Node, Span};
 use crate::fingerprint;
 use crate::plan::{self, Input};
 use crate::report::Finding;
@@ -121,15 +122,27 @@ impl Checker<'_> {
         let enters = self.choose(entry, "enters", "source", names);
         let model_names: Vec<&str> = section_of(root, "models").iter().map(|entry| entry.key.as_str()).collect();
         let model = self.choose(entry, "model", "model", &model_names);
-        if let (Some(enters), Some(model)) = (enters, model) {
-            self.downstream(entry, enters, model_names[model], graph, names);
+        if let (Some(enters), Some(model), Some(at)) = (enters, model, entry.value.entry("enters")) {
+            self.downstream(at.value.span, enters, model_names[model], graph, names);
         }
+        let own = enters.zip(model.map(|model| model_names[model]));
+        let policy = self.policy(entry, Around { root, graph, sources: names, own });
         let shape: shape::Request = self.read(Some(&entry.value))?;
         self.request_topics(entry, &shape);
         let source = self.questions(root, entry, &shape, enters?, sources)?;
-        let model = models.iter().position(|planned| planned.name == shape.model)?;
-        let (answers, partitions) = (shape.answers.topic, shape.answers.partitions);
-        Some(plan::Request { name: entry.key.clone(), source, enters: enters?, model, answers, partitions })
+        let (others, choose) = policy?.map_or_else(Default::default, |policy| (policy.others, Some(policy.choose)));
+        let index = |name: &String| models.iter().position(|planned| planned.name == *name);
+        let models = std::iter::once(&shape.model).chain(&others).map(index).collect::<Option<_>>()?;
+        Some(plan::Request {
+            name: entry.key.clone(),
+            source,
+            enters: enters?,
+            models,
+            choose,
+            answers: shape.answers.topic,
+            partitions: shape.answers.partitions,
+            others: shape.others.map(|others| (others.topic, others.partitions)),
+        })
     }
 
     /// The index of the name that stands under `key`.
@@ -145,15 +158,13 @@ impl Checker<'_> {
         found
     }
 
-    /// A question takes the way of the source that it enters, so that way must lead to the model.
-    fn downstream(&mut self, entry: &Entry, enters: usize, model: &str, graph: &Graph, names: &[&str]) {
+    /// A question takes the way of the source that it enters, so that way must lead to the model. `at` says otherwise.
+    pub(super) fn downstream(&mut self, at: Span, enters: usize, model: &str, graph: &Graph, names: &[&str]) {
         let Some(head) = graph.known.get(model).and_then(|known| known.head) else { return };
-        if head != enters
-            && let Some(at) = entry.value.entry("enters")
-        {
+        if head != enters {
             let message = format!("what enters `{}` does not reach the model `{model}`", names[enters]);
             let help = format!("the model learns from what enters `{}`; questions must enter there", names[head]);
-            self.find(Finding::error(at.value.span, "model-not-downstream", message).help(help));
+            self.find(Finding::error(at, "model-not-downstream", message).help(help));
         }
     }
 
@@ -166,6 +177,15 @@ impl Checker<'_> {
             return;
         }
         self.topic_name(answers);
+        if let (Some(others), Some(at)) = (&shape.others, entry.value.get("others").and_then(|of| of.entry("topic"))) {
+            if [&shape.topic, &shape.answers.topic].contains(&&others.topic) {
+                let message = format!("the answers that are not given share the topic `{}`", others.topic);
+                self.find(Finding::error(at.value.span, "same-topic", message).help("use another topic"));
+                return;
+            }
+            self.topic_name(at);
+            self.topic(&others.topic, others.partitions, at.value.span);
+        }
         self.topic(&shape.answers.topic, shape.answers.partitions, answers.value.span);
         if let Some(topic) = entry.value.entry("topic") {
             self.topic(&shape.topic, shape.partitions, topic.value.span);

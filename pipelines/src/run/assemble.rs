@@ -84,7 +84,8 @@ pub fn graph_of(
     };
     pipeline.sources.iter().try_for_each(|source| add(source, None))?;
     for request in &pipeline.requests {
-        let asks = Asks { enters: request.enters, fold: pipeline.models[request.model].node };
+        let folds = request.models.iter().map(|model| pipeline.models[*model].node).collect();
+        let asks = Asks { enters: request.enters, folds, choose: request.choose.clone() };
         add(&request.source, Some(asks))?;
     }
     let node = |node: &plan::Node| Node {

@@ -39,6 +39,8 @@ pub struct Answers {
     pub topic: String,
     /// How many partitions it has.
     pub partitions: u32,
+    /// The topic that gets the answers that are not given, and how many partitions it has.
+    pub others: Option<(String, u32)>,
 }
 
 /// The pipeline's commit.
@@ -86,7 +88,14 @@ impl BrokerCommit {
             let now_ms = epoch.progress.binding.now_ms;
             for reply in &epoch.replies {
                 let answers = &self.answers[&reply.request.origin.source];
-                topics.entry(answers.topic.clone()).or_default().push(reply::message(reply, answers, now_ms));
+                let given = reply::message(&reply.request, reply.value.clone(), answers.partitions, now_ms);
+                topics.entry(answers.topic.clone()).or_default().push(given);
+                let Some((topic, partitions)) = &answers.others else { continue };
+                for other in &reply.others {
+                    let value = reply::encode(&reply.request, other, answers)?;
+                    let other = reply::message(&reply.request, value, *partitions, now_ms);
+                    topics.entry(topic.clone()).or_default().push(other);
+                }
             }
             let dead = epoch.dead_letters.iter().map(|letter| dead_letter(letter, &self.sources, now_ms));
             topics.entry(self.topics.dead.clone()).or_default().extend(dead);

@@ -331,6 +331,7 @@ pub(crate) fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
         asked: request.source.source.topic.as_ref().map_or_else(String::new, |(topic, _)| topic.clone()),
         topic: request.answers.clone(),
         partitions: request.partitions,
+        others: request.others.clone(),
     };
     pipeline.requests.iter().enumerate().map(|(at, request)| ((first + at) as u32, answers(request))).collect()
 }

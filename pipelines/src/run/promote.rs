@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use millstream_engine::book::Revision;
 use millstream_engine::metrics::Metrics;
-use millstream_engine::operator::Measure;
 use millstream_engine::publish::Published;
 use millstream_engine::time::Stopwatch;
 use millstream_engine::{Blame, Result};
@@ -48,16 +47,16 @@ impl Promoter {
     /// Promotes what the rules say of these epochs' revisions.
     pub fn promote(&mut self, epochs: &[Published]) -> Result<()> {
         for epoch in epochs {
-            for (fold, (revision, measures)) in &epoch.revisions {
-                self.consider(*fold, revision, measures, epoch.progress.binding.now_ms)?;
+            for (fold, revision) in &epoch.revisions {
+                self.consider(*fold, revision, epoch.progress.binding.now_ms)?;
             }
         }
         Ok(())
     }
 
-    fn consider(&mut self, fold: usize, revision: &Revision, measures: &[Measure], now_ms: i64) -> Result<()> {
+    fn consider(&mut self, fold: usize, revision: &Revision, now_ms: i64) -> Result<()> {
         let Some(candidate) = self.candidates.get_mut(&fold) else { return Ok(()) };
-        if let Some(reason) = candidate.rule.decide(candidate.examples, revision.number, measures) {
+        if let Some(reason) = candidate.rule.decide(candidate.examples, revision.number, &revision.measures) {
             let metadata = Metadata {
                 model: candidate.model.clone(),
                 pipeline: self.pipeline.clone(),
@@ -66,7 +65,7 @@ impl Promoter {
                 epoch: revision.epoch,
                 frontier: (*revision.frontier).clone(),
                 examples: revision.number,
-                measures: measures.iter().map(Into::into).collect(),
+                measures: revision.measures.iter().map(Into::into).collect(),
                 started_ms: self.started_ms,
                 promoted_ms: now_ms,
                 durations_seconds: BTreeMap::from([("since_start".to_owned(), self.since_start.seconds())]),

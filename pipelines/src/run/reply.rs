@@ -7,7 +7,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use millstream_connectors::broker::Message;
 use millstream_engine::book::Request;
-use millstream_engine::publish::{Outcome, Reply};
+use millstream_engine::publish::Outcome;
 use millstream_engine::{Fault, Result};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -87,15 +87,15 @@ pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result
         .map_err(|error| Fault::ours("an answer cannot be written").because(error))
 }
 
-/// The answer to a request as a message.
-pub fn message(reply: &Reply, answers: &Answers, now_ms: i64) -> Message {
+/// The answer to a request as a message for a topic with so many partitions.
+pub fn message(request: &Request, value: Vec<u8>, partitions: u32, now_ms: i64) -> Message {
     Message {
-        key: reply.request.key.clone(),
-        value: Some(reply.value.clone()),
+        key: request.key.clone(),
+        value: Some(value),
         headers: vec![],
         timestamp_ms: now_ms,
         // A request's answer is where the request is, so that each partition's answers are in the requests' order.
-        partition: Some(reply.request.origin.partition % answers.partitions),
+        partition: Some(request.origin.partition % partitions),
     }
 }
 

@@ -1,0 +1,244 @@
+//! Listening over HTTP, with the limits that every listener has: of connections, of bodies, of time, and of who may come.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use millstream_engine::Result;
+use millstream_engine::catalogue::{Problem, Problems};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::sources::within;
+
+/// The largest body that may be configured.
+pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// What a connection may use for headers.
+const BUFFER_BYTES: usize = 64 << 10;
+/// How long a connection lives at most; then its client makes a new one.
+const LIFE: Duration = Duration::from_mins(10);
+/// How long is waited when no connection can be accepted, for want of file descriptors.
+const REST: Duration = Duration::from_millis(100);
+
+/// What a response carries; it may come piece by piece.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// A listener as it is configured.
+#[derive(Clone, Copy, Debug)]
+pub struct Configured<'a> {
+    /// The address and port to listen at.
+    pub listen: &'a str,
+    /// What clients must send as `Authorization: Bearer …`.
+    pub token: Option<&'a str>,
+    /// The largest body, in bytes.
+    pub max_body_bytes: usize,
+    /// Connections at most.
+    pub max_connections: usize,
+    /// How long a client may take to send a request's head, and may be silent between requests.
+    pub header_seconds: f64,
+    /// How long a body may take to arrive, and how long its answer may then take.
+    pub timeout_seconds: f64,
+}
+
+impl Configured<'_> {
+    /// Notes what is wrong; `None` if anything is. `what` clients could do who reach the machine is said in a message.
+    pub fn check(&self, what: &str, problems: &mut Problems) -> Option<Limits> {
+        let before = problems.0.len();
+        let listen = problems.take(self.listen.parse::<SocketAddr>().map_err(|_| {
+            let message = format!("`{}` is no address with a port", self.listen);
+            Problem::new("listen", "bad-address", message).help("write it as `127.0.0.1:8080`")
+        }));
+        if listen.is_some_and(|listen| !listen.ip().is_loopback()) && self.token.is_none() {
+            let message = format!("whoever reaches this machine could {what}");
+            let help = "add `token: ${env:NAME}`, or listen at 127.0.0.1";
+            problems.push(Problem::new("listen", "no-token", message).help(help));
+        }
+        if self.token.is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            let message = "a token is made of visible ASCII characters, without blanks";
+            problems.push(Problem::new("token", "bad-token", message));
+        }
+        problems.take(within("max_body_bytes", self.max_body_bytes as f64, 1.0, BODY_BYTES_MAX as f64));
+        problems.take(within("max_connections", self.max_connections as f64, 1.0, 65_536.0));
+        problems.take(within("header_seconds", self.header_seconds, 0.01, 3600.0));
+        problems.take(within("timeout_seconds", self.timeout_seconds, 0.01, 3600.0));
+        (problems.0.len() == before).then_some(())?;
+        Some(Limits {
+            listen: listen?,
+            token: self.token.map(|token| blake3::hash(token.as_bytes())),
+            body_bytes_max: self.max_body_bytes,
+            connections_max: self.max_connections,
+            header: Duration::from_secs_f64(self.header_seconds),
+            patience: Duration::from_secs_f64(self.timeout_seconds),
+        })
+    }
+}
+
+/// A checked [`Configured`].
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The hash of what clients must send: hashes are compared in constant time.
+    pub token: Option<blake3::Hash>,
+    /// The largest body, in bytes.
+    pub body_bytes_max: usize,
+    /// Connections at most.
+    pub connections_max: usize,
+    /// How long a request's head may take.
+    pub header: Duration,
+    /// How long a body may take, and then its answer.
+    pub patience: Duration,
+}
+
+impl Limits {
+    /// Refuses who does not send the token.
+    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let Some(expected) = self.token else { return Ok(()) };
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.split_once(' '));
+        let knows = given.is_some_and(|(scheme, token)| {
+            scheme.eq_ignore_ascii_case("bearer") && blake3::hash(token.trim().as_bytes()) == expected
+        });
+        let refusal = || Refusal::new(StatusCode::UNAUTHORIZED, "the token is missing or wrong");
+        if knows { Ok(()) } else { Err(refusal().with((WWW_AUTHENTICATE.as_str(), "Bearer"))) }
+    }
+
+    /// The whole body, if it is small enough and comes in time.
+    pub async fn read(&self, body: Incoming) -> Result<Bytes, Refusal> {
+        let body = Limited::new(body, self.body_bytes_max).collect();
+        match timeout(self.patience, body).await {
+            Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive")),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::too_large(self.body_bytes_max)),
+            Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body cannot be read")),
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+        }
+    }
+}
+
+/// Answers requests.
+pub trait Serve: Send + Sync + 'static {
+    /// The response to a request.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// Serves connections until it is told to stop, and those that are open to their end.
+pub async fn listen<S: Serve>(
+    listener: TcpListener,
+    limits: Limits,
+    service: Arc<S>,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<()> {
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    loop {
+        let connection = async {
+            // It is never closed.
+            let slot = slots.clone().acquire_owned().await.ok();
+            (listener.accept().await, slot)
+        };
+        let (accepted, slot) = tokio::select! {
+            connection = connection => connection,
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(tokio::spawn(converse(stream, limits, service.clone(), slot, stopping.clone()))),
+            Err(_) => sleep(REST).await,
+        }
+    }
+    drop(listener);
+    drop(slots.acquire_many(limits.connections_max as u32).await);
+    Ok(())
+}
+
+/// Serves a connection; its `slot` is free again in the end.
+async fn converse<S: Serve>(
+    stream: TcpStream,
+    limits: Limits,
+    service: Arc<S>,
+    slot: Option<OwnedSemaphorePermit>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    // Answers are small, and somebody waits for them; where it cannot be set, they come a little later.
+    drop(stream.set_nodelay(true));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.header).max_buf_size(BUFFER_BYTES);
+    let service = service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(service.answer(request).await) }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // Whatever broke a connection, its client knows.
+        _ = connection.as_mut() => return drop(slot),
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+        () = sleep(LIFE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    drop(timeout(2 * limits.patience, connection).await);
+    drop(slot);
+}
+
+/// Why a request was not taken.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    message: String,
+    header: Option<(&'static str, &'static str)>,
+}
+
+impl Refusal {
+    /// With this status; the message says how to mend it.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), header: None }
+    }
+
+    /// With a header.
+    #[must_use]
+    pub fn with(self, header: (&'static str, &'static str)) -> Self {
+        Self { header: Some(header), ..self }
+    }
+
+    /// To be sent again in a second.
+    pub fn later(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message).with((RETRY_AFTER.as_str(), "1"))
+    }
+
+    /// Of a body beyond the limit.
+    pub fn too_large(bytes: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has {bytes} bytes at most"))
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// As a response.
+    pub fn response(self) -> Response<Body> {
+        let mut response = respond(self.status, &json!({"error": self.message}));
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+/// A response in JSON.
+pub fn respond(status: StatusCode, body: &Value) -> Response<Body> {
+    let mut response = Response::new(Full::from(body.to_string() + "\n").boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
