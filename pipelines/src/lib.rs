@@ -12,6 +12,7 @@ pub mod dead;
 pub mod definition;
 pub mod diff;
 pub mod fingerprint;
+pub mod front;
 pub mod graph;
 pub mod learn;
 pub mod list;

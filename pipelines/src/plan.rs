@@ -55,6 +55,8 @@ pub struct Pipeline {
     pub requests: Vec<Request>,
     /// Where rows go.
     pub sinks: Vec<Sink>,
+    /// How requests are taken over HTTP, if they are.
+    pub front: Option<crate::front::Settings>,
     /// The address that metrics are served at.
     pub metrics: Option<std::net::SocketAddr>,
     /// What must come of which records.

@@ -275,6 +275,68 @@ pub struct Sink {
 pub struct Serve {
     /// The address of the Prometheus metrics: `127.0.0.1:9464`.
     pub metrics: Option<String>,
+    /// Takes requests over HTTP: all those under `requests`, each under its name.
+    pub http: Option<Http>,
+}
+
+/// Requests over HTTP, by the Open Inference Protocol: `POST /v2/models/NAME/infer`, where NAME is that of the requests. They go
+/// through the requests' topic as others do, so each is answered once and a replay answers it the same.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// The address and port to listen at; port 0 takes a free one.
+    pub listen: String,
+    /// What clients must send as `Authorization: Bearer …`; written as a reference to a secret. It can only be left
+    /// out where no other machine can reach the address.
+    pub token: Option<String>,
+    /// How soon requests should be answered: where they are not, fewer may wait at a time, and others are refused at once.
+    #[serde(default = "objective_seconds")]
+    #[schemars(range(min = 0.001, max = 60))]
+    pub objective_seconds: f64,
+    /// Rows that may wait for their answers at a time, at most, of each kind of requests.
+    #[serde(default = "max_waiting")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_waiting: usize,
+    /// The largest body, in bytes.
+    #[serde(default = "body_bytes")]
+    #[schemars(range(min = 1, max = 16_777_216))]
+    pub max_body_bytes: usize,
+    /// Connections at most; further ones wait.
+    #[serde(default = "connections")]
+    #[schemars(range(min = 1, max = 65_536))]
+    pub max_connections: usize,
+    /// How long a client may take to send a request's head, and may be silent between requests.
+    #[serde(default = "header_seconds")]
+    #[schemars(range(min = 0.01, max = 3600))]
+    pub header_seconds: f64,
+    /// How long a body may take to arrive, and then its answer.
+    #[serde(default = "timeout_seconds")]
+    #[schemars(range(min = 0.01, max = 3600))]
+    pub timeout_seconds: f64,
+}
+
+fn objective_seconds() -> f64 {
+    0.05
+}
+
+fn max_waiting() -> usize {
+    4096
+}
+
+fn body_bytes() -> usize {
+    1_000_000
+}
+
+fn connections() -> usize {
+    4096
+}
+
+fn header_seconds() -> f64 {
+    10.0
+}
+
+fn timeout_seconds() -> f64 {
+    30.0
 }
 
 /// A test of the pipeline: what is given, and what must come of it. It runs on the real engine, in memory, without

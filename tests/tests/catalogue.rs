@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use millstream_engine::catalogue::{Planned, Problem, StepInput};
 use millstream_operators::cleansing::{example_schema, example_streams};
+use millstream_operators::inference::policies;
 use millstream_operators::{models, training};
 use millstream_pipelines::catalogue::{Catalogue, Entry};
 use millstream_pipelines::definition::{Definition, Secrets};
@@ -60,6 +61,10 @@ fn contracts() -> Vec<Contract> {
                 let plan = models::KINDS.iter().find(|kind| kind.name == name).expect("listed").plan;
                 ("operators/src/models", Box::new(move |config| plan(config).map(drop)))
             }
+            "policy" => {
+                let plan = policies::KINDS.iter().find(|kind| kind.name == name).expect("listed").plan;
+                ("operators/src/inference/policies", Box::new(move |config| plan(config).map(drop)))
+            }
             "sink" => {
                 let plan = sinks.iter().find(|kind| kind.name == name).expect("listed").plan;
                 ("connectors/src/sinks", Box::new(move |config| plan(config, &example_schema()).map(drop)))
@@ -86,7 +91,7 @@ fn shown(problems: &[Problem]) -> String {
 #[test]
 fn all_kinds_are_here() {
     let count = |what: &str| contracts().iter().filter(|contract| contract.entry.what == what).count();
-    let counts = ["source", "format", "step", "learner", "sink"].map(count);
+    let counts = ["source", "format", "step", "learner", "policy", "sink"].map(count);
     assert!(counts.iter().all(|count| *count >= 2), "{counts:?}");
     let mut names: Vec<_> = contracts().iter().map(|contract| (contract.entry.what, contract.entry.name)).collect();
     names.sort_unstable();

@@ -114,6 +114,7 @@ impl Checker<'_> {
         let feeds = self.feeds(root, &sources);
         let tests = self.tests(root, &graph, &sources);
         let metrics = self.metrics(root);
+        let front = self.front(root);
         let epochs = self.epochs(root);
         let checkpoints = self.checkpoints(root);
         if matches!(root.data, Data::Map(_))
@@ -142,6 +143,7 @@ impl Checker<'_> {
             models,
             requests,
             sinks,
+            front,
             metrics,
             tests,
             topics: Vec::new(),

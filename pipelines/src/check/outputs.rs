@@ -1,18 +1,22 @@
 //! What leaves a pipeline, and what fills its topics: sinks, feeds, metrics.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use millstream_connectors::broker::check_topic_name;
 use millstream_connectors::formats::Format;
+use millstream_connectors::http::Configured;
+use millstream_connectors::sources::within;
+use millstream_engine::catalogue::Problems;
 use serde_json::json;
 
 use super::sources::{Columns, Tried};
 use super::streams::Graph;
 use super::{Checker, component, config, section_of};
 use crate::definition::{Data, Entry, Node};
-use crate::plan;
 use crate::report::Finding;
 use crate::shape;
+use crate::{front, plan};
 
 impl Checker<'_> {
     pub(super) fn sinks(&mut self, root: &Node, graph: &Graph) -> Vec<plan::Sink> {
@@ -112,6 +116,31 @@ impl Checker<'_> {
         if let Some(Err(message)) = entry.value.text().map(check_topic_name) {
             self.find(Finding::error(entry.value.span, "bad-topic", message));
         }
+    }
+
+    /// How requests are taken over HTTP, if they are.
+    pub(super) fn front(&mut self, root: &Node) -> Option<front::Settings> {
+        let entry = root.get("serve")?.entry("http").filter(|entry| entry.value.data != Data::Null)?;
+        let http: shape::Http = self.read(Some(&entry.value))?;
+        let mut problems = Problems::default();
+        let listener = Configured {
+            listen: &http.listen,
+            token: http.token.as_deref(),
+            max_body_bytes: http.max_body_bytes,
+            max_connections: http.max_connections,
+            header_seconds: http.header_seconds,
+            timeout_seconds: http.timeout_seconds,
+        };
+        let limits = listener.check("ask the models", &mut problems);
+        for (key, value, min, max) in [
+            ("objective_seconds", http.objective_seconds, 0.001, 60.0),
+            ("max_waiting", http.max_waiting as f64, 1.0, 1e6),
+        ] {
+            problems.take(within(key, value, min, max));
+        }
+        self.problems(entry, problems.0);
+        let objective = Duration::from_secs_f64(http.objective_seconds.clamp(0.001, 60.0));
+        Some(front::Settings { limits: limits?, objective, waiting_max: http.max_waiting })
     }
 
     pub(super) fn metrics(&mut self, root: &Node) -> Option<SocketAddr> {

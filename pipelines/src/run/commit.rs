@@ -23,6 +23,7 @@ use millstream_engine::publish::{Commit, DeadLetter, Notice, Outcome, Published}
 use millstream_engine::{Result, digest, failpoint};
 use serde_json::json;
 
+use crate::front::Hub;
 use crate::plan::Delivery;
 use crate::run::assemble::Topics;
 use crate::run::journal::{Record, Writer};
@@ -67,6 +68,8 @@ pub struct BrokerCommit {
     pub metrics: Arc<Metrics>,
     /// How far the epochs that were handed over have come.
     pub reached: Reached,
+    /// Who waits for answers, if they can be asked for over HTTP.
+    pub hub: Option<Arc<Hub>>,
 }
 
 /// How far epochs have come, so that a commit that is called again goes on where it stopped.
@@ -193,7 +196,9 @@ impl Commit for BrokerCommit {
             }
             let rest = unreached(epochs, self.reached.durable);
             if rest.is_empty() {
-                return self.tell(epochs);
+                self.tell(epochs)?;
+                self.hub.iter().for_each(|hub| hub.published(epochs));
+                return Ok(());
             }
             // Once lost, it is looked for in the next round.
             let (Appended::Done | Appended::Lost) = self.append(rest)?;

@@ -44,6 +44,7 @@ use millstream_engine::time::{Clock, Stopwatch, SystemClock};
 use millstream_engine::{Fault, Result};
 use millstream_operators::registry::Registry;
 
+use crate::front::{self, Around, Hub};
 use crate::plan::{Delivery, Pipeline};
 use assemble::Topics;
 use change::Change;
@@ -139,13 +140,17 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
         None => pipeline.broker.open(state.path())?,
     };
     let watch = Stopwatch::start();
-    let Prepared { graph, settings, commit, feeds, fed } = prepare(pipeline, options, broker.clone())?;
+    let Prepared { graph, settings, commit, feeds, fed, hub } = prepare(pipeline, options, broker.clone())?;
     let metrics = settings.metrics.clone();
     let (_server, bound) = server::start(options.metrics.or(pipeline.metrics), metrics.clone(), options.book.clone())?;
     if let Some(bound) = bound.filter(|_| !options.quiet) {
         eprintln!("metrics at http://{bound}/metrics");
     }
-    let _receivers = receive::start(pipeline, &broker, options, &(Arc::new(feeds.watch()) as _))?;
+    let is_ours: Arc<dyn Fn() -> Result<()> + Send + Sync> = Arc::new(feeds.watch());
+    let _receivers = receive::start(pipeline, &broker, options, &is_ours)?;
+    let around = hub.as_ref().map(|hub| Around { broker: &broker, options, hub, metrics: &metrics, is_ours: &is_ours });
+    let front = around.map_or(Ok(None), |around| front::start(pipeline, &around))?;
+    front::tell(front.as_ref(), options);
     let observer = Observer {
         metrics,
         book: options.book.clone(),
@@ -154,7 +159,10 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
         watch,
     };
     let start = (settings.from.as_ref().map(Checkpoint::epoch), settings.recorded.len() as u64);
-    drive(options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, commit))?;
+    let outcome = drive(options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, commit));
+    hub.iter().for_each(|hub| hub.close());
+    drop(front);
+    outcome?;
     let registry = Registry::open(&models_path(state.path()))?;
     Ok(observer.summary(&pipeline.name, start, &versions(&registry)?))
 }
@@ -178,6 +186,8 @@ pub struct Prepared {
     pub feeds: Feeds,
     /// To be set once the feeds are done, for a run [until idle](Options::until_idle).
     pub fed: Arc<AtomicBool>,
+    /// Who waits for answers, if they can be asked for over HTTP.
+    pub hub: Option<Arc<Hub>>,
 }
 
 /// Takes over the pipeline's topics from any older run, and opens all that a run needs. The state directory is locked by
@@ -220,7 +230,11 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let feeds = Feeds::open(pipeline, &world, broker, options.book.clone(), now_ms)?;
     let registry = Registry::open(&models_path(&options.state))?;
     let ledger = Arc::new(Ledger::new(definition.clone(), &decision));
+    let asked = (pipeline.sources.len() as u32..).take(pipeline.requests.len());
+    let takes = pipeline.front.is_some() && !options.until_idle;
+    let hub = takes.then(|| Arc::new(Hub::new(front::nonce(now_ms), asked)));
     let commit = BrokerCommit {
+        hub: hub.clone(),
         tenure,
         delivery: options.delivery.unwrap_or(pipeline.delivery),
         sources: definition.sources.clone(),
@@ -247,7 +261,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
         }),
         ..settings(pipeline, options, metrics, decision, &definition)
     };
-    Ok(Prepared { graph, settings, commit: Box::new(commit), feeds, fed })
+    Ok(Prepared { graph, settings, commit: Box::new(commit), feeds, fed, hub })
 }
 
 /// Says what is out of the ordinary about a start.

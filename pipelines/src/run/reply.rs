@@ -113,7 +113,8 @@ fn object(columns: &RecordBatch, row: usize) -> Result<Value> {
     Ok(Value::Object(object))
 }
 
-fn value(column: &dyn Array, row: usize) -> Result<Value> {
+/// A value of an answer, as JSON.
+pub(crate) fn value(column: &dyn Array, row: usize) -> Result<Value> {
     if column.is_null(row) {
         return Ok(Value::Null);
     }

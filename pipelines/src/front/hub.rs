@@ -1,0 +1,168 @@
+//! Who waits for which answers.
+//!
+//! A request is known by the key of its message, `NONCE:NUMBER:ROW`: the nonce tells the run, so that answers to what another run
+//! was asked wait for nobody.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::body::Bytes;
+use millstream_engine::publish::{Outcome, Published};
+use tokio::sync::{broadcast, oneshot, watch};
+
+/// How many answers a follower may be behind before it misses some.
+const BEHIND_MAX: usize = 4096;
+
+/// Takes answers to those who wait for them.
+pub struct Hub {
+    nonce: String,
+    next: AtomicU64,
+    waiting: Mutex<HashMap<u64, Waiting>>,
+    /// By source of requests: those who follow all of its answers.
+    followed: BTreeMap<u32, broadcast::Sender<Bytes>>,
+    /// Rings when epochs have become durable.
+    durable: watch::Sender<()>,
+}
+
+struct Waiting {
+    outcomes: Vec<Option<Outcome>>,
+    missing: usize,
+    done: oneshot::Sender<Vec<Outcome>>,
+}
+
+/// A place among those who wait; it is given up when this is dropped.
+pub(super) struct Place {
+    hub: Arc<Hub>,
+    number: u64,
+    /// Gets the outcomes of all rows, in their order.
+    pub(super) outcomes: oneshot::Receiver<Vec<Outcome>>,
+}
+
+impl Hub {
+    /// For the answers to these sources of requests. `nonce` is no other run's.
+    pub fn new(nonce: String, sources: impl IntoIterator<Item = u32>) -> Self {
+        let followed = sources.into_iter().map(|source| (source, broadcast::Sender::new(BEHIND_MAX))).collect();
+        let durable = watch::Sender::new(());
+        Self { nonce, next: AtomicU64::new(0), waiting: Mutex::default(), followed, durable }
+    }
+
+    /// Waits for the answers to so many rows.
+    pub(super) fn wait(self: &Arc<Self>, rows: usize) -> Place {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (done, outcomes) = oneshot::channel();
+        let waiting = Waiting { outcomes: vec![None; rows], missing: rows, done };
+        self.lock().insert(number, waiting);
+        Place { hub: self.clone(), number, outcomes }
+    }
+
+    /// All answers to a source of requests, as they are written.
+    pub(super) fn follow(&self, source: u32) -> Option<broadcast::Receiver<Bytes>> {
+        self.followed.get(&source).map(broadcast::Sender::subscribe)
+    }
+
+    /// Changes each time that epochs have become durable.
+    pub(super) fn durable(&self) -> watch::Receiver<()> {
+        self.durable.subscribe()
+    }
+
+    /// These epochs have become durable.
+    pub fn published(&self, epochs: &[Published]) {
+        for reply in epochs.iter().flat_map(|epoch| &epoch.replies) {
+            if let Some(followers) = self.followed.get(&reply.request.origin.source)
+                && followers.receiver_count() > 0
+            {
+                // Whoever followed may have gone by now.
+                drop(followers.send(Bytes::from(reply.value.clone())));
+            }
+            if let Some((number, row)) = reply.request.key.as_deref().and_then(|key| self.place(key)) {
+                self.answer(number, row, &reply.outcome);
+            }
+        }
+        self.durable.send_replace(());
+    }
+
+    /// Nothing more is answered: whoever waits is told so.
+    pub fn close(&self) {
+        self.lock().clear();
+    }
+
+    fn answer(&self, number: u64, row: usize, outcome: &Outcome) {
+        let mut all = self.lock();
+        let Some(waiting) = all.get_mut(&number) else { return };
+        if let Some(place @ None) = waiting.outcomes.get_mut(row) {
+            *place = Some(outcome.clone());
+            waiting.missing -= 1;
+        }
+        if waiting.missing == 0
+            && let Some(Waiting { outcomes, done, .. }) = all.remove(&number)
+        {
+            drop(all);
+            // Whoever waited may have gone by now.
+            drop(done.send(outcomes.into_iter().flatten().collect()));
+        }
+    }
+
+    fn place(&self, key: &[u8]) -> Option<(u64, usize)> {
+        let rest = key.strip_prefix(self.nonce.as_bytes())?.strip_prefix(b":")?;
+        let (number, row) = std::str::from_utf8(rest).ok()?.split_once(':')?;
+        Some((number.parse().ok()?, row.parse().ok()?))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// The key of a row's message.
+    pub(super) fn key(&self, row: usize) -> Vec<u8> {
+        format!("{}:{}:{row}", self.hub.nonce, self.number).into_bytes()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.hub.lock().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(reason: &str) -> Outcome {
+        Outcome::Refused { step: "s".into(), reason: reason.to_owned() }
+    }
+
+    #[test]
+    fn rows_are_put_together_in_their_order_and_whoever_goes_is_forgotten() {
+        let hub = Arc::new(Hub::new("run".to_owned(), [3]));
+        let (mut first, second) = (hub.wait(2), hub.wait(1));
+        assert_eq!(first.key(1), b"run:0:1");
+        for (key, found) in [
+            (first.key(1), Some((0, 1))),
+            (b"other:0:1".to_vec(), None),
+            (b"run:x:1".to_vec(), None),
+            (b"run".to_vec(), None),
+        ] {
+            assert_eq!(hub.place(&key), found);
+        }
+        hub.answer(0, 1, &refused("b"));
+        hub.answer(0, 7, &refused("of no row"));
+        assert!(first.outcomes.try_recv().is_err());
+        hub.answer(0, 0, &refused("a"));
+        let outcomes = first.outcomes.try_recv().expect("all are there");
+        let reasons: Vec<_> = outcomes
+            .iter()
+            .map(|outcome| match outcome {
+                Outcome::Refused { reason, .. } => reason.as_str(),
+                Outcome::Answered { .. } => "",
+            })
+            .collect();
+        assert_eq!(reasons, ["a", "b"]);
+        drop(second);
+        assert!(hub.lock().is_empty());
+        hub.answer(1, 0, &refused("nobody waits"));
+    }
+}

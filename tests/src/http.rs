@@ -1,0 +1,51 @@
+//! A client of a few lines, which anybody could write.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::Value;
+
+/// What came back.
+#[derive(Debug)]
+pub struct Response {
+    /// `200`.
+    pub status: u16,
+    /// The status line and the headers.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Response {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// One request on a connection of its own: `call(address, "POST /path", &["A: b"], body)`.
+pub fn call(address: SocketAddr, what: &str, headers: &[&str], body: &[u8]) -> Response {
+    let mut connection = TcpStream::connect(address).expect("it listens");
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let length = body.len();
+    let head =
+        format!("{what} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n");
+    connection.write_all(head.as_bytes()).expect("it is read");
+    // Whoever refuses a body may not read it.
+    drop(connection.write_all(body));
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("it is text");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    Response { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// Asks in JSON.
+pub fn post(address: SocketAddr, path: &str, body: &Value) -> Response {
+    call(address, &format!("POST {path}"), &["Content-Type: application/json"], body.to_string().as_bytes())
+}
+
+/// Gets.
+pub fn get(address: SocketAddr, path: &str) -> Response {
+    call(address, &format!("GET {path}"), &[], b"")
+}

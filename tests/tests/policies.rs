@@ -1,0 +1,124 @@
+//! Which of several models answers: by percentages, by a value, by who does best; and a replay chooses the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream_connectors::broker::Message;
+use millstream_pipelines::audit::audit;
+use millstream_pipelines::run::{Checkpointing, Options, assemble};
+use millstream_tests::{NOW_MS, Site, message, one_answer_each};
+use serde_json::{Value, json};
+
+/// `late` sees nothing useful before row 1000, and `early` nothing after it.
+fn definition(policy: &str) -> String {
+    format!(
+        r#"
+millstream: 1
+name: several
+epochs: {{max_records: 50}}
+sources:
+  rows:
+    from: {{topic: {{name: rows}}}}
+    format: json
+    columns: {{at: timestamp, customer: text, first: float, second: float, yes: bool}}
+    event_time: {{column: at, lateness_seconds: 0}}
+models:
+  early: {{input: rows, label: yes, features: [first], learner: logistic_regression, evaluate: {{fading: 0.99}}}}
+  late: {{input: rows, label: yes, features: [second], learner: logistic_regression, evaluate: {{fading: 0.99}}}}
+requests:
+  questions: {{topic: questions, enters: rows, model: early, policy: {policy}, answers: {{topic: answers}}, others: {{topic: others}}}}
+"#
+    )
+}
+
+fn row(at: u32) -> Message {
+    let yes = at.wrapping_mul(2_654_435_761) >> 16 & 1 == 1;
+    let noise = f64::from(at.wrapping_mul(40_503) >> 8 & 0xff) / 128.0 - 1.0;
+    let truth = if yes { 1.0 } else { -1.0 };
+    let (first, second) = if at < 1000 { (truth, noise) } else { (noise, truth) };
+    message(
+        None,
+        json!({"at": NOW_MS + 1000 * i64::from(at), "first": first, "second": second, "yes": yes}).to_string(),
+    )
+}
+
+fn question(number: u32, customer: &str) -> Message {
+    let at = NOW_MS + 10_000_000;
+    message(
+        None,
+        json!({"at": at, "customer": customer, "first": 1, "second": f64::from(number % 7) - 3.0}).to_string(),
+    )
+}
+
+/// Asks after each so many rows; gives by whom each question was answered, and the site.
+fn answered(policy: &str, rows: u32, questions: u32) -> (Site, Vec<Value>) {
+    let site = Site::new(&definition(policy), &[]);
+    for from in (0..rows).step_by(200) {
+        site.append("rows", &(from..(from + 200).min(rows)).map(row).collect::<Vec<_>>());
+        site.run();
+        let asked = (0..questions).map(|number| question(number, &format!("c{}", number % 40)));
+        site.append("questions", &asked.collect::<Vec<_>>());
+        site.run();
+    }
+    let answers = one_answer_each(&site.records("questions"), &site.answers());
+    assert_eq!(site.records("others").len(), answers.len(), "the other's answers are kept, too");
+    // A run from the log must reach the recorded answers, and fails where it chooses otherwise.
+    let again = site.run_with(&Options { checkpoints: Checkpointing::Off, ..site.options() });
+    assert!(again.epochs_replayed > 0);
+    let report = audit(&site.pipeline, &assemble::world(&site.pipeline, site.broker())).expect("it can be audited");
+    assert_eq!(report.wrong().count(), 0, "{}", report.text());
+    (site, answers)
+}
+
+fn by_model(answers: &[Value]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for answer in answers {
+        *counts.entry(answer["model"].as_str().expect("who answered")).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn in_the_shadow_only_the_own_model_answers() {
+    let (_, answers) = answered("{shadow: {of: [late]}}", 200, 30);
+    assert_eq!(by_model(&answers), BTreeMap::from([("early", 30)]));
+}
+
+#[test]
+fn a_canary_gets_its_percentage() {
+    let (_, answers) = answered("{weighted: {percent: {late: 20}}}", 200, 2000);
+    let late = by_model(&answers)["late"];
+    // 400 are expected, with a deviation of 18.
+    assert!((310..490).contains(&late), "{late} of 2000");
+}
+
+#[test]
+fn requests_with_one_value_stay_with_one_model() {
+    let (site, answers) = answered("{weighted: {percent: {late: 50}, sticky: customer}}", 400, 400);
+    let mut models: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for (question, answer) in site.records("questions").iter().zip(&answers) {
+        let customer = question.json()["customer"].as_str().expect("a customer").to_owned();
+        models.entry(customer).or_default().insert(answer["model"].as_str().expect("who answered"));
+    }
+    assert_eq!(models.len(), 40);
+    assert!(models.values().all(|of_one| of_one.len() == 1), "{models:?}");
+    assert_eq!(by_model(&answers).len(), 2, "both have some");
+}
+
+#[test]
+fn requests_leave_a_model_that_becomes_worse() {
+    let (site, answers) = answered("{best: {of: [late], by: log_loss, margin: 0.01}}", 2000, 10);
+    let of_round = |round: usize| by_model(&answers[10 * round..10 * (round + 1)]);
+    for round in 0..10 {
+        let model = if round < 5 { "early" } else { "late" };
+        if round != 5 {
+            // Two hundred rows after the change it may be either; all of a moment go to one.
+            assert_eq!(of_round(round), BTreeMap::from([(model, 10)]), "round {round}");
+        }
+    }
+    let events: Vec<Value> = site.records("several.events").iter().map(millstream_tests::Record::json).collect();
+    let [event] = events.as_slice() else { panic!("one change: {events:?}") };
+    assert_eq!((&event["event"], &event["step"]), (&json!("leader_changed"), &json!("questions")));
+    let about = &event["about"];
+    assert_eq!((&about["from"], &about["to"]), (&json!("early"), &json!("late")));
+    assert!(about["scores"]["late"].as_f64() < about["scores"]["early"].as_f64(), "{about}");
+}
