@@ -50,6 +50,7 @@ pub mod neural_network;
 pub mod neural_network_regressor;
 pub mod one_vs_rest;
 pub mod online_bagging;
+mod packed;
 pub mod passive_aggressive;
 pub mod passive_aggressive_regression;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::learner::Erased;
 use super::linear::{Boost, Config, Coordinate, Rule, Scaling, listed, with_full_update, with_rule};
+use super::packed;
 use super::{Design, Example, Explanation, Make, Model, ModelKind, Names, Quicken, Row, Shape, Task, Tensor};
 
 /// Softmax regression.
@@ -41,6 +42,7 @@ struct Softmax<R: Rule> {
     boost: Boost,
     classes: usize,
     /// Of the numbers, then the bias, then the categories: a weight for each class.
+    #[serde(with = "packed")]
     coordinates: Vec<Coordinate<R::Cell>>,
 }
 

@@ -50,6 +50,12 @@ impl Admission {
         (waiting == 0 || (waiting + rows) as f64 <= limit).then_some(admitted)
     }
 
+    /// Whether not even one row more may wait now.
+    pub(super) fn is_full(&self) -> bool {
+        let (waiting, limit) = self.state();
+        waiting > 0 && waiting >= limit
+    }
+
     /// How many rows wait, and how many may.
     pub(super) fn state(&self) -> (usize, usize) {
         let limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner).rows;

@@ -84,6 +84,14 @@ impl Endpoint {
         request: Request<Incoming>,
         limits: &Limits,
     ) -> Result<(Response<Body>, f64), Refusal> {
+        let too_many = || {
+            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "more is asked than can be answered in time");
+            refusal.with((RETRY_AFTER.as_str(), "1"))
+        };
+        // Before anything is read: whoever is refused must not take the time of those who are answered.
+        if self.admission.is_full() {
+            return Err(too_many());
+        }
         // What is not announced may be as large as is allowed.
         let bytes = request.body().size_hint().upper().map_or(limits.body_bytes_max, |bytes| bytes as usize);
         if bytes > limits.body_bytes_max {
@@ -99,10 +107,7 @@ impl Endpoint {
         if rows > ROWS_MAX {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a request has {ROWS_MAX} rows at most")));
         }
-        let admitted = self.admission.admit(rows).ok_or_else(|| {
-            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "more is asked than can be answered in time");
-            refusal.with((RETRY_AFTER.as_str(), "1"))
-        })?;
+        let admitted = self.admission.admit(rows).ok_or_else(too_many)?;
         let more = self
             .intake
             .try_room((rows - 1) * RECORD_BYTES)

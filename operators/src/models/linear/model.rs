@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::packed::{self, Pack};
 use super::super::{Example, Explanation, Model, Names, Quicken, Row, Shape, Tensor};
 use super::{Boost, Loss, Rule, Scaling, dot};
 
@@ -10,6 +11,21 @@ use super::{Boost, Loss, Rule, Scaling, dot};
 pub(in crate::models) struct Coordinate<C> {
     pub(in crate::models) weight: f64,
     pub(in crate::models) cell: C,
+}
+
+impl<C: Pack> Pack for Coordinate<C> {
+    const NUMBERS: usize = 1 + C::NUMBERS;
+
+    #[inline]
+    fn pack(&self, numbers: &mut [f64]) {
+        numbers[0] = self.weight;
+        self.cell.pack(&mut numbers[1..]);
+    }
+
+    #[inline]
+    fn unpack(numbers: &[f64]) -> Self {
+        Self { weight: numbers[0], cell: C::unpack(&numbers[1..]) }
+    }
 }
 
 /// A linear model.
@@ -24,6 +40,7 @@ pub(super) struct Linear<L: Loss, R: Rule> {
     weights: Vec<f64>,
     cells: Vec<R::Cell>,
     bias: Coordinate<R::Cell>,
+    #[serde(with = "packed")]
     categories: Vec<Coordinate<R::Cell>>,
 }
 

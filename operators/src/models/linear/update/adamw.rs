@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::super::super::packed::Pack;
 use super::Rule;
 
 /// Makes 0/0 a zero where there never was a gradient.
@@ -37,6 +38,20 @@ pub(in crate::models) struct AdamCell {
     second: f64,
     /// How much of `first`, and of `second`, comes from gradients, and not from those zeros: `1 - beta ^ steps`.
     shares: (f64, f64),
+}
+
+impl Pack for AdamCell {
+    const NUMBERS: usize = 4;
+
+    #[inline]
+    fn pack(&self, numbers: &mut [f64]) {
+        numbers.copy_from_slice(&[self.first, self.second, self.shares.0, self.shares.1]);
+    }
+
+    #[inline]
+    fn unpack(numbers: &[f64]) -> Self {
+        Self { first: numbers[0], second: numbers[1], shares: (numbers[2], numbers[3]) }
+    }
 }
 
 impl AdamW {

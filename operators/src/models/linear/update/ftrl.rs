@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::super::super::packed::Pack;
 use super::Rule;
 
 /// Settings of FTRL-proximal ("Ad Click Prediction: a View from the Trenches", KDD 2013).
@@ -32,6 +33,20 @@ pub(in crate::models) struct FtrlCell {
     pub(super) sum: f64,
     /// The root of the sum of the squared gradients.
     pub(super) root: f64,
+}
+
+impl Pack for FtrlCell {
+    const NUMBERS: usize = 2;
+
+    #[inline]
+    fn pack(&self, numbers: &mut [f64]) {
+        numbers.copy_from_slice(&[self.sum, self.root]);
+    }
+
+    #[inline]
+    fn unpack(numbers: &[f64]) -> Self {
+        Self { sum: numbers[0], root: numbers[1] }
+    }
 }
 
 impl Ftrl {

@@ -28,12 +28,13 @@ pub(in crate::models) use rmsprop::RmsProp;
 pub(in crate::models) use sgd::Sgd;
 
 use super::super::component;
+use super::super::packed::Pack;
 
 /// Moves one weight after the other; a `Cell` is what it remembers for each.
 pub(in crate::models) trait Rule:
     Copy + Serialize + DeserializeOwned + Send + Sync + 'static
 {
-    type Cell: Copy + Default + Serialize + DeserializeOwned + Send + Sync + 'static;
+    type Cell: Default + Pack + Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// Whether features count by their distance from their mean.
     const CENTRES: bool = true;
