@@ -60,6 +60,8 @@ pub struct Metrics {
     pub commit_recoveries_total: IntCounter,
     /// Promotions that could not be written.
     pub promotions_failed_total: IntCounter,
+    /// Revisions that were not promoted because a gate does not hold.
+    pub promotions_held_total: IntCounter,
 }
 
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
@@ -147,6 +149,10 @@ impl Default for Metrics {
             commit_recoveries_total: counter(
                 "commit_recoveries_total",
                 "Commits whose outcome was open, and was read back by a new producer.",
+            ),
+            promotions_held_total: counter(
+                "promotions_held_total",
+                "Revisions that were not promoted because a gate does not hold.",
             ),
             promotions_failed_total: counter("promotions_failed_total", "Promotions that could not be written."),
             refresh: Mutex::default(),

@@ -7,6 +7,8 @@
 //! No topic is read or written, nothing is kept but what is asked for, and a source without a file has no records. All
 //! of it is the graph that a run of the definition has: the same rows give the same models.
 
+mod curve;
+mod inputs;
 mod passes;
 
 use std::collections::BTreeMap;
@@ -15,24 +17,22 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use millstream_connectors::formats;
+pub use curve::{Curve, CurveLine};
+pub(crate) use inputs::Inputs;
 use millstream_engine::binder::Limits;
 use millstream_engine::book::{Book, Request, Revision};
+use millstream_engine::graph::Graph;
 use millstream_engine::metrics::Metrics;
 use millstream_engine::publish::{Commit, Outcome, Published};
 use millstream_engine::run::Settings;
-use millstream_engine::source::{MakeDecoder, Source};
 use millstream_engine::time::{StepClock, Stopwatch};
 use millstream_engine::{Fault, Result};
-use millstream_operators::registry::Score;
+use millstream_operators::registry::{DECISIVE, Score};
 use passes::Kept;
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use crate::plan::{self, Pipeline};
-use crate::profile::{self, FileFormat};
-use crate::run::{Answers, assemble, reply};
-use crate::testing;
+use crate::run::{Answers, reply};
 
 /// What to learn from.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +45,10 @@ pub struct Wanted {
     pub to: Option<PathBuf>,
     /// How often the models get the files; 0 is 1.
     pub passes: u32,
+    /// Whether a source without a file has what the feed of its topic reads.
+    pub feeds: bool,
+    /// Whether it is kept how measures went on.
+    pub curves: bool,
 }
 
 /// What was learned.
@@ -75,8 +79,23 @@ pub struct ModelLearned {
     pub digest: Option<String>,
     /// What it reached: of rows that it predicted before it learned them.
     pub measures: Vec<Score>,
+    /// How its decisive measure went on, in the last pass, if that was wanted.
+    #[serde(skip)]
+    pub curve: Option<Curve>,
     /// Files that were written.
     pub files: Vec<PathBuf>,
+}
+
+impl ModelLearned {
+    /// The decisive measure over all rows, the model's value, and the best baseline with its value.
+    pub fn decisive(&self) -> Option<(&str, f64, Option<(&str, f64)>)> {
+        let of_all: Vec<&Score> = self.measures.iter().filter(|score| score.over == "all").collect();
+        let own = |name: &str| of_all.iter().find(|score| score.name == name && score.who == "model");
+        let own = DECISIVE.into_iter().find_map(own)?;
+        let others = of_all.iter().filter(|score| score.name == own.name && score.who != "model");
+        let others = others.map(|score| (score.who.as_str(), score.value));
+        Some((&own.name, own.value, others.min_by(|a, b| a.1.total_cmp(&b.1))))
+    }
 }
 
 impl Learned {
@@ -118,25 +137,17 @@ impl Learned {
 pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
     let watch = Stopwatch::start();
     let models = models(pipeline, wanted)?;
-    let files = files(pipeline, wanted)?;
+    let inputs = Inputs::of(pipeline, wanted)?;
     let passes = wanted.passes.max(1);
-    let mut kept = Kept::default();
-    let (mut book, mut metrics, mut told): (Arc<Book>, Arc<Metrics>, Arc<Mutex<Told>>) = Default::default();
+    let (mut kept, mut ran) = (Kept::default(), Ran::default());
     for pass in 0..passes {
-        let mut graph = assemble::graph_of(pipeline, assemble::RECORD_BYTES_MAX, |at, source| match files.get(&at) {
-            Some(path) => open(source, path),
-            None => testing::without_records(source),
-        })?;
-        graph.outputs.clear();
+        let mut graph = inputs.graph(pipeline)?;
         if passes > 1 {
             kept.go_on(&mut graph, pass > 0);
         }
-        (book, metrics, told) = (Arc::new(Book::default()), Arc::new(Metrics::default()), Arc::default());
-        let commit = Keep { into: Arc::clone(&told), answers: crate::run::answers(pipeline) };
-        let settings = settings(pipeline, Arc::clone(&book), Arc::clone(&metrics));
-        millstream_engine::run::run(graph, settings, Box::new(commit))?;
+        ran = Ran::over(pipeline, graph, wanted.curves.then_some(curve::RECORDS))?;
     }
-    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ran { book, metrics, mut told } = ran;
     let mut learned = Vec::new();
     for model in models {
         let revision = book.newest_revision(model.node);
@@ -149,13 +160,13 @@ pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
             examples: revision.as_ref().map_or(0, |revision| revision.number),
             digest: revision.map(|revision| revision.digest),
             measures: told.measures.remove(&model.node).unwrap_or_default(),
+            curve: told.curves.remove(&model.node).filter(|_| wanted.curves),
             files,
         });
     }
-    let without = pipeline.sources.iter().enumerate().filter(|(at, _)| !files.contains_key(at));
     Ok(Learned {
         models: learned,
-        without_file: without.map(|(_, source)| source.name.clone()).collect(),
+        without_file: inputs.without(pipeline),
         passes,
         records: metrics.sum("records_total", &[]) as u64,
         dead_letters: std::mem::take(&mut told.dead),
@@ -176,62 +187,8 @@ fn models<'a>(pipeline: &'a Pipeline, wanted: &Wanted) -> Result<Vec<&'a plan::M
     Ok(models)
 }
 
-/// The file of each source that has one, by the source's index.
-fn files<'a>(pipeline: &Pipeline, wanted: &'a Wanted) -> Result<BTreeMap<usize, &'a Path>> {
-    let names = || pipeline.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
-    let mut files = BTreeMap::new();
-    for (name, path) in &wanted.files {
-        let at = match name {
-            Some(name) => pipeline.sources.iter().position(|source| source.name == *name),
-            None if pipeline.sources.len() == 1 => Some(0),
-            None => {
-                let help = format!("say of which by `--from SOURCE={}`", path.display());
-                return Err(Fault::definition(format!("there are several sources ({}): {help}", names())));
-            }
-        };
-        let Some(at) = at else {
-            let name = name.as_deref().unwrap_or_default();
-            return Err(Fault::definition(format!("there is no source {name}; there are {}", names())));
-        };
-        if files.insert(at, path.as_path()).is_some() {
-            return Err(Fault::definition(format!("{} has two files", pipeline.sources[at].name)));
-        }
-    }
-    Ok(files)
-}
-
-/// A file in place of a source: CSV by its first line, JSON lines, or Parquet, into the source's columns.
-fn open(source: &plan::Source, path: &Path) -> Result<(Arc<dyn Source>, MakeDecoder)> {
-    let (opened, format) = profile::source_of_file(path)?;
-    let decoder = match format {
-        None => formats::rows_decoder(source.columns.clone()),
-        Some(format) => {
-            let planned = formats::plan(&as_written(source, &format), &source.columns).map_err(|problems| {
-                let message = &problems[0].message;
-                Fault::definition(format!("{} cannot be read as {}: {message}", path.display(), source.name))
-            })?;
-            planned.decoder
-        }
-    };
-    let decoder = formats::named(decoder, &*opened)?;
-    Ok((opened, decoder))
-}
-
-/// A format with the settings that the definition has for it: how times are told, what stands for nothing.
-fn as_written(source: &plan::Source, format: &FileFormat) -> Value {
-    let kind = match format {
-        FileFormat::Csv(_) => "csv",
-        FileFormat::Json => "json",
-    };
-    let written = source.written_format.as_ref().and_then(|written| written.get(kind)).and_then(Value::as_object);
-    let mut config = written.cloned().unwrap_or_default();
-    if let FileFormat::Csv(delimiter) = format {
-        config.insert("delimiter".to_owned(), json!(delimiter));
-    }
-    json!({kind: config})
-}
-
-fn write(folder: &Path, artefacts: Vec<(String, Vec<u8>)>) -> Result<Vec<PathBuf>> {
+/// Writes a model's files to a folder.
+pub(crate) fn write(folder: &Path, artefacts: Vec<(String, Vec<u8>)>) -> Result<Vec<PathBuf>> {
     let failed = |error| Fault::world(format!("cannot write to {}", folder.display())).because(error);
     std::fs::create_dir_all(folder).map_err(failed)?;
     let mut files = Vec::new();
@@ -241,6 +198,27 @@ fn write(folder: &Path, artefacts: Vec<(String, Vec<u8>)>) -> Result<Vec<PathBuf
         files.push(path);
     }
     Ok(files)
+}
+
+/// What a run over all that stands for the sources has left.
+#[derive(Default)]
+pub(crate) struct Ran {
+    pub(crate) book: Arc<Book>,
+    metrics: Arc<Metrics>,
+    pub(crate) told: Told,
+}
+
+impl Ran {
+    /// Runs a graph; where it matters how measures went on, epochs have at most so many records.
+    pub(crate) fn over(pipeline: &Pipeline, graph: Graph, max_records: Option<usize>) -> Result<Self> {
+        let (book, metrics, told): (Arc<Book>, Arc<Metrics>, Arc<Mutex<Told>>) = Default::default();
+        let commit = Keep { into: Arc::clone(&told), answers: crate::run::answers(pipeline) };
+        let mut settings = settings(pipeline, Arc::clone(&book), Arc::clone(&metrics));
+        settings.limits.max_records = max_records.unwrap_or(settings.limits.max_records);
+        millstream_engine::run::run(graph, settings, Box::new(commit))?;
+        let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(Self { book, metrics, told })
+    }
 }
 
 fn settings(pipeline: &Pipeline, book: Arc<Book>, metrics: Arc<Metrics>) -> Settings {
@@ -261,10 +239,12 @@ fn settings(pipeline: &Pipeline, book: Arc<Book>, metrics: Arc<Metrics>) -> Sett
     }
 }
 
+/// What people want to know of a run.
 #[derive(Default)]
-struct Told {
+pub(crate) struct Told {
     /// By fold: what it measured last.
-    measures: BTreeMap<usize, Vec<Score>>,
+    pub(crate) measures: BTreeMap<usize, Vec<Score>>,
+    curves: BTreeMap<usize, Curve>,
     dead: BTreeMap<String, u64>,
 }
 
@@ -282,8 +262,10 @@ impl Commit for Keep {
     fn commit(&mut self, epochs: &[Published]) -> Result<()> {
         let mut into = self.into.lock().unwrap_or_else(PoisonError::into_inner);
         for epoch in epochs {
-            for (fold, Revision { measures, .. }) in &epoch.revisions {
-                into.measures.insert(*fold, measures.iter().map(Into::into).collect());
+            for (fold, Revision { number, measures, .. }) in &epoch.revisions {
+                let measures: Vec<Score> = measures.iter().map(Into::into).collect();
+                into.curves.entry(*fold).or_default().add(*number, &measures);
+                into.measures.insert(*fold, measures);
             }
             for letter in &epoch.dead_letters {
                 *into.dead.entry(letter.step.to_string()).or_default() += 1;
@@ -336,7 +318,7 @@ models:
         let (folder, pipeline) = shop();
         let learn = |name: &str| {
             let (file, to) = (folder.path().join(name), folder.path().join("out"));
-            learn(&pipeline, &Wanted { files: vec![(None, file)], model: None, to: Some(to), passes: 1 })
+            learn(&pipeline, &Wanted { files: vec![(None, file)], model: None, to: Some(to), ..Wanted::default() })
                 .expect("learned")
         };
         let (csv, json) = (learn("orders.csv"), learn("orders.ndjson"));
@@ -373,7 +355,7 @@ models:
         let file = folder.path().join("orders.csv");
         let problem = |files: Vec<(Option<&str>, &PathBuf)>, model: Option<&str>| {
             let files = files.into_iter().map(|(name, path)| (name.map(str::to_owned), path.clone())).collect();
-            let wanted = Wanted { files, model: model.map(str::to_owned), to: None, passes: 1 };
+            let wanted = Wanted { files, model: model.map(str::to_owned), ..Wanted::default() };
             learn(&pipeline, &wanted).expect_err("refused").to_string()
         };
         assert!(problem(vec![(Some("order"), &file)], None).contains("there is no source order"));

@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod catalogue;
 mod check;
+pub mod ci;
 pub mod dead;
 pub mod definition;
 pub mod diff;
@@ -25,6 +26,7 @@ pub mod run;
 pub mod schema;
 pub mod shape;
 pub mod stored;
+pub mod sweep;
 pub mod testing;
 
 pub use check::check;

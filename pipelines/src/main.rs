@@ -5,7 +5,9 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use commands::{audit, dead, diff, explain, learn, models, profile, replay, rollback, run, state, test, topic};
+use commands::{
+    audit, ci, dead, diff, explain, learn, models, profile, replay, rollback, run, state, sweep, test, topic,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -36,6 +38,11 @@ enum Command {
     ///
     /// Exit code 0: all is as expected. 1: some is not; it is shown beside what was expected. 2: the definition is bad.
     Test(test::Arguments),
+    /// Tests and judges a definition like software: its tests, its models on the same records each time, and their gates.
+    ///
+    /// Writes a report, JUnit XML for build servers, and the models' files. Exit code 0: all is good. 1: a test failed, a model has
+    /// learned nothing, or a gate does not hold. 2: the definition is bad.
+    Ci(ci::Arguments),
     /// Prints the JSON Schema of definition files, for editors.
     ///
     /// In VS Code, for example: `# yaml-language-server: $schema=millstream.schema.json` in the first line.
@@ -94,6 +101,10 @@ enum Command {
     ///
     /// Its weights, its tree, its members; of the newest promoted version, or another one.
     Explain(explain::Arguments),
+    /// Tries settings of a model, side by side on one stream that is cleansed once, and ranks them.
+    ///
+    /// Reads and writes no topic and no state.
+    Sweep(sweep::Arguments),
     /// Learns from files, offline: the definition's streams and models, on files in place of what its sources read.
     ///
     /// Reads and writes no topic and no state. Shows what each model reached on rows that it predicted before it learned them.
@@ -125,6 +136,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Check { file, format } => commands::check(&file, format),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Ci(arguments) => ci::run(&arguments),
         Command::Schema => commands::schema(),
         Command::Graph { file, format } => commands::graph(&file, format),
         Command::List { kind } => commands::list(kind.as_deref()),
@@ -139,6 +151,7 @@ fn main() -> ExitCode {
         Command::Profile(arguments) => profile::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Learn(arguments) => learn::run(&arguments),
     }
 }

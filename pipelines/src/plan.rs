@@ -16,7 +16,7 @@ use millstream_connectors::formats::Format;
 use millstream_connectors::sinks::PlannedSink;
 use millstream_connectors::sources::PlannedSource;
 use millstream_engine::operator::{Choose, Step};
-use millstream_operators::registry::PromotionRule;
+use millstream_operators::registry::{Gate, PromotionRule};
 use serde_json::Value;
 
 use crate::definition::Secrets;
@@ -51,6 +51,8 @@ pub struct Pipeline {
     pub streams: Vec<Stream>,
     /// Models, in the order of the definition.
     pub models: Vec<Model>,
+    /// Settings of models to be tried.
+    pub sweeps: Vec<Sweep>,
     /// Topics of questions.
     pub requests: Vec<Request>,
     /// Where rows go.
@@ -160,8 +162,34 @@ pub struct Model {
     pub config: Value,
     /// When a revision is kept as a version.
     pub promote: Option<PromotionRule>,
+    /// What must hold of it before it is kept.
+    pub gates: Vec<Gate>,
     /// The source at the head of its chain: the one that requests for it enter.
     pub enters: usize,
+}
+
+/// Settings of a model to be tried.
+pub struct Sweep {
+    /// Its name.
+    pub name: String,
+    /// The model, an index into [`Pipeline::models`].
+    pub model: usize,
+    /// The trials.
+    pub trials: Vec<Trial>,
+    /// The measure over all rows by which they are ranked; by default the decisive one.
+    pub by: Option<String>,
+    /// After so many rows the worse half is given up, and again each time that there were twice as many; 0 for never.
+    pub halve_after: u64,
+}
+
+/// A model with other settings.
+pub struct Trial {
+    /// What was set, by setting.
+    pub settings: Row,
+    /// The trainer's configuration with it.
+    pub config: Value,
+    /// What runs.
+    pub step: Step,
 }
 
 /// A topic of questions and who answers them.

@@ -52,6 +52,9 @@ pub struct Definition {
     /// Where rows go.
     #[serde(default)]
     pub sinks: BTreeMap<String, Sink>,
+    /// Settings of models to be tried, by `millstream sweep`.
+    #[serde(default)]
+    pub sweeps: BTreeMap<String, Sweep>,
     /// What the pipeline serves while it runs.
     #[serde(default)]
     pub serve: Serve,
@@ -220,6 +223,10 @@ pub struct Model {
     pub input: String,
     /// When a revision is kept as a version, under its own number.
     pub promote: Option<PromotionConfig>,
+    /// What must hold of what it has measured, before a revision is kept and for `millstream ci` to pass: SQL conditions such as
+    /// `log_loss < majority_log_loss` or `"accuracy carrier=AA" > 0.6`.
+    #[serde(default)]
+    pub gates: Vec<String>,
 }
 
 /// A topic of questions, which a model answers.
@@ -267,6 +274,50 @@ pub struct Sink {
     /// What it writes.
     #[schemars(schema_with = "sink")]
     pub to: Value,
+}
+
+/// Settings of a model to be tried: all trials learn side by side from the same rows, which are cleansed once.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sweep {
+    /// The model.
+    pub model: String,
+    /// By setting (`learner.logistic_regression.update.sgd.rate`): what it is set to.
+    pub vary: BTreeMap<String, Vary>,
+    /// How many trials are drawn at random; without it, all combinations are tried.
+    #[schemars(range(min = 1, max = 1000))]
+    pub trials: Option<usize>,
+    /// The measure over all rows by which trials are ranked; by default log loss, or root mean squared error.
+    pub by: Option<String>,
+    /// After so many rows the worse half of the trials is given up, and again each time that there were twice as many; 0 for never.
+    #[serde(default)]
+    pub halve_after: u64,
+}
+
+/// What a setting is set to.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Vary {
+    /// One of these.
+    Values(Vec<Value>),
+    /// Any number of a range, where trials are drawn at random.
+    Range(Range),
+}
+
+/// A range of numbers.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    /// The least.
+    pub from: f64,
+    /// The most.
+    pub to: f64,
+    /// Whether each size is as likely as another: 0.01 to 0.1 as 0.1 to 1.
+    #[serde(default)]
+    pub log: bool,
+    /// Whether only whole numbers are drawn.
+    #[serde(default)]
+    pub whole: bool,
 }
 
 /// What the pipeline serves while it runs.

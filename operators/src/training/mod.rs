@@ -6,6 +6,7 @@ mod guard;
 mod online;
 #[cfg(test)]
 mod tests;
+mod trials;
 mod waiting;
 
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use millstream_engine::operator::{Folding, MakeFold, Power, Step};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
+
+pub use trials::{STANDING, STANDING_ROWS, Trials, TrialsPlan};
 
 use crate::inference::{FeatureConfig, Features, Outputs, Spec};
 use crate::models::{self, CLASSES_MAX, Design, Task};

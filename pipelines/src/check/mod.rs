@@ -14,6 +14,7 @@ mod policies;
 mod sources;
 mod streams;
 mod sweep;
+mod sweeps;
 mod testing;
 
 use std::collections::BTreeMap;
@@ -112,6 +113,7 @@ impl Checker<'_> {
         let requests = self.requests(root, &graph, &sources, &models);
         let sinks = self.sinks(root, &graph);
         let feeds = self.feeds(root, &sources);
+        let sweeps = self.sweeps(root, &graph, &models);
         let tests = self.tests(root, &graph, &sources);
         let metrics = self.metrics(root);
         let front = self.front(root);
@@ -141,6 +143,7 @@ impl Checker<'_> {
             nodes: graph.nodes,
             streams: graph.streams,
             models,
+            sweeps,
             requests,
             sinks,
             front,
@@ -222,7 +225,7 @@ impl Checker<'_> {
 
     /// Checks the names in all sections. Sources, streams and models can stand for one another, so they share theirs.
     fn names(&mut self, root: &Node) {
-        for section in ["sources", "streams", "models", "feeds", "requests", "sinks"] {
+        for section in ["sources", "streams", "models", "feeds", "requests", "sinks", "sweeps"] {
             for entry in section_of(root, section) {
                 self.check_name(&entry.key, entry.key_span);
                 if section == "requests"

@@ -3,7 +3,7 @@
 use millstream_connectors::sources::PlannedSource;
 use millstream_engine::batch::{is_changing, schema_of};
 use millstream_engine::catalogue::{StepInput, column};
-use millstream_operators::registry::PromotionRule;
+use millstream_operators::registry::{Gate, PromotionRule};
 use serde_json::{Value, json};
 
 use super::doubt::Doubt;
@@ -29,11 +29,12 @@ impl Checker<'_> {
             let input = input.unwrap_or_else(Graph::unknown);
             let planned = self.model(entry, &input, graph);
             let mut known = Known { doubt: Doubt::of_all(), ..input.clone() };
+            let gates = self.gates(entry);
             if let Some((node, config, promote)) = planned {
                 known =
                     Known { schema: node.step.schema.clone(), output: Input::Node(graph.nodes.len()), ..input.clone() };
                 let (name, enters) = (entry.key.clone(), input.head.unwrap_or_default());
-                models.push(plan::Model { name, node: graph.nodes.len(), config, promote, enters });
+                models.push(plan::Model { name, node: graph.nodes.len(), config, promote, gates, enters });
                 graph.nodes.push(node);
             }
             outputs.push((entry.key.clone(), known));
@@ -56,7 +57,7 @@ impl Checker<'_> {
         let mut config = config(entry, &self.secrets);
         let promote = self.promotion(entry, config.get("promote"));
         let own = config.as_object_mut()?;
-        own.retain(|key, _| !matches!(key.as_str(), "input" | "promote"));
+        own.retain(|key, _| !matches!(key.as_str(), "input" | "promote" | "gates"));
         let streams = graph.known.iter().map(|(name, known)| (name.clone(), known.schema.clone())).collect();
         match (self.catalogue.model.plan)(&config, &StepInput { schema: &input.schema, streams: &streams }) {
             Ok(step) if !step.power.takes_changes() && is_changing(&input.schema) => {
@@ -65,7 +66,7 @@ impl Checker<'_> {
             }
             Ok(step) => {
                 // When versions are promoted does not change what is learned.
-                let own = fingerprint::of_keys("model", &entry.value, &["input", "promote"]);
+                let own = fingerprint::of_keys("model", &entry.value, &["input", "promote", "gates"]);
                 let node = plan_node((entry.key.clone(), &entry.key), ("model", own), step, input, graph);
                 Some((node, config, promote))
             }
@@ -74,6 +75,19 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// What must hold of a model.
+    fn gates(&mut self, entry: &Entry) -> Vec<Gate> {
+        let mut gates = Vec::new();
+        for (at, sql) in entry.value.get("gates").map_or(&[][..], Node::items).iter().enumerate() {
+            let Some(sql) = sql.text() else { continue };
+            match Gate::plan(sql, &format!("gates.{at}")) {
+                Ok(gate) => gates.push(gate),
+                Err(problems) => self.problems(entry, problems),
+            }
+        }
+        gates
     }
 
     fn promotion(&mut self, entry: &Entry, config: Option<&Value>) -> Option<PromotionRule> {
@@ -146,7 +160,7 @@ impl Checker<'_> {
     }
 
     /// The index of the name that stands under `key`.
-    fn choose(&mut self, entry: &Entry, key: &str, what: &str, names: &[&str]) -> Option<usize> {
+    pub(super) fn choose(&mut self, entry: &Entry, key: &str, what: &str, names: &[&str]) -> Option<usize> {
         let at = entry.value.entry(key)?;
         let name = at.value.text()?;
         let found = names.iter().position(|other| *other == name);

@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
 
 /// A file, perhaps behind the name of a source. Where a file of the whole name is there, it is that.
 #[allow(clippy::unnecessary_wraps)]
-fn from(argument: &str) -> Result<(Option<String>, PathBuf), std::convert::Infallible> {
+pub(crate) fn from(argument: &str) -> Result<(Option<String>, PathBuf), std::convert::Infallible> {
     let whole = PathBuf::from(argument);
     Ok(match argument.split_once('=') {
         Some((source, path)) if !source.contains('/') && !whole.exists() => (Some(source.to_owned()), path.into()),
@@ -48,7 +48,8 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Err(code) => return code,
     };
     let Arguments { from, model, to, passes, .. } = arguments;
-    let wanted = Wanted { files: from.clone(), model: model.clone(), to: to.clone(), passes: *passes };
+    let wanted =
+        Wanted { files: from.clone(), model: model.clone(), to: to.clone(), passes: *passes, ..Wanted::default() };
     match learn(&pipeline, &wanted) {
         Ok(learned) => {
             show(&learned, arguments.format, Learned::text);

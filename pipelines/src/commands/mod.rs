@@ -2,6 +2,7 @@
 //! something wrong, 2 a bad definition or command line, 3 the new definition would lose state.
 
 pub(crate) mod audit;
+pub(crate) mod ci;
 pub(crate) mod dead;
 pub(crate) mod diff;
 pub(crate) mod explain;
@@ -12,6 +13,7 @@ pub(crate) mod replay;
 pub(crate) mod rollback;
 pub(crate) mod run;
 pub(crate) mod state;
+pub(crate) mod sweep;
 pub(crate) mod test;
 pub(crate) mod topic;
 

@@ -13,7 +13,7 @@ use super::node::{Data, Entry, Node};
 /// - `tests`: they run beside the pipeline.
 ///
 /// Everything else counts, also where it seems harmless: the digest is what a replay stands on.
-const OPERATIONAL: [&str; 6] = ["epochs", "workers", "checkpoints", "delivery", "serve", "tests"];
+const OPERATIONAL: [&str; 7] = ["epochs", "workers", "checkpoints", "delivery", "serve", "sweeps", "tests"];
 
 /// BLAKE3 over all of the tree that may change results, in hexadecimal. Comments, blanks and quoting do not count; the
 /// order of keys does, since it numbers the sources and orders the columns. Secrets count by their references.

@@ -368,6 +368,7 @@ fn promoter(
         let candidate = Candidate {
             model: model.name.clone(),
             rule,
+            gates: model.gates.clone(),
             examples: reached.map_or(0, |mark| mark.revision),
             parent: versions.get(&model.name).and_then(|ids| ids.last().cloned()),
         };

@@ -8,7 +8,7 @@ use millstream_engine::metrics::Metrics;
 use millstream_engine::publish::Published;
 use millstream_engine::time::Stopwatch;
 use millstream_engine::{Blame, Result};
-use millstream_operators::registry::{Metadata, Promotion, PromotionRule, Registry};
+use millstream_operators::registry::{Gate, Judged, Metadata, Promotion, PromotionRule, Registry, Score};
 
 /// A model that may be promoted.
 pub struct Candidate {
@@ -16,6 +16,8 @@ pub struct Candidate {
     pub model: String,
     /// When its revisions become versions.
     pub rule: PromotionRule,
+    /// What must hold of them then.
+    pub gates: Vec<Gate>,
     /// Its newest committed revision: how many examples it had learned.
     pub examples: u64,
     /// Its newest version.
@@ -43,6 +45,25 @@ pub struct Promoter {
     pub failing: bool,
 }
 
+impl Candidate {
+    /// Why a revision is to be promoted, if it is. Which gate holds it back is told.
+    fn decide(&self, revision: &Revision, metrics: &Metrics) -> Result<Option<String>> {
+        let Some(reason) = self.rule.decide(self.examples, revision.number, &revision.measures) else {
+            return Ok(None);
+        };
+        let measures: Vec<Score> = revision.measures.iter().map(Into::into).collect();
+        for gate in &self.gates {
+            let Judged { gate, holds, because } = gate.judge(revision.number, &measures)?;
+            if !holds {
+                eprintln!("{}: revision {} is not promoted: not {gate} ({because})", self.model, revision.number);
+                metrics.promotions_held_total.inc();
+                return Ok(None);
+            }
+        }
+        Ok(Some(reason))
+    }
+}
+
 impl Promoter {
     /// Promotes what the rules say of these epochs' revisions.
     pub fn promote(&mut self, epochs: &[Published]) -> Result<()> {
@@ -56,7 +77,7 @@ impl Promoter {
 
     fn consider(&mut self, fold: usize, revision: &Revision, now_ms: i64) -> Result<()> {
         let Some(candidate) = self.candidates.get_mut(&fold) else { return Ok(()) };
-        if let Some(reason) = candidate.rule.decide(candidate.examples, revision.number, &revision.measures) {
+        if let Some(reason) = candidate.decide(revision, &self.metrics)? {
             let metadata = Metadata {
                 model: candidate.model.clone(),
                 pipeline: self.pipeline.clone(),

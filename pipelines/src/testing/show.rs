@@ -26,6 +26,14 @@ pub struct Report {
 }
 
 impl Tested {
+    /// A table of what differs, or why it could not run; nothing where all is as expected.
+    pub fn text(&self) -> String {
+        match &self.outcome {
+            Ok(places) => places.iter().filter(|place| !place.is_good()).map(table).collect(),
+            Err(fault) => format!("       {fault}\n"),
+        }
+    }
+
     /// Whether all was as expected.
     pub fn is_good(&self) -> bool {
         self.outcome.as_ref().is_ok_and(|places| places.iter().all(Compared::is_good))
@@ -44,12 +52,7 @@ impl Report {
         // Writing to a string cannot fail.
         for test in &self.tests {
             let _ = writeln!(text, "{} {}", if test.is_good() { "ok  " } else { "FAIL" }, test.name);
-            match &test.outcome {
-                Ok(places) => {
-                    places.iter().filter(|place| !place.is_good()).for_each(|place| text.push_str(&table(place)));
-                }
-                Err(fault) => drop(writeln!(text, "       {fault}")),
-            }
+            text.push_str(&test.text());
         }
         let failed = self.tests.iter().filter(|test| !test.is_good()).count();
         let tests = if self.tests.len() == 1 { "test" } else { "tests" };

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{PlannedPolicy, PolicyKind, check_others};
+use crate::registry::less_is_better;
 
 /// The entry of `best`.
 pub static KIND: PolicyKind = Kind {
@@ -45,9 +46,6 @@ fn faded() -> String {
     "faded".to_owned()
 }
 
-/// Measures of which more is better; of all others, less is.
-const MORE_IS_BETTER: [&str; 9] =
-    ["accuracy", "auc", "f1", "mcc", "kappa", "kappa_temporal", "r2", "reward", "reward_ips"];
 /// Measures that there are of rows that fade.
 const FADED: [&str; 4] = ["accuracy", "log_loss", "mae", "rmse"];
 
@@ -81,7 +79,7 @@ impl Choose for Best {
             measure.name == self.by && measure.who == "model" && measure.over == self.over.as_str()
         };
         let found = measures.iter().find(is_it).map_or(f64::NAN, |measure| measure.value);
-        if MORE_IS_BETTER.contains(&self.by.as_str()) { -found } else { found }
+        less_is_better(&self.by, found)
     }
 
     fn leader(&self, scores: &[f64]) -> usize {

@@ -1,0 +1,164 @@
+//! Settings of a model are tried side by side: one stream, cleansed once, teaches all trials.
+//!
+//! ```text
+//! files, or what the feeds read ─► streams ─► trials: one fold of many models ─► ranks, and the files of the best
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use millstream_engine::batch::Lane;
+use millstream_engine::operator::{Folding, MakeFold, Power, Rejects, Transform};
+use millstream_engine::time::Stopwatch;
+use millstream_engine::{Fault, Result};
+use millstream_operators::registry::{DECISIVE, Score};
+use millstream_operators::training::{STANDING, STANDING_ROWS, Trials, TrialsPlan};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::learn::{self, Inputs, Ran};
+use crate::plan::{Pipeline, Sweep, Trial};
+
+/// What became of a sweep.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Its name.
+    pub sweep: String,
+    /// The model whose settings were tried.
+    pub model: String,
+    /// The measure by which trials are ranked.
+    pub by: String,
+    /// The trials, the best first.
+    pub trials: Vec<Ranked>,
+    /// The measures of the best.
+    pub measures: Vec<Score>,
+    /// Files that were written: those of the best.
+    pub files: Vec<PathBuf>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What became of a trial.
+#[derive(Debug, Serialize)]
+pub struct Ranked {
+    /// Its number.
+    pub trial: usize,
+    /// What it was ranked by; none where nothing was measured.
+    pub value: Option<f64>,
+    /// After how many rows: fewer than others, where it was given up.
+    pub rows: u64,
+    /// What was set.
+    pub settings: BTreeMap<String, Value>,
+}
+
+/// Tries all settings of a sweep on the files of `wanted`; those of the best model go to a folder of its name.
+pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted) -> Result<Report> {
+    let watch = Stopwatch::start();
+    let model = &pipeline.models[sweep.model];
+    let wanted = learn::Wanted { feeds: true, ..wanted.clone() };
+    let inputs = Inputs::of(pipeline, &wanted)?;
+    let mut graph = inputs.graph(pipeline)?;
+    let makes = sweep.trials.iter().map(make).collect::<Result<Vec<_>>>()?;
+    let by = sweep.by.clone().map_or_else(|| DECISIVE.map(str::to_owned).to_vec(), |by| vec![by]);
+    let plan = TrialsPlan { by: by.clone(), halve_after: sweep.halve_after, threads: pipeline.workers };
+    let makes = Arc::new(makes);
+    for other in &pipeline.models {
+        let step = &mut graph.nodes[other.node].step;
+        let Power::Fold(folding) = &step.power else { continue };
+        step.power = if other.node == model.node {
+            let (makes, plan) = (makes.clone(), plan.clone());
+            let make: MakeFold = Arc::new(move || Box::new(Trials::new(makes.clone(), plan.clone())));
+            Power::Fold(Folding { make, takes_changes: folding.takes_changes })
+        } else {
+            // Other models have no part in it.
+            Power::transform(Nothing(step.schema.clone()))
+        };
+    }
+    for source in &mut graph.sources {
+        // Nobody asks, and models that were left out could not answer.
+        if let Some(asks) = &mut source.asks {
+            asks.folds = vec![model.node];
+        }
+    }
+    let Ran { book, mut told, .. } = Ran::over(pipeline, graph, None)?;
+    let measures = told.measures.remove(&model.node).unwrap_or_default();
+    let (standings, measures): (Vec<Score>, Vec<Score>) = measures.into_iter().partition(|score| score.who == "trial");
+    let mut files = Vec::new();
+    if let (Some(folder), Some(revision)) = (&wanted.to, book.newest_revision(model.node)) {
+        files = learn::write(&folder.join(&sweep.name), revision.answer.artefacts()?)?;
+    }
+    Ok(Report {
+        sweep: sweep.name.clone(),
+        model: model.name.clone(),
+        by: measured(&by, &measures)?,
+        trials: ranked(sweep, &standings),
+        measures,
+        files,
+        seconds: watch.seconds(),
+    })
+}
+
+/// What makes a trial's model.
+fn make(trial: &Trial) -> Result<MakeFold> {
+    match &trial.step.power {
+        Power::Fold(folding) => Ok(folding.make.clone()),
+        _ => Err(Fault::ours("a trial is no model")),
+    }
+}
+
+/// The first of these measures that a model has, over all rows.
+fn measured(by: &[String], measures: &[Score]) -> Result<String> {
+    let own: Vec<&str> =
+        measures.iter().filter(|score| score.who == "model" && score.over == "all").map(|score| &*score.name).collect();
+    by.iter().find(|name| own.contains(&name.as_str())).cloned().ok_or_else(|| {
+        let there =
+            if own.is_empty() { "nothing was measured".to_owned() } else { format!("there are {}", own.join(", ")) };
+        Fault::definition(format!("no trial has the measure {}: {there}", by.join(" or ")))
+    })
+}
+
+fn ranked(sweep: &Sweep, standings: &[Score]) -> Vec<Ranked> {
+    let of = |name: &'static str| standings.iter().filter(move |score| score.name == name);
+    let rank = |(value, rows): (&Score, &Score)| {
+        let trial = value.over.parse().unwrap_or_default();
+        let settings = sweep
+            .trials
+            .get(trial)
+            .map_or_else(BTreeMap::new, |trial: &Trial| trial.settings.iter().cloned().collect());
+        let value = Some(value.value).filter(|value| !value.is_nan());
+        Ranked { trial, value, rows: rows.value as u64, settings }
+    };
+    of(STANDING).zip(of(STANDING_ROWS)).map(rank).collect()
+}
+
+/// Takes all, and gives nothing.
+struct Nothing(SchemaRef);
+
+impl Transform for Nothing {
+    fn apply(&self, _: Lane, _: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
+        Ok(RecordBatch::new_empty(self.0.clone()))
+    }
+}
+
+impl Report {
+    /// For people: the trials, the best first.
+    pub fn text(&self) -> String {
+        let mut text =
+            format!("{} of {}, {} trials in {:.1} s\n", self.sweep, self.model, self.trials.len(), self.seconds);
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(text, "{:>6}  {:>10}  {:>14}", "trial", "rows", self.by);
+        for Ranked { trial, value, rows, settings } in &self.trials {
+            let value = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.6}"));
+            let set: Vec<String> = settings.iter().map(|(setting, value)| format!("{setting}: {value}")).collect();
+            let _ = writeln!(text, "{trial:>6}  {rows:>10}  {value:>14}  {}", set.join(", "));
+        }
+        for file in &self.files {
+            let _ = writeln!(text, "wrote {}", file.display());
+        }
+        text
+    }
+}
