@@ -203,7 +203,9 @@ requests:
     partitions: 2
     enters: readings
     model: hot
+    policy: {best: {of: [trees, is_hot], by: log_loss, over: all}}
     answers: {topic: TOPICS-answers, partitions: 2}
+    others: {topic: TOPICS-others, partitions: 2}
 sinks:
   rows: {from: known, to: {topic: {name: TOPICS-rows}}}
   rooms: {from: rooms, to: {topic: {name: TOPICS-rooms}}}

@@ -76,7 +76,7 @@ fn check_kept(topic: Option<&str>, partitions: u32) -> Planned<()> {
 }
 
 /// The problem of a number that is outside of its range.
-pub fn within(key: &str, value: f64, min: f64, max: f64) -> Result<(), Problem> {
+pub(crate) fn within(key: &str, value: f64, min: f64, max: f64) -> Result<(), Problem> {
     if (min..=max).contains(&value) {
         return Ok(());
     }

@@ -100,13 +100,13 @@ fn finds_all_problems() {
     });
     let expected = [
         "listen: bad-address",
-        "path: bad-path",
         "token: bad-token",
-        "topic: bad-topic-name",
         "max_body_bytes: bad-value",
         "max_connections: bad-value",
         "header_seconds: bad-value",
         "timeout_seconds: bad-value",
+        "path: bad-path",
+        "topic: bad-topic-name",
     ];
     assert_eq!(problems("http", &config), expected);
     assert_eq!(problems("http", &json!({"listen": "127.0.0.1:1", "partitions": 0})), ["partitions: bad-value"]);

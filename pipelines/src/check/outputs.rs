@@ -6,7 +6,6 @@ use std::time::Duration;
 use millstream_connectors::broker::check_topic_name;
 use millstream_connectors::formats::Format;
 use millstream_connectors::http::Configured;
-use millstream_connectors::sources::within;
 use millstream_engine::catalogue::Problems;
 use serde_json::json;
 
@@ -132,14 +131,9 @@ impl Checker<'_> {
             timeout_seconds: http.timeout_seconds,
         };
         let limits = listener.check("ask the models", &mut problems);
-        for (key, value, min, max) in [
-            ("objective_seconds", http.objective_seconds, 0.001, 60.0),
-            ("max_waiting", http.max_waiting as f64, 1.0, 1e6),
-        ] {
-            problems.take(within(key, value, min, max));
-        }
         self.problems(entry, problems.0);
-        let objective = Duration::from_secs_f64(http.objective_seconds.clamp(0.001, 60.0));
+        // Its range is a matter of its form.
+        let objective = Duration::from_secs_f64(http.objective_seconds);
         Some(front::Settings { limits: limits?, objective, waiting_max: http.max_waiting })
     }
 

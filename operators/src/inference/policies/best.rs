@@ -57,8 +57,7 @@ fn plan(value: &Value) -> Planned<PlannedPolicy> {
     }
     if over == "faded" && !FADED.contains(&by.as_str()) {
         let message = format!("there is no `{by}` of rows that fade");
-        let problem = Problem::new("by", "unknown-measure", message).choices(&by, FADED);
-        problems.push(problem.help("name one of these, or compare `over: all` rows"));
+        problems.push(Problem::new("by", "unknown-measure", message).choices(&by, FADED));
     }
     if !problems.is_empty() {
         return Err(problems);
