@@ -7,12 +7,14 @@ use serde_json::json;
 
 use super::Spec;
 use crate::models::Predictor;
+use crate::models::onnx::{Signature, export};
 
 /// The file of the model's numbers.
 pub const WEIGHTS: &str = "weights.safetensors";
 /// The file that says what the numbers mean.
 pub const METADATA: &str = "model.json";
-
+/// The file with which any ONNX runtime gives the model's answers, where it is expressible.
+pub const ONNX: &str = "model.onnx";
 /// The file in which the model explains itself to people.
 pub const EXPLANATION: &str = "explanation.json";
 
@@ -34,12 +36,25 @@ impl Spec {
 pub(super) fn write(spec: &Spec, predictor: &dyn Predictor, examples: u64) -> Result<Vec<(String, Vec<u8>)>> {
     let mut description = spec.describe();
     description["examples"] = examples.into();
-    let explanation = predictor.explain(&spec.names());
-    Ok(vec![
-        (METADATA.to_owned(), pretty(&description)?),
-        (EXPLANATION.to_owned(), pretty(&explanation)?),
-        (WEIGHTS.to_owned(), weights(predictor)?),
-    ])
+    let names = spec.names();
+    let explanation = predictor.explain(&names);
+    let (task, shape, is_yes_or_no) = (spec.design.task, spec.shape(), spec.outputs.is_yes_or_no());
+    // Its own metadata say what the description says, each part as text.
+    let facts = description.as_object().into_iter().flatten().map(|(name, fact)| (name.clone(), plain(fact))).collect();
+    let onnx = export(predictor, &Signature { task, shape, names: &names, is_yes_or_no }, facts);
+    description["onnx"] = match &onnx {
+        Ok(_) => ONNX.into(),
+        Err(reason) => format!("not exported: {reason}").into(),
+    };
+    let mut files = vec![(METADATA.to_owned(), pretty(&description)?), (EXPLANATION.to_owned(), pretty(&explanation)?)];
+    files.extend(onnx.ok().map(|file| (ONNX.to_owned(), file)));
+    files.push((WEIGHTS.to_owned(), weights(predictor)?));
+    Ok(files)
+}
+
+/// A text as it is, anything else as JSON.
+fn plain(fact: &serde_json::Value) -> String {
+    fact.as_str().map_or_else(|| fact.to_string(), str::to_owned)
 }
 
 fn pretty(value: &impl Serialize) -> Result<Vec<u8>> {

@@ -39,6 +39,11 @@ impl Outputs {
         }
     }
 
+    /// Whether it says yes or no, and not one of some names.
+    pub fn is_yes_or_no(&self) -> bool {
+        self.task == Task::Classification && self.names.is_empty()
+    }
+
     /// How many numbers a row has.
     pub fn width(&self) -> usize {
         self.task.outputs(self.classes())

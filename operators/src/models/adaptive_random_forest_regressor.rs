@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::drift::{Adwin, Detector};
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::random::{Poisson, Random};
 use super::trees::number_tree::{Growth, NumberTree};
-use super::trees::{all_columns, grew, measured, report, within};
+use super::trees::{self, all_columns, grew, measured, report, within};
 use super::{
     Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor, hoeffding_tree_regressor,
 };
@@ -188,6 +189,13 @@ impl Model for Forest {
             format!("tree {at}: {} leaves, replaced {} times{next}", member.tree.size(), member.replaced)
         }));
         Explanation { importances: report::averaged_importances(trees, names), lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let trees: Vec<_> = self.members.iter().map(|member| &member.tree).collect();
+        let said = trees::onnx::numbers(graph, rows, &self.growth, &trees);
+        let sum = graph.reduce("ReduceSum", said, 1, true);
+        Ok(graph.scale(sum, 1.0 / trees.len() as f64))
     }
 
     fn fits(&self, shape: Shape) -> bool {

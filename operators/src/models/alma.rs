@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::learner::Erased;
 use super::linear::{Scaling, dot, listed, within};
 use super::linear_svm::side;
+use super::onnx::{Expressed, Graph, Rows};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// An approximate large margin classifier.
@@ -150,6 +151,26 @@ impl Model for Alma {
         let weights: Vec<f64> = self.weights.iter().map(|weight| weight * self.factor).collect();
         let (dense, rest) = weights.split_at(names.dense.len().min(weights.len() - 1));
         listed(form.to_owned(), rest[0], dense, rest[1..].iter().copied(), names)
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let numbers = self.scaling.onnx(graph, rows);
+        let weights: Vec<f64> = self.weights.iter().map(|weight| weight * self.factor).collect();
+        let (dense, rest) = weights.split_at(rows.shape.dense);
+        let sum = rows.sums(graph, numbers, dense, &rest[1..], &rest[..1]);
+        let fixed = 1.0 + rows.shape.active as f64;
+        let norm = match numbers {
+            Some(numbers) => {
+                let squares = graph.reduce("ReduceSumSquare", numbers, 1, true);
+                graph.shift(squares, fixed)
+            }
+            None => graph.scalar(fixed),
+        };
+        let norm = graph.apply("Sqrt", &[norm]);
+        let margin = graph.divide(sum, norm);
+        let half = graph.scale(margin, 0.5);
+        let output = graph.shift(half, 0.5);
+        Ok(graph.clamp(output, 0.0, 1.0))
     }
 
     fn fits(&self, shape: Shape) -> bool {

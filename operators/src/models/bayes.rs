@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::onnx::{self, Graph, Rows};
 use super::sums::{Double, Number, Sums};
 use super::{Example, Explanation, Names, Shape};
 
@@ -128,6 +129,20 @@ impl Categories {
         }
     }
 
+    /// The same for an ONNX graph: for each class, the logarithm of its share; and for each category, of its probability in each class.
+    pub(super) fn logarithm_tables(&self, classes: &Classes, smoothing: f64) -> (Vec<f64>, Vec<f64>) {
+        let (count, total) = (classes.len(), classes.total());
+        let logarithm = |cell: usize| {
+            let (category, class) = (cell / count, cell % count);
+            let weight = classes.weight(class);
+            let (at, weight) = if weight > 0.0 { (class, weight) } else { (count, total) };
+            let inside = self.sums.value(category * (count + 1) + at).max(0.0);
+            libm::log(inside / weight + smoothing / total)
+        };
+        let shares = (0..count).map(|class| libm::log(classes.prior(class))).collect();
+        (shares, (0..self.len(classes) * count).map(logarithm).collect())
+    }
+
     /// How many categories there are.
     pub(super) fn len(&self, classes: &Classes) -> usize {
         self.sums.len() / (classes.len() + 1)
@@ -187,6 +202,24 @@ pub(super) fn posterior(logarithms: &[f64], outputs: &mut [f64]) {
         sum += *output;
     }
     outputs.iter_mut().for_each(|output| *output /= sum);
+}
+
+/// The same in an ONNX graph as [`uniform`].
+pub(super) fn uniform_onnx(graph: &mut Graph, rows: &Rows, classes: usize) -> onnx::Edge {
+    let probabilities = rows.repeat(graph, &vec![1.0 / classes as f64; classes]);
+    graph.outputs(probabilities, classes)
+}
+
+/// The same in an ONNX graph as [`posterior`].
+pub(super) fn posterior_onnx(graph: &mut Graph, logarithms: onnx::Edge, classes: usize) -> onnx::Edge {
+    let probabilities = graph.softmax(logarithms);
+    graph.outputs(probabilities, classes)
+}
+
+/// A table, its rows turned into columns.
+pub(super) fn turned(table: &[f64], rows: usize) -> Vec<f64> {
+    let columns = table.len() / rows.max(1);
+    (0..table.len()).map(|cell| table[cell % rows * columns + cell / rows]).collect()
 }
 
 /// Explains a table of shares: for each class one for each number.

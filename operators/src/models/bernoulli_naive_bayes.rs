@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::bayes::{self, Categories, Classes, Product};
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::ranges::Ranges;
 use super::sums::{Number, Sums};
 use super::{Design, Example, Explanation, Forget, Model, ModelKind, Names, Row, Shape, Task, Tensor};
@@ -137,6 +138,31 @@ impl Model for BernoulliBayes {
         let mut lines = vec![heading.to_owned()];
         lines.extend(self.classes.lines(names));
         bayes::explain_shares(&self.classes, &self.probabilities(), names, lines)
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        if self.classes.total() <= 0.0 {
+            return Ok(bayes::uniform_onnx(graph, rows, self.classes.len()));
+        }
+        let (classes, smoothing) = (self.classes.len(), self.config.smoothing);
+        let (mut biases, categories) = self.categories.logarithm_tables(&self.classes, smoothing);
+        let mut weights = vec![0.0; self.yes.len()];
+        let numbers = rows.shape.dense;
+        for (class, bias) in biases.iter_mut().enumerate() {
+            let whole = self.classes.weight(class) + 2.0 * smoothing;
+            for at in 0..numbers {
+                let yes = self.yes(class, numbers, at);
+                *bias += libm::log((whole - yes) / whole);
+                weights[at * classes + class] = libm::log(yes / (whole - yes));
+            }
+        }
+        let above = rows.numbers.map(|numbers| {
+            let threshold = graph.scalar(self.config.threshold);
+            let above = graph.apply("Greater", &[numbers, threshold]);
+            graph.as_doubles(above)
+        });
+        let logarithms = rows.sums(graph, above, &weights, &categories, &biases);
+        Ok(bayes::posterior_onnx(graph, logarithms, classes))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::anytime::Bets;
-use super::composite::{Answer, Given, Head, Member, Members};
+use super::composite::{Answer, Given, Head, Member, Members, Said};
+use super::onnx::{Expressed, Graph};
 use super::{Design, Example, ModelKind, Task, Tensor, probability};
 
 /// A champion and its challengers.
@@ -247,6 +248,10 @@ impl Answer for Champion {
 
     fn tensors(&self) -> Vec<Tensor> {
         vec![Tensor::row("champion", vec![f64::from(self.state.champion)])]
+    }
+
+    fn onnx(&self, graph: &mut Graph, said: &Said<'_>) -> Expressed {
+        said.of(graph, self.state.champion as usize)
     }
 
     fn lines(&self, members: &[String]) -> Vec<String> {

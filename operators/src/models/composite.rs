@@ -12,6 +12,7 @@ use millstream_engine::catalogue::{Planned, Problem, Problems};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
+use super::onnx::{self, Expressed, Graph, NotExpressible, Rows};
 use super::{Design, Example, Explanation, Happening, Learner, Matrix, Names, Predictor, Shape, Task, Tensor};
 
 /// How many members there may be at most.
@@ -89,12 +90,39 @@ pub(super) trait Answer: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Adds to an ONNX graph what gives the answer, or says why that cannot be.
+    fn onnx(&self, graph: &mut Graph, said: &Said<'_>) -> Expressed;
+
     /// What it says of itself, before its members do.
     fn lines(&self, members: &[String]) -> Vec<String>;
 
     /// How much a member counts.
     fn share(&self, _member: usize) -> f64 {
         1.0
+    }
+}
+
+/// What the members say of the rows of an ONNX graph.
+pub(super) struct Said<'a> {
+    still: &'a Still,
+    rows: &'a Rows,
+}
+
+impl Said<'_> {
+    /// How many outputs a row has, of each member.
+    pub(super) fn width(&self) -> usize {
+        self.still.width
+    }
+
+    /// Of a member.
+    pub(super) fn of(&self, graph: &mut Graph, member: usize) -> Expressed {
+        let named = |reason| NotExpressible::new(format!("{}: {reason}", self.still.names[member]));
+        self.still.members[member].onnx(graph, self.rows).map_err(named)
+    }
+
+    /// Of all members.
+    pub(super) fn all(&self, graph: &mut Graph) -> Result<Vec<onnx::Edge>, NotExpressible> {
+        (0..self.still.members.len()).map(|member| self.of(graph, member)).collect()
     }
 }
 
@@ -293,6 +321,10 @@ impl Predictor for Still {
             tensors.extend(own.map(|tensor| Tensor { name: format!("{name}/{}", tensor.name).into(), ..tensor }));
         }
         tensors
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        self.head.onnx(graph, &Said { still: self, rows })
     }
 
     fn explain(&self, names: &Names) -> Explanation {

@@ -8,8 +8,9 @@ use serde_json::Value;
 use millstream_engine::catalogue::{Planned, configuration};
 
 use super::bayes::{self, Categories, Classes};
+use super::onnx::{self, Graph, Rows};
 use super::ranges::Ranges;
-use super::sums::{Double, Number, Sums, counted};
+use super::sums::{COUNTED_MAX, Double, Number, Sums, counted};
 use super::symmetric::{cell, cells};
 use super::{Example, Row, Shape};
 
@@ -103,6 +104,12 @@ impl Places {
     pub(super) fn standardised(&self, at: usize, x: f64) -> f64 {
         let deviation = self.deviations[at];
         if deviation > 0.0 { ((counted(x) - self.means[at]) / deviation).clamp(-FAR, FAR) } else { 0.0 }
+    }
+
+    /// The same of the numbers of an ONNX graph as [`Places::standardised`].
+    pub(super) fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Option<onnx::Edge> {
+        let numbers = rows.standardised(graph, COUNTED_MAX, &self.means, &self.deviations)?;
+        Some(graph.clamp(numbers, -FAR, FAR))
     }
 
     pub(super) fn fits(&self, numbers: usize, classes: usize) -> bool {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::bandit::{self, Policy, about_contexts};
+use super::onnx::{Edge, Graph};
 use super::{Design, ModelKind};
 
 /// ε-greedy.
@@ -70,5 +71,11 @@ impl Policy for EpsilonGreedy {
         bandit::best(estimates, outputs);
         let any = self.epsilon / outputs.len().max(1) as f64;
         outputs.iter_mut().for_each(|output| *output = (1.0 - self.epsilon) * *output + any);
+    }
+
+    fn onnx(&self, graph: &mut Graph, _: u64, actions: usize, estimates: Edge, _: Edge) -> Edge {
+        let best = graph.largest(estimates);
+        let chosen = graph.scale(best, 1.0 - self.epsilon);
+        graph.shift(chosen, self.epsilon / actions.max(1) as f64)
     }
 }

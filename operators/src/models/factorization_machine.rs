@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::factorization::{FACTORS_MAX, Table};
 use super::learner::Erased;
 use super::linear::{Loss, Scaling, within};
+use super::onnx::{Expressed, Graph, Rows};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Settings of factorisation machines.
@@ -194,6 +195,30 @@ impl<L: Loss> Model for Machine<L> {
         lines.extend(rows.iter().map(|(name, weight, length)| format!("{name} {weight:+.6}, factors {length:.6}")));
         let importances = rows.into_iter().map(|(name, weight, length)| (name, weight.abs() + length)).collect();
         Explanation { importances, lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        if self.scaling.rows() == 0.0 {
+            let sum = rows.repeat(graph, &[0.0]);
+            return Ok(self.loss.onnx(graph, sum));
+        }
+        let (dense, width) = (rows.shape.dense, 1 + self.table.factors());
+        let numbers = self.scaling.onnx(graph, rows);
+        let mut biases = vec![0.0; width];
+        biases[0] = self.bias[0];
+        let (of_numbers, of_categories) = self.table.values().split_at(dense * width);
+        let sums = rows.sums(graph, numbers, of_numbers, of_categories, &biases);
+        let length = |at: usize| self.table.row(at)[1..].iter().map(|factor| factor * factor).sum::<f64>();
+        let lengths: Vec<f64> = (0..self.table.len()).map(length).collect();
+        let squares = numbers.map(|numbers| graph.multiply(numbers, numbers));
+        let own = rows.sums(graph, squares, &lengths[..dense], &lengths[dense..], &[0.0]);
+        let linear = graph.columns(sums, 0, 1);
+        let factors = graph.columns(sums, 1, width);
+        let pairs = graph.reduce("ReduceSumSquare", factors, 1, true);
+        let pairs = graph.subtract(pairs, own);
+        let pairs = graph.scale(pairs, 0.5);
+        let sum = graph.add(linear, pairs);
+        Ok(self.loss.onnx(graph, sum))
     }
 
     fn fits(&self, shape: Shape) -> bool {

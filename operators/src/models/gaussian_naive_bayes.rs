@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::bayes::{self, Categories, Classes, Product};
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::ranges::Ranges;
-use super::sums::{Number, Sums, counted};
+use super::sums::{COUNTED_MAX, Number, Sums, counted};
 use super::{Design, Example, Explanation, Forget, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Gaussian naive Bayes.
@@ -223,6 +224,42 @@ impl Model for GaussianBayes {
             lines.push(line);
         }
         Explanation { importances: order.into_iter().map(|(at, apart)| (name(at), apart)).collect(), lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        if self.classes.total() <= 0.0 {
+            return Ok(bayes::uniform_onnx(graph, rows, self.classes.len()));
+        }
+        let (classes, numbers, smoothing) = (self.classes.len(), self.numbers(), self.config.smoothing);
+        let (mut means, mut variances) = (vec![0.0; numbers], vec![0.0; numbers]);
+        self.overall(&mut means, &mut variances);
+        let (shares, categories) = self.categories.logarithm_tables(&self.classes, smoothing);
+        let mut logarithms = rows.sums(graph, None, &[], &categories, &shares);
+        // Of each class: what its densities are at most, and of each number, from what it is measured, and by what its square counts.
+        let (mut most, mut centres, mut factors) = (vec![0.0; classes], Vec::new(), Vec::new());
+        for (class, most) in most.iter_mut().enumerate() {
+            let weight = self.classes.weight(class);
+            let (own_means, own_spreads) = if weight > 0.0 { self.class(class) } else { (&means[..], &[][..]) };
+            let weights = weight + smoothing;
+            centres.extend_from_slice(own_means);
+            for (at, variance) in variances.iter().enumerate() {
+                let spread = own_spreads.get(at).unwrap_or(&0.0) + smoothing * variance;
+                let varies = *variance > 0.0;
+                *most += if varies { libm::log(weights) - libm::log(spread) } else { 0.0 };
+                factors.push(if varies { (weights / spread).min(f64::MAX) } else { 0.0 });
+            }
+        }
+        if let Some(apart) = rows.apart(graph, COUNTED_MAX, &centres) {
+            let squares = graph.multiply(apart, apart);
+            let far = rows.times(graph, squares, &factors);
+            let far = graph.at_most(far, FAR);
+            let far = graph.sum(far, 2);
+            let most = graph.doubles(&[classes], &most);
+            let twice = graph.subtract(most, far);
+            let densities = graph.scale(twice, 0.5);
+            logarithms = graph.add(densities, logarithms);
+        }
+        Ok(bayes::posterior_onnx(graph, logarithms, classes))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -4,6 +4,7 @@
 //! again, each time along a column drawn by chance, without looking at any row. What is learned is only how many rows
 //! of the last window fell into each part.
 
+mod onnx;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::random::Random;
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
@@ -391,6 +393,10 @@ impl Model for HalfSpaceTrees {
         let limits = names.dense.iter().zip(&self.stored.latest).filter(|(_, limits)| limits.low <= limits.high);
         lines.extend(limits.map(|(name, limits)| format!("{name} from {} to {}", limits.low, limits.high)));
         Explanation { importances, lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        self.express(graph, rows)
     }
 
     fn fits(&self, shape: Shape) -> bool {

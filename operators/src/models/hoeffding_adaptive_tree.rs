@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::trees::adaptive_tree::{AdaptiveTree, Replacing};
-use super::trees::{Growth, labelled, with_votes, within};
+use super::trees::{self, Growth, labelled, with_votes, within};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor, hoeffding_tree};
 
 /// Hoeffding adaptive tree.
@@ -95,6 +96,12 @@ impl Model for HoeffdingAdaptiveTree {
         );
         explanation.lines.insert(1, line);
         explanation
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let classes = self.classes.max(2) as usize;
+        let votes = trees::onnx::votes(graph, rows, self.growth.voting, classes, &[(&self.tree.tree, 1.0)])?;
+        Ok(graph.outputs(votes, classes))
     }
 
     fn fits(&self, shape: Shape) -> bool {

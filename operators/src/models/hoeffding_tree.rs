@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::random::Random;
 use super::trees::class_tree::ClassTree;
-use super::trees::{Criterion, Growth, Voting, all_columns, labelled, with_votes, within};
+use super::trees::{self, Criterion, Growth, Voting, all_columns, labelled, with_votes, within};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Hoeffding tree.
@@ -132,6 +133,12 @@ impl Model for HoeffdingTree {
 
     fn explain(&self, names: &Names) -> Explanation {
         self.tree.explain(names)
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let classes = self.classes.max(2) as usize;
+        let votes = trees::onnx::votes(graph, rows, self.growth.voting, classes, &[(&self.tree, 1.0)])?;
+        Ok(graph.outputs(votes, classes))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::random::Random;
 use super::trees::number_tree::{Growth, NumberTree, Predicting};
-use super::trees::{all_columns, measured, within};
+use super::trees::{self, all_columns, measured, within};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Hoeffding tree for numbers.
@@ -111,6 +112,10 @@ impl Model for HoeffdingTreeRegressor {
 
     fn explain(&self, names: &Names) -> Explanation {
         self.tree.explain(names)
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        Ok(trees::onnx::numbers(graph, rows, &self.growth, &[&self.tree]))
     }
 
     fn fits(&self, shape: Shape) -> bool {

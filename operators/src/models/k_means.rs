@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::learner::Erased;
+use super::onnx::{Attribute, Expressed, Graph, Rows};
 use super::ranges::Ranges;
-use super::sums::counted;
+use super::sums::{COUNTED_MAX, counted};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Streaming k-means.
@@ -258,6 +259,27 @@ impl Model for KMeans {
             lines.push(format!("group {group}, {share:.2} %:{}", numbers.chain(usual).collect::<String>()));
         }
         Explanation { importances, lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        if self.started == 0 {
+            return Ok(rows.repeat(graph, &[0.0, 0.0]));
+        }
+        let (groups, dense) = (self.started, rows.shape.dense);
+        let rare = |cell: usize| 1.0 - self.share(cell % groups, (cell / groups) as u32);
+        let categories: Vec<f64> = (0..rows.shape.categories * groups).map(rare).collect();
+        let mut squares = rows.sums(graph, None, &[], &categories, &vec![0.0; groups]);
+        if let Some(apart) = rows.apart(graph, COUNTED_MAX, &self.centres[..groups * dense]) {
+            let apart = rows.times(graph, apart, &self.factors);
+            let apart = graph.clamp(apart, -FAR, FAR);
+            let of_numbers = graph.reduce("ReduceSumSquare", apart, 2, false);
+            squares = graph.add(squares, of_numbers);
+        }
+        let nearest = graph.apply_with("ArgMin", &[squares], vec![Attribute::int("axis", 1)]);
+        let group = graph.as_doubles(nearest);
+        let square = graph.reduce("ReduceMin", squares, 1, true);
+        let distance = graph.apply("Sqrt", &[square]);
+        Ok(graph.beside(&[group, distance]))
     }
 
     fn fits(&self, shape: Shape) -> bool {

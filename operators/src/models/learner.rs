@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::onnx::{Expressed, Graph, Rows};
 use super::{Example, Explanation, Forget, Model, Names, Quicken, Row, Shape, Task, Tensor};
 
 /// Rows of features, row after row; reused from batch to batch.
@@ -133,6 +134,9 @@ pub trait Predictor: Send + Sync + 'static {
 
     /// What it has learned, for people.
     fn explain(&self, names: &Names) -> Explanation;
+
+    /// Adds to an ONNX graph what gives the outputs that [`Predictor::predict`] gives, or says why that cannot be.
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed;
 }
 
 /// Takes back an example: [`Forget::forget`].
@@ -244,5 +248,9 @@ impl<M: Model> Predictor for Frozen<M> {
 
     fn explain(&self, names: &Names) -> Explanation {
         self.model.explain(names)
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        self.model.onnx(graph, rows)
     }
 }

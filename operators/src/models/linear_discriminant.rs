@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::bayes;
 use super::discriminant::{Config, Places, Scatter};
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::symmetric::{cells, dot, due, factor, solve};
 use super::{Design, Example, Explanation, Forget, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
@@ -118,6 +119,19 @@ impl Model for Linear {
         let mut lines = vec![heading.to_owned()];
         lines.extend(self.scatter.classes.lines(names));
         bayes::explain_shares(&self.scatter.classes, &self.weights, names, lines)
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let Scatter { classes, categories, config, .. } = &self.scatter;
+        if classes.total() <= 0.0 {
+            return Ok(bayes::uniform_onnx(graph, rows, classes.len()));
+        }
+        let (shares, categories) = categories.logarithm_tables(classes, config.smoothing);
+        let biases: Vec<f64> = self.biases.iter().zip(&shares).map(|(bias, share)| bias + share).collect();
+        let weights = bayes::turned(&self.weights, classes.len());
+        let numbers = self.places.onnx(graph, rows);
+        let logarithms = rows.sums(graph, numbers, &weights, &categories, &biases);
+        Ok(bayes::posterior_onnx(graph, logarithms, classes.len()))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::linear::{self, Loss, Update, with_full, with_full_update, within};
+use super::onnx::{self, Graph};
 use super::{Design, ModelKind, Task, Tensor};
 
 /// Linear regression.
@@ -128,6 +129,12 @@ impl Standard {
         (self.deviation > 0.0).then(|| (target - self.mean) / self.deviation)
     }
 
+    /// The same in an ONNX graph as [`Standard::back`].
+    pub(super) fn onnx(&self, graph: &mut Graph, sum: onnx::Edge) -> onnx::Edge {
+        let apart = graph.scale(sum, self.deviation);
+        graph.shift(apart, self.mean)
+    }
+
     pub(super) fn tensors(&self) -> Vec<Tensor> {
         vec![Tensor::row("label_mean", vec![self.mean]), Tensor::row("label_deviation", vec![self.deviation])]
     }
@@ -230,6 +237,17 @@ impl Loss for Regression {
 
     fn tensors(&self) -> Vec<Tensor> {
         self.label.tensors()
+    }
+
+    fn onnx(&self, graph: &mut Graph, sum: onnx::Edge) -> onnx::Edge {
+        match self.form {
+            Form::Poisson => {
+                let sum = graph.clamp(sum, -LOG_MAX, LOG_MAX);
+                let rate = graph.apply("Exp", &[sum]);
+                graph.scale(rate, self.label.mean)
+            }
+            _ => self.label.onnx(graph, sum),
+        }
     }
 
     fn says(&self) -> &'static str {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::linear::{self, Config, Loss};
 use super::logistic_regression::logistic;
+use super::onnx::{self, Graph};
 use super::{Design, ModelKind, Tensor};
 
 /// The linear support vector machine.
@@ -60,6 +61,10 @@ impl Loss for Hinge {
 
     fn tensors(&self) -> Vec<Tensor> {
         Vec::new()
+    }
+
+    fn onnx(&self, graph: &mut Graph, sum: onnx::Edge) -> onnx::Edge {
+        graph.apply("Sigmoid", &[sum])
     }
 
     fn says(&self) -> &'static str {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::bandit::{self, Policy, about_contexts};
+use super::onnx::{Edge, Graph};
 use super::{Design, ModelKind};
 
 /// `LinUCB`.
@@ -75,5 +76,11 @@ impl Policy for LinearUcb {
         let most = (0..outputs.len()).map(bound).fold(f64::MIN, f64::max);
         let share = 1.0 / (0..outputs.len()).filter(|at| bound(*at) >= most).count().max(1) as f64;
         outputs.iter_mut().enumerate().for_each(|(at, output)| *output = if bound(at) >= most { share } else { 0.0 });
+    }
+
+    fn onnx(&self, graph: &mut Graph, _: u64, _: usize, estimates: Edge, deviations: Edge) -> Edge {
+        let more = graph.scale(deviations, self.alpha);
+        let bounds = graph.add(estimates, more);
+        graph.largest(bounds)
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::linear::{self, Config, Loss};
+use super::onnx::{self, Graph};
 use super::{Design, ModelKind, Tensor};
 
 /// Logistic regression.
@@ -55,6 +56,10 @@ impl Loss for Logistic {
 
     fn tensors(&self) -> Vec<Tensor> {
         Vec::new()
+    }
+
+    fn onnx(&self, graph: &mut Graph, sum: onnx::Edge) -> onnx::Edge {
+        graph.apply("Sigmoid", &[sum])
     }
 
     fn says(&self) -> &'static str {

@@ -11,6 +11,7 @@ use super::factorization::{FACTORS_MAX, Table};
 use super::learner::Erased;
 use super::linear::within;
 use super::linear_regression::{GRADIENT_MAX, Standard};
+use super::onnx::{Expressed, Graph, Rows};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Matrix factorisation.
@@ -162,6 +163,32 @@ impl Model for Factors {
         ];
         lines.extend(biases.iter().map(|(name, bias, seen)| format!("{name} {bias:+.6} ({seen})")));
         Explanation { importances: biases.into_iter().map(|(name, bias, _)| (name, bias.abs())).collect(), lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let width = 1 + self.table.factors();
+        let pair = rows.active.map(|active| {
+            let table = graph.doubles(&[self.table.len(), width], self.table.values());
+            let side = |graph: &mut Graph, at: usize| {
+                let categories = graph.columns(active, at, at + 1);
+                let values = graph.gather(table, categories);
+                graph.sum(values, 1)
+            };
+            (side(graph, 0), (rows.shape.active > 1).then(|| side(graph, 1)))
+        });
+        let sum = match pair {
+            None => rows.repeat(graph, &[0.0]),
+            Some((user, None)) => graph.columns(user, 0, 1),
+            Some((user, Some(item))) => {
+                let biases = graph.add(user, item);
+                let bias = graph.columns(biases, 0, 1);
+                let products = graph.multiply(user, item);
+                let products = graph.columns(products, 1, width);
+                let agreement = graph.reduce("ReduceSum", products, 1, true);
+                graph.add(bias, agreement)
+            }
+        };
+        Ok(self.label.onnx(graph, sum))
     }
 
     fn fits(&self, shape: Shape) -> bool {

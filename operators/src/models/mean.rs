@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::composite::{Answer, Given, Head, Member, Members};
+use super::composite::{Answer, Given, Head, Member, Members, Said};
+use super::onnx::{Edge, Expressed, Graph};
 use super::{Design, Example, ModelKind, Task};
 
 /// The mean of learners.
@@ -81,6 +82,14 @@ impl Answer for Mean {
             // A mean is not beyond what it is the mean of, not even by rounding.
             sum.clamp(said().fold(f64::INFINITY, f64::min), said().fold(f64::NEG_INFINITY, f64::max))
         }));
+    }
+
+    fn onnx(&self, graph: &mut Graph, said: &Said<'_>) -> Expressed {
+        let total: f64 = self.0.iter().sum();
+        let members = said.all(graph)?;
+        let weighted = members.iter().zip(self.0.iter()).map(|(member, weight)| graph.scale(*member, weight / total));
+        let weighted: Vec<Edge> = weighted.collect();
+        Ok(graph.apply("Sum", &weighted))
     }
 
     fn lines(&self, members: &[String]) -> Vec<String> {

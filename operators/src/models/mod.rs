@@ -50,6 +50,7 @@ pub mod neural_network;
 pub mod neural_network_regressor;
 pub mod one_vs_rest;
 pub mod online_bagging;
+pub mod onnx;
 mod packed;
 pub mod passive_aggressive;
 pub mod passive_aggressive_regression;
@@ -83,6 +84,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use learner::{Happening, Learner, Matrix, Predictor};
+use onnx::{Expressed, Graph, Rows};
 
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
@@ -280,6 +282,9 @@ pub trait Model: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// What it has learned, for people.
     fn explain(&self, names: &Names) -> Explanation;
+
+    /// Adds to an ONNX graph what gives the outputs that [`Model::predict`] gives, or says why that cannot be.
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed;
 
     /// Whether this (restored) model takes rows of this shape.
     fn fits(&self, shape: Shape) -> bool;

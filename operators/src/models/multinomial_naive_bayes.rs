@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::bayes::{self, Classes, Product};
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::ranges::Ranges;
-use super::sums::{Number, Sums, counted};
+use super::sums::{COUNTED_MAX, Number, Sums, counted};
 use super::{Design, Example, Explanation, Forget, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Multinomial naive Bayes.
@@ -150,6 +151,25 @@ impl Model for MultinomialBayes {
         let mut lines = vec![heading.to_owned()];
         lines.extend(self.classes.lines(names));
         bayes::explain_shares(&self.classes, &self.shares(), names, lines)
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        if self.classes.total() <= 0.0 {
+            return Ok(bayes::uniform_onnx(graph, rows, self.classes.len()));
+        }
+        let classes = self.classes.len();
+        let wholes: Vec<f64> = (0..classes).map(|class| libm::log(self.whole(class))).collect();
+        let share = |cell: usize| {
+            let occurred = self.categories.value(cell).max(0.0);
+            libm::log(occurred + self.config.smoothing) - wholes[cell % classes]
+        };
+        let categories: Vec<f64> = (0..self.categories.len()).map(share).collect();
+        let mut weights = bayes::turned(&self.logarithms, classes);
+        weights.iter_mut().enumerate().for_each(|(cell, weight)| *weight -= wholes[cell % classes]);
+        let biases: Vec<f64> = (0..classes).map(|class| libm::log(self.classes.prior(class))).collect();
+        let numbers = rows.numbers.map(|numbers| graph.clamp(numbers, 0.0, COUNTED_MAX));
+        let logarithms = rows.sums(graph, numbers, &weights, &categories, &biases);
+        Ok(bayes::posterior_onnx(graph, logarithms, classes))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::bayes;
 use super::learner::Erased;
 use super::neighbors::{Config, Window};
+use super::onnx::{Expressed, Graph, Rows};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Nearest neighbours that tell a class.
@@ -82,6 +83,25 @@ impl Model for Neighbors {
             counted.map(|(class, count)| format!("class {}: {count} examples", bayes::class_name(names, class))),
         );
         Explanation { importances: self.window.importances(names), lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        if self.window.len() == 0 {
+            return Ok(bayes::uniform_onnx(graph, rows, self.classes));
+        }
+        let (votes, nearest) = self.window.onnx(graph, rows);
+        let mut classes = vec![0.0; self.window.len() * self.classes];
+        for (at, target) in self.window.targets_newest_first().enumerate() {
+            classes[at * self.classes + self.class(target)] = 1.0;
+        }
+        let classes = graph.doubles(&[self.window.len(), self.classes], &classes);
+        let theirs = graph.gather(classes, nearest);
+        let each = graph.widen(votes, 2);
+        let counted = graph.multiply(theirs, each);
+        let sums = graph.sum(counted, 1);
+        let all = graph.reduce("ReduceSum", votes, 1, true);
+        let probabilities = graph.divide(sums, all);
+        Ok(graph.outputs(probabilities, self.classes))
     }
 
     fn fits(&self, shape: Shape) -> bool {

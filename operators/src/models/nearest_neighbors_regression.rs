@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::learner::Erased;
 use super::neighbors::{Config, Window};
+use super::onnx::{Expressed, Graph, Rows};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Nearest neighbours that tell a number.
@@ -57,6 +58,20 @@ impl Model for Neighbors {
         let mut lines = self.window.lines(names);
         lines.push("importance: squared correlation with the target, within the window".to_owned());
         Explanation { importances: self.window.importances(names), lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        if self.window.len() == 0 {
+            return Ok(rows.repeat(graph, &[0.0]));
+        }
+        let (votes, nearest) = self.window.onnx(graph, rows);
+        let targets: Vec<f64> = self.window.targets_newest_first().collect();
+        let targets = graph.doubles(&[targets.len()], &targets);
+        let theirs = graph.gather(targets, nearest);
+        let counted = graph.multiply(theirs, votes);
+        let sum = graph.reduce("ReduceSum", counted, 1, true);
+        let all = graph.reduce("ReduceSum", votes, 1, true);
+        Ok(graph.divide(sum, all))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -11,8 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::onnx::{self, Graph, Rows};
 use super::ranges::Ranges;
-use super::sums::counted;
+use super::sums::{COUNTED_MAX, counted};
 use super::{Example, Names, Row, Shape, Tensor};
 
 /// Settings of nearest neighbours.
@@ -187,6 +188,56 @@ impl Window {
             let variance = column.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count as f64;
             *factor = if variance > mean * mean * CONSTANT { 1.0 / variance.sqrt() } else { 0.0 };
         }
+    }
+
+    /// The same for an ONNX graph: how much each of the nearest examples counts, `[rows, nearest]`, and which ones they are, the newest of
+    /// all being 0. There must be examples.
+    pub(super) fn onnx(&self, graph: &mut Graph, rows: &Rows) -> (onnx::Edge, onnx::Edge) {
+        let (places, newest) = (self.places(), self.newest_first());
+        let row = |place: usize| (0..self.factors.len()).map(move |at| self.dense[at * places + place]);
+        let centres: Vec<f64> = newest.iter().copied().flat_map(row).collect();
+        let mut squares = rows.repeat(graph, &vec![0.0; newest.len()]);
+        if let Some(apart) = rows.apart(graph, COUNTED_MAX, &centres) {
+            let apart = rows.times(graph, apart, &self.factors);
+            let of_numbers = graph.reduce("ReduceSumSquare", apart, 2, false);
+            squares = graph.add(squares, of_numbers);
+        }
+        if let Some(active) = rows.active {
+            let codes: Vec<i64> = (newest.iter())
+                .flat_map(|place| (0..rows.shape.active).map(|at| i64::from(self.active[at * places + *place])))
+                .collect();
+            let (own, codes) = (graph.widen(active, 1), graph.integers(&codes));
+            let shape = graph.integers(&[newest.len() as i64, rows.shape.active as i64]);
+            let codes = graph.apply("Reshape", &[codes, shape]);
+            let same = graph.apply("Equal", &[own, codes]);
+            let differs = graph.apply("Not", &[same]);
+            let differs = graph.as_doubles(differs);
+            let mismatches = graph.sum(differs, 2);
+            let of_categories = graph.scale(mismatches, MISMATCH);
+            squares = graph.add(squares, of_categories);
+        }
+        let squares = graph.at_most(squares, FAR);
+        let (least, nearest) = graph.least(squares, newest.len().min(self.config.neighbors as usize));
+        let weights: Vec<f64> = newest.iter().map(|place| self.weights[*place]).collect();
+        let weights = graph.doubles(&[weights.len()], &weights);
+        let mut votes = graph.gather(weights, nearest);
+        if self.config.weighted {
+            let distances = graph.apply("Sqrt", &[least]);
+            let distances = graph.at_least(distances, NEAR);
+            votes = graph.divide(votes, distances);
+        }
+        (votes, nearest)
+    }
+
+    /// The places of the examples, the newest first.
+    fn newest_first(&self) -> Vec<usize> {
+        let newest_end = if self.len() < self.places() { self.len() } else { self.next() };
+        (0..newest_end).rev().chain((newest_end..self.len()).rev()).collect()
+    }
+
+    /// The targets of the examples, the newest first.
+    pub(super) fn targets_newest_first(&self) -> impl Iterator<Item = f64> {
+        self.newest_first().into_iter().map(|place| self.targets[place])
     }
 
     /// The targets of the examples in it.

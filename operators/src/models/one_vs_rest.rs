@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::composite::{Answer, Composite, Given, Head, Member, Unit, planned};
+use super::composite::{Answer, Composite, Given, Head, Member, Said, Unit, planned};
+use super::onnx::{Expressed, Graph};
 use super::{Design, Example, ModelKind, Shape, Task};
 
 /// One against the rest.
@@ -85,6 +86,18 @@ impl Answer for OneVsRest {
                 *output = if sum > f64::MIN_POSITIVE { (*output / sum).min(1.0) } else { 1.0 / self.classes as f64 };
             }
         }
+    }
+
+    fn onnx(&self, graph: &mut Graph, said: &Said<'_>) -> Expressed {
+        let members = said.all(graph)?;
+        let all = graph.beside(&members);
+        let sum = graph.reduce("ReduceSum", all, 1, true);
+        let least = graph.scalar(f64::MIN_POSITIVE);
+        let is_some = graph.apply("Greater", &[sum, least]);
+        let parts = graph.divide(all, sum);
+        let parts = graph.at_most(parts, 1.0);
+        let even = graph.scalar(1.0 / self.classes as f64);
+        Ok(graph.apply("Where", &[is_some, parts, even]))
     }
 
     fn lines(&self, _: &[String]) -> Vec<String> {

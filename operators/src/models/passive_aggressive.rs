@@ -11,6 +11,7 @@ use super::learner::Erased;
 use super::linear::{Scaling, dot, listed, within};
 use super::linear_svm::side;
 use super::logistic_regression::logistic;
+use super::onnx::{self, Expressed, Graph, Rows};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Passive-aggressive classification.
@@ -129,6 +130,12 @@ impl Plane {
         self.scaling.after(row, weight);
     }
 
+    /// The same in an ONNX graph as [`Plane::sum`].
+    pub(super) fn onnx(&self, graph: &mut Graph, rows: &Rows) -> onnx::Edge {
+        let numbers = self.scaling.onnx(graph, rows);
+        rows.sums(graph, numbers, &self.weights, &self.categories, &[self.bias])
+    }
+
     pub(super) fn tensors(&self) -> Vec<Tensor> {
         let mut tensors = vec![Tensor::row("weights", self.weights.clone())];
         tensors.extend(self.scaling.tensors());
@@ -175,6 +182,11 @@ impl Model for PassiveAggressive {
 
     fn explain(&self, names: &Names) -> Explanation {
         self.plane.explain(names, ", whose sign decides")
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let sum = self.plane.onnx(graph, rows);
+        Ok(graph.apply("Sigmoid", &[sum]))
     }
 
     fn fits(&self, shape: Shape) -> bool {

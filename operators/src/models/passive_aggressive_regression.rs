@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::learner::Erased;
 use super::linear::within;
 use super::linear_regression::Standard;
+use super::onnx::{Expressed, Graph, Rows};
 use super::passive_aggressive::{Plane, Variant};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
@@ -90,6 +91,11 @@ impl Model for PassiveAggressive {
 
     fn explain(&self, names: &Names) -> Explanation {
         self.plane.explain(names, ", in standard deviations of the label from its mean")
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let sum = self.plane.onnx(graph, rows);
+        Ok(self.label.onnx(graph, sum))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -8,20 +8,20 @@ use super::samples::{Random, yaml};
 use super::{Design, Example, KINDS, Learner, Matrix, Names, Shape, TARGET_MAX, Task, plan};
 
 /// A model to be tested, and rows for it.
-struct Case {
-    name: String,
-    design: Design,
-    shape: Shape,
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) design: Design,
+    pub(super) shape: Shape,
 }
 
 /// Rows, and what there is to learn from each.
-struct Stream {
-    rows: Matrix,
-    examples: Vec<Example>,
+pub(super) struct Stream {
+    pub(super) rows: Matrix,
+    pub(super) examples: Vec<Example>,
 }
 
 /// All kinds, with all numbers of classes that make a difference.
-fn cases(shape: Shape) -> Vec<Case> {
+pub(super) fn cases(shape: Shape) -> Vec<Case> {
     let mut cases = Vec::new();
     for kind in KINDS {
         for (settings, config) in [("example", yaml(kind.example)), ("defaults", json!({}))] {
@@ -41,22 +41,22 @@ fn cases(shape: Shape) -> Vec<Case> {
     cases
 }
 
-const SHAPE: Shape = Shape { dense: 4, active: 2, categories: 9, classes: 0 };
+pub(super) const SHAPE: Shape = Shape { dense: 4, active: 2, categories: 9, classes: 0 };
 
 /// The two columns of categories have 4 and 5 of them.
-const FIRST: usize = 4;
+pub(super) const FIRST: usize = 4;
 
 impl Case {
-    fn learner(&self) -> Box<dyn Learner> {
+    pub(super) fn learner(&self) -> Box<dyn Learner> {
         (self.design.make)(self.shape)
     }
 
-    fn outputs(&self) -> usize {
+    pub(super) fn outputs(&self) -> usize {
         self.design.task.outputs(self.shape.classes)
     }
 
     /// Numbers about which something can be learned; where `wild`, also any others.
-    fn stream(&self, random: &mut Random, len: usize, wild: bool) -> Stream {
+    pub(super) fn stream(&self, random: &mut Random, len: usize, wild: bool) -> Stream {
         let shape = self.shape;
         let mut rows = Matrix::new(shape);
         rows.resize(len);

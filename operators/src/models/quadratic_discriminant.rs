@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::bayes;
 use super::discriminant::{Config, Places, Scatter};
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::symmetric::{cells, due, factor, log_determinant, solve_lower};
 use super::{Design, Example, Explanation, Forget, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
@@ -128,6 +129,37 @@ impl Model for Quadratic {
         let mut lines = vec![heading.to_owned()];
         lines.extend(self.scatter.classes.lines(names));
         bayes::explain_shares(&self.scatter.classes, &self.places.centres, names, lines)
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let Scatter { classes, categories, config, .. } = &self.scatter;
+        if classes.total() <= 0.0 {
+            return Ok(bayes::uniform_onnx(graph, rows, classes.len()));
+        }
+        let (count, size, dense) = (classes.len(), cells(rows.shape.dense), rows.shape.dense);
+        let (shares, categories) = categories.logarithm_tables(classes, config.smoothing);
+        let biases: Vec<f64> = self.determinants.iter().zip(&shares).map(|(det, share)| share - det).collect();
+        let mut logarithms = rows.sums(graph, None, &[], &categories, &biases);
+        if let Some(numbers) = self.places.onnx(graph, rows) {
+            // Of each class, the inverse of its factor, rows and columns exchanged.
+            let mut inverses = Vec::with_capacity(count * dense * dense);
+            for (class, at) in (0..count).flat_map(|class| (0..dense).map(move |at| (class, at))) {
+                let mut column = vec![0.0; dense];
+                column[at] = 1.0;
+                solve_lower(&self.factors[class * size..][..size], &mut column);
+                inverses.extend(column);
+            }
+            let centres = graph.doubles(&[count, 1, dense], &self.places.centres);
+            let apart = graph.subtract(numbers, centres);
+            let inverses = graph.doubles(&[count, dense, dense], &inverses);
+            let solved = graph.apply("MatMul", &[apart, inverses]);
+            let squares = graph.reduce("ReduceSumSquare", solved, 2, false);
+            let squares = graph.at_most(squares, FAR);
+            let by_row = graph.apply("Transpose", &[squares]);
+            let densities = graph.scale(by_row, -0.5);
+            logarithms = graph.add(logarithms, densities);
+        }
+        Ok(bayes::posterior_onnx(graph, logarithms, count))
     }
 
     fn fits(&self, shape: Shape) -> bool {

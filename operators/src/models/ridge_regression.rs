@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::ranges::Ranges;
-use super::sums::{Double, Number, Sums, counted};
+use super::sums::{COUNTED_MAX, Double, Number, Sums, counted};
 use super::symmetric::{cell, cells, due, factor, solve};
 use super::{Design, Example, Explanation, Forget, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
@@ -342,6 +343,18 @@ impl Model for Ridge {
             }
         }));
         Explanation { importances: order.into_iter().map(|at| (name(at), weights[at].abs())).collect(), lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let Solution { means, deviations, weights } = &self.solution;
+        let numbers = rows.standardised(graph, COUNTED_MAX, &means[..self.numbers], &deviations[..self.numbers]);
+        let numbers = numbers.map(|numbers| graph.clamp(numbers, -FAR, FAR));
+        let (dense, rest) = weights.split_at(self.numbers);
+        let categories: Vec<f64> =
+            (0..rows.shape.categories as u32).map(|category| rest[self.folded(category)]).collect();
+        let sum = rows.sums(graph, numbers, dense, &categories, &rest[self.categories..]);
+        let apart = graph.scale(sum, deviations[self.numbers]);
+        Ok(graph.shift(apart, means[self.numbers]))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::learner::Erased;
 use super::linear::{Boost, Config, Coordinate, Rule, Scaling, listed, with_full_update, with_rule};
+use super::onnx::{Expressed, Graph, NotExpressible, Rows};
 use super::packed;
 use super::{Design, Example, Explanation, Make, Model, ModelKind, Names, Quicken, Row, Shape, Task, Tensor};
 
@@ -186,6 +187,19 @@ impl<R: Rule> Model for Softmax<R> {
             explanation.lines.push(format!("{name}: bias {:+.6}{}", weight(dense), shown.collect::<String>()));
         }
         explanation
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        if self.classes < 2 {
+            return Err(NotExpressible::new("it has only one class"));
+        }
+        let numbers = self.scaling.onnx(graph, rows);
+        let weights: Vec<f64> = self.coordinates.iter().map(|coordinate| coordinate.weight).collect();
+        let (dense, rest) = weights.split_at(rows.shape.dense * self.classes);
+        let (biases, categories) = rest.split_at(self.classes);
+        let sums = rows.sums(graph, numbers, dense, categories, biases);
+        let probabilities = graph.softmax(sums);
+        Ok(graph.outputs(probabilities, self.classes))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::composite::{Answer, Given, Head, Member, Members, planned};
+use super::composite::{Answer, Given, Head, Member, Members, Said, planned};
+use super::onnx::{Expressed, Graph, Rows};
 use super::{Design, Example, Learner, Matrix, ModelKind, Names, Predictor, Shape, Task, Tensor};
 
 /// Stacked learners.
@@ -144,6 +145,12 @@ impl Answer for Still {
     fn tensors(&self) -> Vec<Tensor> {
         let own = self.last.tensors().into_iter();
         own.map(|tensor| Tensor { name: format!("final/{}", tensor.name).into(), ..tensor }).collect()
+    }
+
+    fn onnx(&self, graph: &mut Graph, said: &Said<'_>) -> Expressed {
+        let members = said.all(graph)?;
+        let numbers = Some(graph.beside(&members));
+        self.last.onnx(graph, &Rows { numbers, active: None, shape: self.shape })
     }
 
     fn lines(&self, members: &[String]) -> Vec<String> {

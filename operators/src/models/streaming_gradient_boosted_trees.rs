@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, Rows};
 use super::random::Random;
 use super::trees::number_tree::{Growth, NumberTree, Predicting};
-use super::trees::{all_columns, labelled, report, with_buffer, within};
+use super::trees::{self, all_columns, labelled, report, with_buffer, within};
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
 
 /// Streaming gradient boosted trees.
@@ -222,6 +223,23 @@ impl Model for Boosted {
         );
         let trees = self.trees.iter().map(NumberTree::importances);
         Explanation { importances: report::averaged_importances(trees, names), lines: vec![line] }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let classes = self.shape[2].max(2) as usize;
+        let width = scores(classes);
+        let mut begin = vec![0.0; width];
+        self.begin(&mut begin);
+        let trees: Vec<&NumberTree> = self.trees.iter().collect();
+        let said = trees::onnx::numbers(graph, rows, &self.growth, &trees);
+        let steps = graph.scale(said, self.learning_rate);
+        let mut sums = rows.repeat(graph, &begin);
+        for first in (0..trees.len()).step_by(width) {
+            let step = graph.columns(steps, first, first + width);
+            sums = graph.add(sums, step);
+            sums = graph.clamp(sums, -SCORE_MAX, SCORE_MAX);
+        }
+        Ok(if width == 1 { graph.apply("Sigmoid", &[sums]) } else { graph.softmax(sums) })
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -22,11 +22,13 @@ const LIMB: i32 = 64;
 /// Places of limbs that sums can have: from below the least term to far above any sum of the largest ones.
 const PLACES: std::ops::Range<i32> = -14..15;
 
+/// No number counts as more.
+pub(super) const COUNTED_MAX: f64 = f64::from_bits(((1023 + RANGE) as u64) << 52);
+
 /// A number as it counts: inside the range that sums take.
 #[inline]
 pub(super) fn counted(x: f64) -> f64 {
-    const LARGEST: f64 = f64::from_bits(((1023 + RANGE) as u64) << 52);
-    x.clamp(-LARGEST, LARGEST)
+    x.clamp(-COUNTED_MAX, COUNTED_MAX)
 }
 
 /// A whole number times a power of two.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::bandit::{self, Policy, about_contexts};
+use super::onnx::{Attribute, Edge, Graph};
 use super::random::Random;
 use super::{Design, ModelKind};
 
@@ -95,5 +96,23 @@ impl Policy for ThompsonSampling {
             outputs[best] += 1.0;
         }
         outputs.iter_mut().for_each(|count| *count *= share);
+    }
+
+    fn onnx(&self, graph: &mut Graph, examples: u64, actions: usize, estimates: Edge, deviations: Edge) -> Edge {
+        if examples == 0 {
+            return graph.largest(estimates);
+        }
+        let mut random = Random::new(self.seed, examples);
+        let draws: Vec<f64> = (0..self.draws as usize * actions).map(|_| self.scale * random.normal()).collect();
+        let draws = graph.doubles(&[self.draws as usize, actions], &draws);
+        let [estimates, deviations] = [estimates, deviations].map(|value| graph.widen(value, 1));
+        let more = graph.multiply(deviations, draws);
+        let drawn = graph.add(estimates, more);
+        let best = graph.apply_with("ArgMax", &[drawn], vec![Attribute::int("axis", 2)]);
+        let each = graph.integers(&(0..actions as i64).collect::<Vec<_>>());
+        let is_best = graph.apply("Equal", &[best, each]);
+        let counts = graph.as_doubles(is_best);
+        let counts = graph.sum(counts, 1);
+        graph.scale(counts, 1.0 / f64::from(self.draws))
     }
 }

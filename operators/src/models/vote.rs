@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::composite::{Answer, Given, Head, Member, Members};
+use super::composite::{Answer, Given, Head, Member, Members, Said};
+use super::onnx::{Edge, Expressed, Graph};
 use super::{Design, Example, ModelKind, Task, likeliest};
 
 /// A vote of classifiers.
@@ -71,9 +72,30 @@ impl Answer for Vote {
         }
     }
 
+    fn onnx(&self, graph: &mut Graph, said: &Said<'_>) -> Expressed {
+        let members = said.all(graph)?;
+        let votes = members.iter().map(|member| vote(graph, *member, said.width())).collect::<Vec<_>>();
+        let sum = graph.apply("Sum", &votes);
+        Ok(graph.scale(sum, 1.0 / members.len() as f64))
+    }
+
     fn lines(&self, members: &[String]) -> Vec<String> {
         vec![format!("a vote of {}", members.join(", "))]
     }
+}
+
+/// A member's vote in an ONNX graph.
+fn vote(graph: &mut Graph, said: Edge, width: usize) -> Edge {
+    if width == 1 {
+        let half = graph.scalar(0.5);
+        let sides = ["Greater", "GreaterOrEqual"].map(|operator| {
+            let side = graph.apply(operator, &[said, half]);
+            graph.as_doubles(side)
+        });
+        let sum = graph.add(sides[0], sides[1]);
+        return graph.scale(sum, 0.5);
+    }
+    graph.largest(said)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::onnx::{Graph, Rows};
 use super::super::random::Random;
 use super::super::spread::Spread;
 use super::super::{Row, Shape};
@@ -59,6 +60,27 @@ impl Contexts {
         for category in row.active {
             vector[self.category(*category)] += 1.0;
         }
+    }
+
+    /// The same for the rows of an ONNX graph: rows whose numbers and categories are the places of vectors behind the first one.
+    pub(super) fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Rows {
+        let (dense, categories) = (self.numbers.len().min(SLOTS), (self.categories as usize).min(SLOTS));
+        let numbers = rows.standardised(graph, f64::MAX, &self.means(), &self.deviations()).map(|numbers| {
+            let mut places = vec![0.0; self.numbers.len() * dense];
+            for at in 0..self.numbers.len() {
+                let (place, sign) = self.number(at);
+                places[at * dense + place - 1] = sign;
+            }
+            let places = graph.doubles(&[self.numbers.len(), dense], &places);
+            let numbers = graph.clamp(numbers, -FARTHEST, FARTHEST);
+            graph.apply("MatMul", &[numbers, places])
+        });
+        let active = rows.active.map(|active| {
+            let place = |category| (self.category(category) - 1 - dense) as i64;
+            let places = graph.integers(&(0..self.categories).map(place).collect::<Vec<_>>());
+            graph.gather(places, active)
+        });
+        Rows { numbers, active, shape: Shape { dense, categories, ..rows.shape } }
     }
 
     #[inline]

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::learner::Erased;
+use super::onnx::{Edge, Expressed, Graph, Rows};
 use super::spread::Spread;
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, TARGET_MAX, Task, Tensor};
 use contexts::Contexts;
@@ -57,6 +58,9 @@ pub(super) trait Policy: Clone + Serialize + DeserializeOwned + Send + Sync + 's
     /// Gives the probability of each action, by what each is estimated to earn, and the deviations of these estimates.
     /// `examples` have been learned.
     fn choose(&self, examples: u64, estimates: &[f64], deviations: &[f64], outputs: &mut [f64]);
+
+    /// The same in an ONNX graph, where estimates are `[rows, actions]`, and so are deviations if there are any.
+    fn onnx(&self, graph: &mut Graph, examples: u64, actions: usize, estimates: Edge, deviations: Edge) -> Edge;
 }
 
 /// Checks `ridge`, and what else there is: names, values and ranges.
@@ -221,6 +225,36 @@ impl<P: Policy> Model for Bandit<P> {
             lines.push(format!("this policy by itself: {earnings:.6} per row (self-normalised inverse propensity); the logged one: {logged:.6}"));
         }
         Explanation { importances, lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let (len, actions) = (self.contexts.len(), self.actions.len());
+        let assumed = self.policy.ridge() * self.rewards.mean;
+        let rows = self.contexts.onnx(graph, rows);
+        let ends = |width: usize| (width, (1 + rows.shape.dense) * width);
+        let weight = |cell: usize| {
+            let ridge = &self.actions[cell % actions].ridge;
+            ridge.weights[cell / actions] + assumed * ridge.prior[cell / actions]
+        };
+        let weights: Vec<f64> = (0..len * actions).map(weight).collect();
+        let (first, last) = ends(actions);
+        let estimates = rows.sums(graph, rows.numbers, &weights[first..last], &weights[last..], &weights[..first]);
+        let deviations = if P::DEVIATIONS {
+            let (first, last) = ends(len);
+            let each: Vec<Edge> = (self.actions.iter())
+                .map(|action| {
+                    let solved: Vec<f64> = action.ridge.solved().collect();
+                    let sums = rows.sums(graph, rows.numbers, &solved[first..last], &solved[last..], &solved[..first]);
+                    let variance = graph.reduce("ReduceSumSquare", sums, 1, true);
+                    let deviation = graph.apply("Sqrt", &[variance]);
+                    graph.scale(deviation, self.unit())
+                })
+                .collect();
+            graph.beside(&each)
+        } else {
+            graph.scalar(0.0)
+        };
+        Ok(self.policy.onnx(graph, self.examples, actions, estimates, deviations))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -87,6 +87,18 @@ impl Ridge {
         x.iter().map(|x| x * x).sum()
     }
 
+    /// For each coordinate, what is solved for a one there: [`Ridge::variance`] is the squared length of the sum of what is solved for
+    /// all of a vector.
+    pub(super) fn solved(&self) -> impl Iterator<Item = f64> {
+        let len = self.weights.len();
+        (0..len).flat_map(move |at| {
+            let mut column = vec![0.0; len];
+            column[at] = 1.0;
+            forward(&self.factor, &mut column);
+            column
+        })
+    }
+
     pub(super) fn fits(&self, len: usize) -> bool {
         let vectors = [&self.sums, &self.weights, &self.prior];
         let mut at = 0;

@@ -24,6 +24,7 @@ pub(super) use scaling::{Scaling, dot};
 pub(super) use update::{Rule, Update, with_full, with_full_update, with_rule, within};
 
 use super::learner::Erased;
+use super::onnx::{self, Graph};
 use super::{Design, Make, ModelKind, Task, Tensor};
 
 /// Settings of linear models.
@@ -80,6 +81,9 @@ pub(super) trait Loss: Clone + Serialize + DeserializeOwned + Send + Sync + 'sta
 
     /// What is needed to turn sums into predictions.
     fn tensors(&self) -> Vec<Tensor>;
+
+    /// The same in an ONNX graph as [`Loss::output`].
+    fn onnx(&self, graph: &mut Graph, sum: onnx::Edge) -> onnx::Edge;
 
     /// What that sum is, in words.
     fn says(&self) -> &'static str;

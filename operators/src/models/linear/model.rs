@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::onnx::{Expressed, Graph, Rows};
 use super::super::packed::{self, Pack};
 use super::super::{Example, Explanation, Model, Names, Quicken, Row, Shape, Tensor};
 use super::{Boost, Loss, Rule, Scaling, dot};
@@ -145,6 +146,13 @@ impl<L: Loss, R: Rule> Model for Linear<L, R> {
         );
         let categories = self.categories.iter().map(|category| category.weight);
         listed(form, self.bias.weight, &self.weights, categories, names)
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let numbers = self.scaling.onnx(graph, rows);
+        let categories: Vec<f64> = self.categories.iter().map(|category| category.weight).collect();
+        let sum = rows.sums(graph, numbers, &self.weights, &categories, &[self.bias.weight]);
+        Ok(self.loss.onnx(graph, sum))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::onnx::{Edge, Graph, Rows};
 use super::super::{Row, Shape, Tensor};
 
 /// The running means and scales of the numbers, and how long rows are.
@@ -111,6 +112,16 @@ impl Scaling {
         }
     }
 
+    /// The same of the rows of an ONNX graph.
+    pub(in crate::models) fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Option<Edge> {
+        let numbers = graph.clamp(rows.numbers?, -VALUE_MAX, VALUE_MAX);
+        let means = graph.doubles(&[1, self.means.len()], &self.means);
+        let scales = graph.doubles(&[1, self.scales.len()], &self.scales);
+        let apart = graph.subtract(numbers, means);
+        let scaled = graph.divide(apart, scales);
+        Some(graph.clamp(scaled, -1.0, 1.0))
+    }
+
     pub(in crate::models) fn tensors(&self) -> [Tensor; 2] {
         [Tensor::row("means", self.means.clone()), Tensor::row("scales", self.scales.clone())]
     }
@@ -120,10 +131,13 @@ impl Scaling {
     }
 }
 
-/// How far a number is from its mean; numbers so large that this would overflow count as less.
+/// Numbers so large that differences of them would overflow count as this.
+const VALUE_MAX: f64 = 1e300;
+
+/// How far a number is from its mean.
 #[inline]
 fn distance(x: f64, mean: f64) -> f64 {
-    x.clamp(-1e300, 1e300) - mean
+    x.clamp(-VALUE_MAX, VALUE_MAX) - mean
 }
 
 /// A sum in four interleaved parts: fixed in order, and four times as fast as one chain of additions.

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::onnx;
 use super::super::random::Random;
 use super::super::{Explanation, Matrix, Names, Predictor, Shape, Tensor};
 use super::compute::{Compute, Failed, Inputs, View, Weights};
 use super::graph::{Architecture, Graph, Node};
 use super::host::{Host, squares};
 use super::loss::{Head, classes};
+use super::onnx::express;
 use super::scaling::Scaling;
 use super::{Training, architecture};
 
@@ -187,6 +189,10 @@ impl Predictor for Frozen {
             tensors.push(Tensor::row("embeddings.categories", categories));
         }
         tensors
+    }
+
+    fn onnx(&self, graph: &mut onnx::Graph, rows: &onnx::Rows) -> onnx::Expressed {
+        express(self, graph, rows)
     }
 
     fn explain(&self, names: &Names) -> Explanation {

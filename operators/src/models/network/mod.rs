@@ -18,6 +18,7 @@ mod known;
 mod learner;
 mod loss;
 mod norms;
+mod onnx;
 mod optimizer;
 mod place;
 mod product;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::Shape;
+use super::super::onnx::{Edge, Graph, Rows};
 use super::super::spread::Spread;
 use super::samples::Samples;
 
@@ -59,6 +60,16 @@ impl Scaling {
                 if scaled.is_nan() { 0.0 } else { scaled.clamp(-DEVIATIONS_MAX, DEVIATIONS_MAX) as f32 }
             }));
         }
+    }
+
+    /// The same of the numbers of an ONNX graph, in double precision.
+    pub(super) fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Option<Edge> {
+        if self.columns.is_empty() {
+            return Some(graph.clamp(rows.numbers?, -PLAIN_MAX, PLAIN_MAX));
+        }
+        let (means, deviations) = self.told();
+        let numbers = rows.standardised(graph, f64::MAX, &means, &deviations)?;
+        Some(graph.clamp(numbers, -DEVIATIONS_MAX, DEVIATIONS_MAX))
     }
 
     /// A target as the network learns it.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::learner::Erased;
+use super::onnx::{Expressed, Graph, NotExpressible, Rows};
 use super::random::Random;
 use super::spread::Spread;
 use super::{Design, Example, Explanation, Model, ModelKind, Names, Row, Shape, Task, Tensor};
@@ -266,6 +267,10 @@ impl Model for Forest {
             self.points.len()
         )];
         Explanation { importances, lines }
+    }
+
+    fn onnx(&self, _: &mut Graph, _: &Rows) -> Expressed {
+        Err(NotExpressible::new("it puts each row that it judges into its trees, and ONNX trees do not change"))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -59,15 +59,28 @@ impl Categories {
         counts: &[f64],
         scores: &mut [f64],
     ) {
-        for (distinct, &column) in self.distinct.iter().zip(columns) {
-            let category = row.active[column as usize];
-            let from = self.entries.partition_point(|entry| entry.category < category);
-            let seen = || self.entries[from..].iter().take_while(|entry| entry.category == category);
-            for ((class, count), score) in classes.iter().zip(counts).zip(&mut *scores) {
-                let weight = seen().find(|entry| entry.class == *class).map_or(0.0, |entry| entry.weight);
-                *score += libm::log((weight + 1.0) / (count + f64::from(*distinct) + 1.0));
-            }
+        for (at, &column) in columns.iter().enumerate() {
+            let terms = self.terms(at, row.active[column as usize], classes, counts);
+            scores.iter_mut().zip(terms).for_each(|(score, term)| *score += term);
         }
+    }
+
+    /// What a category of column number `at` adds to the score of each class.
+    #[inline]
+    pub(in super::super) fn terms<'a>(
+        &'a self,
+        at: usize,
+        category: u32,
+        classes: &'a [u32],
+        counts: &'a [f64],
+    ) -> impl Iterator<Item = f64> + 'a {
+        let from = self.entries.partition_point(|entry| entry.category < category);
+        let seen = move || self.entries[from..].iter().take_while(move |entry| entry.category == category);
+        let distinct = f64::from(self.distinct[at]);
+        classes.iter().zip(counts).map(move |(class, count)| {
+            let weight = seen().find(|entry| entry.class == *class).map_or(0.0, |entry| entry.weight);
+            libm::log((weight + 1.0) / (count + distinct + 1.0))
+        })
     }
 
     /// The entries of each category of a column.

@@ -12,6 +12,17 @@ use super::{Growth, Voting, gather};
 /// Thresholds that are tried for a number, evenly between its smallest and its largest value.
 const THRESHOLDS: usize = 10;
 
+/// The score of a class that was not seen here, where others were.
+const UNSEEN: f64 = -1e300;
+
+/// Of what the score of a class by naive Bayes is made: what does not depend on the row, and of some columns of numbers the mean and
+/// the variance.
+pub(super) struct Term {
+    pub(super) class: u32,
+    pub(super) bias: f64,
+    pub(super) normals: Vec<(u32, f64, f64)>,
+}
+
 /// What a leaf knows. Classes are in the order in which it met them, so that many classes cost only where they are.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(in super::super) struct ClassLeaf {
@@ -61,14 +72,20 @@ impl ClassLeaf {
         self.classes.iter().copied().zip(self.counts.iter().copied())
     }
 
-    /// Fills `votes` with the probabilities of all classes; `scratch` keeps what learning needs next.
-    pub(super) fn vote(&self, voting: Voting, row: Row<'_>, votes: &mut [f64], scratch: &mut Vec<f64>) {
-        let bayes = match voting {
+    /// Whether it votes by naive Bayes.
+    #[inline]
+    pub(super) fn is_bayesian(&self, voting: Voting) -> bool {
+        let is_best = match voting {
             Voting::Majority => false,
             Voting::NaiveBayes => true,
             Voting::Adaptive => self.bayes_right >= self.majority_right,
         };
-        if bayes && self.classes.len() > 1 {
+        is_best && self.classes.len() > 1
+    }
+
+    /// Fills `votes` with the probabilities of all classes; `scratch` keeps what learning needs next.
+    pub(super) fn vote(&self, voting: Voting, row: Row<'_>, votes: &mut [f64], scratch: &mut Vec<f64>) {
+        if self.is_bayesian(voting) {
             self.score(row, scratch);
             self.vote_by_scores(votes, scratch);
         } else {
@@ -76,7 +93,7 @@ impl ClassLeaf {
         }
     }
 
-    fn vote_by_counts(&self, votes: &mut [f64]) {
+    pub(super) fn vote_by_counts(&self, votes: &mut [f64]) {
         let total: f64 = self.counts.iter().sum();
         if total <= 0.0 {
             votes.fill(1.0 / votes.len() as f64);
@@ -120,10 +137,44 @@ impl ClassLeaf {
             } else if fresh {
                 libm::log(self.counts[at])
             } else {
-                -1e300
+                UNSEEN
             };
         }
         self.categories.score(row, &self.columns, &self.classes, &self.seen, scores);
+    }
+
+    /// Of what scores by naive Bayes are made, but for categories.
+    pub(super) fn terms(&self) -> impl Iterator<Item = Term> {
+        let columns = self.numbers.len();
+        let (mut spreads, mut highs) = (vec![0.0; columns], vec![0.0; columns]);
+        gauss::spreads(&self.blocks, &mut spreads, &mut highs);
+        let fresh = self.seen.iter().all(|seen| *seen == 0.0);
+        self.classes.iter().enumerate().map(move |(at, class)| {
+            if self.seen[at] <= 0.0 {
+                let bias = if fresh { libm::log(self.counts[at]) } else { UNSEEN };
+                return Term { class: *class, bias, normals: Vec::new() };
+            }
+            let block = &self.blocks[at * ARRAYS * columns..][..ARRAYS * columns];
+            let normals = self.numbers.iter().zip(gauss::normals(block, &spreads, self.seen[at]));
+            let normals: Vec<(u32, f64, f64)> = normals
+                .filter_map(|(column, normal)| normal.map(|(mean, variance)| (*column, mean, variance)))
+                .collect();
+            let logarithms: f64 = normals.iter().map(|(_, _, variance)| libm::log(*variance)).sum();
+            Term { class: *class, bias: libm::log(self.counts[at]) - 0.5 * logarithms, normals }
+        })
+    }
+
+    /// What a category of a column adds to the score of each class; nothing where it does not look at the column.
+    pub(super) fn category_terms(&self, column: u32, category: u32) -> impl Iterator<Item = (u32, f64)> {
+        let at = self.columns.iter().position(|own| *own == column);
+        let terms = at.map(|at| self.categories.terms(at, category, &self.classes, &self.seen));
+        self.classes.iter().copied().zip(terms.into_iter().flatten())
+    }
+
+    /// The categories that it has seen, each with its column.
+    pub(super) fn categories(&self) -> impl Iterator<Item = (u32, u32)> {
+        let entries = self.columns.iter().flat_map(|column| self.categories.of(*column));
+        entries.map(|entries| (entries[0].category, entries[0].column))
     }
 
     /// Learns an example; `votes` becomes what [`ClassLeaf::vote`] gave just before.

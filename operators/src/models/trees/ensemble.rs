@@ -4,10 +4,11 @@ use millstream_engine::catalogue::Problems;
 use serde::{Deserialize, Serialize};
 
 use super::super::drift::{Adwin, Detector};
+use super::super::onnx::{Expressed, Graph, Rows};
 use super::super::random::{Poisson, Random};
 use super::super::{Example, Explanation, Model, Names, Row, Shape, Tensor};
 use super::class_tree::ClassTree;
-use super::{Growth, all_columns, best, grew, labelled, report, with_buffer, with_votes, within};
+use super::{Growth, all_columns, best, grew, labelled, onnx, report, with_buffer, with_votes, within};
 
 /// At which columns trees look.
 #[derive(Clone, Copy, Debug)]
@@ -298,6 +299,20 @@ impl Model for Ensemble {
             )
         }));
         Explanation { importances: report::averaged_importances(trees, names), lines }
+    }
+
+    fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
+        let classes = self.shape[2].max(2) as usize;
+        let members: Vec<_> = self.members.iter().map(|member| (&member.tree, self.voice(member))).collect();
+        if members.iter().all(|(_, voice)| *voice <= 0.0) {
+            let even = rows.repeat(graph, &vec![1.0 / classes as f64; classes]);
+            return Ok(graph.outputs(even, classes));
+        }
+        let sums = onnx::votes(graph, rows, self.growth.voting, classes, &members)?;
+        let total = graph.reduce("ReduceSum", sums, 1, true);
+        let parts = graph.divide(sums, total);
+        let votes = graph.at_most(parts, 1.0);
+        Ok(graph.outputs(votes, classes))
     }
 
     fn fits(&self, shape: Shape) -> bool {

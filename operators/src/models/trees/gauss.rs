@@ -6,6 +6,9 @@ use std::sync::LazyLock;
 /// smallest and largest values.
 pub(in super::super) const ARRAYS: usize = 4;
 
+/// Squared distances do not grow beyond this.
+pub(in super::super) const FAR: f64 = 1e300;
+
 /// A block in which nothing was seen.
 pub(in super::super) fn block(columns: usize) -> impl Iterator<Item = f64> {
     let repeat = move |value| std::iter::repeat_n(value, columns);
@@ -76,7 +79,21 @@ pub(in super::super) fn log_density(block: &[f64], numbers: &[f64], spreads: &[f
     }
     sums.take_logarithm();
     let [a, b, c, d] = sums.distances;
-    -0.5 * (((a + b) + (c + d)).min(1e300) + sums.logarithm)
+    -0.5 * (((a + b) + (c + d)).min(FAR) + sums.logarithm)
+}
+
+/// Of each column of [`log_density`], the mean and the variance; nothing where it says nothing.
+pub(in super::super) fn normals(
+    block: &[f64],
+    spreads: &[f64],
+    count: f64,
+) -> impl Iterator<Item = Option<(f64, f64)>> {
+    let columns = spreads.len();
+    let share = 1.0 / (count + 1.0);
+    (0..columns).map(move |at| {
+        let variance = (block[columns + at] + spreads[at]) * share;
+        (variance > f64::MIN_POSITIVE).then(|| (block[at], variance))
+    })
 }
 
 const LANES: usize = 4;

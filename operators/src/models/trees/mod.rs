@@ -12,6 +12,7 @@ pub(super) mod ensemble;
 pub(super) mod gauss;
 pub(super) mod number_leaf;
 pub(super) mod number_tree;
+pub(super) mod onnx;
 pub(super) mod report;
 pub(super) mod split;
 

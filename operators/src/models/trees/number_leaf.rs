@@ -102,15 +102,20 @@ impl NumberLeaf {
             + self.weights.last().copied().unwrap_or(0.0)
     }
 
-    /// Predicts; `target` is the mean and the standard deviation of all targets.
+    /// Whether it predicts by its linear model.
     #[inline]
-    pub(super) fn predict(&self, predicting: Predicting, normal: &[f64], target: (f64, f64)) -> f64 {
-        let linear = match predicting {
+    pub(super) fn is_linear(&self, predicting: Predicting) -> bool {
+        match predicting {
             Predicting::Mean => false,
             Predicting::Linear => true,
             Predicting::Adaptive => self.errors[1] < self.errors[0],
-        };
-        if linear { target.0 + target.1 * self.linear(normal) } else { self.mean }
+        }
+    }
+
+    /// Predicts; `target` is the mean and the standard deviation of all targets.
+    #[inline]
+    pub(super) fn predict(&self, predicting: Predicting, normal: &[f64], target: (f64, f64)) -> f64 {
+        if self.is_linear(predicting) { target.0 + target.1 * self.linear(normal) } else { self.mean }
     }
 
     /// Learns a target of this weight.

@@ -9,6 +9,9 @@ use super::arena::Arena;
 use super::number_leaf::{Candidate, NumberLeaf};
 use super::{NUMBER_MAX, choose_columns, hoeffding_bound, report};
 
+/// For linear models, a number is at most so many standard deviations from its mean.
+pub(super) const NORMAL_MAX: f64 = 5.0;
+
 /// How a leaf predicts.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -105,7 +108,7 @@ impl NumberTree {
         for ((z, x), moments) in scratch.iter_mut().zip(row.dense).zip(&self.numbers) {
             let deviation = (moments.squares / self.count).sqrt();
             let distance = x.clamp(-NUMBER_MAX, NUMBER_MAX) - moments.mean;
-            *z = if deviation > 0.0 { (distance / deviation).clamp(-5.0, 5.0) } else { 0.0 };
+            *z = if deviation > 0.0 { (distance / deviation).clamp(-NORMAL_MAX, NORMAL_MAX) } else { 0.0 };
         }
     }
 
@@ -170,6 +173,29 @@ impl NumberTree {
         self.leaves[at] = yes;
         self.leaves.push(no);
         self.arena.split(node, best.test, at, self.leaves.len() - 1);
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    /// What a leaf says: a number and, where it predicts by a linear model, what is added for each normalised number.
+    pub(super) fn leaf_terms(&self, growth: &Growth, leaf: usize) -> (f64, Option<Vec<f64>>) {
+        let (leaf, (mean, deviation)) = (&self.leaves[leaf], self.scale());
+        match leaf.weights().split_last() {
+            Some((bias, weights)) if leaf.is_linear(growth.predicting) => {
+                (mean + deviation * bias, Some(weights.iter().map(|weight| deviation * weight).collect()))
+            }
+            _ => (leaf.mean().0, None),
+        }
+    }
+
+    /// The mean of each number, and one over its standard deviation, or 0 where it does not vary.
+    pub(super) fn normals(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.numbers.iter().map(|moments| {
+            let deviation = (moments.squares / self.count).sqrt();
+            (moments.mean, if deviation > 0.0 { 1.0 / deviation } else { 0.0 })
+        })
     }
 
     pub(in super::super) fn importances(&self) -> &[f64] {

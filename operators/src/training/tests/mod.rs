@@ -18,7 +18,7 @@ use millstream_engine::catalogue::{Problem, StepInput};
 use millstream_engine::operator::{Fold, Measure, Power, Rejects, Step};
 use serde_json::{Value, json};
 
-use crate::inference::{METADATA, WEIGHTS};
+use crate::inference::{METADATA, ONNX, WEIGHTS};
 use crate::models::samples::Random;
 
 /// Numbers at home in three units, a flag, a category, a text, a time, and the labels.
@@ -328,6 +328,8 @@ fn artefacts_can_be_read_and_predict_the_same() {
     let artefacts: BTreeMap<String, Vec<u8>> = fold.revision().artefacts().expect("written").into_iter().collect();
     let model: Value = serde_json::from_slice(&artefacts[METADATA]).expect("JSON");
     assert_eq!(model["examples"], fold.examples());
+    assert_eq!(model["onnx"], ONNX);
+    assert!(artefacts[ONNX].windows(7).any(|name| name == b"carrier"), "an input is named as the column");
     assert_eq!(
         model["features"][1],
         json!({"name": "carrier", "type": "UInt32",
