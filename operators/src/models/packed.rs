@@ -91,8 +91,6 @@ pub(super) fn deserialize<'de, T: Pack, D: Deserializer<'de>>(deserializer: D) -
 mod tests {
     use serde::{Deserialize, Serialize};
 
-    use super::*;
-
     #[derive(Debug, Deserialize, PartialEq, Serialize)]
     struct Numbers(#[serde(with = "super")] Vec<f64>);
 
