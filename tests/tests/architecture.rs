@@ -19,7 +19,7 @@ const MODULES: [(&str, &str, &[&str]); 13] = [
     ("operators", "models", &[]),
     ("operators", "expression", &[]),
     ("operators", "sketch", &[]),
-    ("operators", "registry", &["models"]),
+    ("operators", "registry", &["models", "expression"]),
     ("operators", "cleansing", &["models", "registry", "expression", "sketch"]),
     // What a text might be is decided by the code that reads it.
     ("operators", "profile", &["cleansing", "sketch"]),

@@ -7,15 +7,10 @@ use serde_json::json;
 
 use super::Spec;
 use crate::models::Predictor;
+use crate::registry::{DESCRIPTION, EXPLANATION};
 
 /// The file of the model's numbers.
 pub const WEIGHTS: &str = "weights.safetensors";
-/// The file that says what the numbers mean.
-pub const METADATA: &str = "model.json";
-
-/// The file in which the model explains itself to people.
-pub const EXPLANATION: &str = "explanation.json";
-
 impl Spec {
     /// What the model is, for people and for telling one from another.
     pub fn describe(&self) -> serde_json::Value {
@@ -36,7 +31,7 @@ pub(super) fn write(spec: &Spec, predictor: &dyn Predictor, examples: u64) -> Re
     description["examples"] = examples.into();
     let explanation = predictor.explain(&spec.names());
     Ok(vec![
-        (METADATA.to_owned(), pretty(&description)?),
+        (DESCRIPTION.to_owned(), pretty(&description)?),
         (EXPLANATION.to_owned(), pretty(&explanation)?),
         (WEIGHTS.to_owned(), weights(predictor)?),
     ])

@@ -22,7 +22,7 @@ fn yes() -> bool {
 }
 
 /// The measures that decide, the lower the better; the first that there is.
-const DECISIVE: [&str; 2] = ["log_loss", "rmse"];
+pub(super) const DECISIVE: [&str; 2] = ["log_loss", "rmse"];
 
 /// A checked [`PromotionConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
