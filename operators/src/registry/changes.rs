@@ -34,6 +34,8 @@ pub struct Entry {
     pub tags: BTreeMap<String, String>,
     /// What people wrote about it; may be empty.
     pub description: String,
+    /// When something last happened to it, milliseconds since 1970; `None` where nothing is noted.
+    pub changed_ms: Option<i64>,
 }
 
 /// What a promotion to an alias is to make sure of.
@@ -64,8 +66,9 @@ impl Registry {
             let number = notes.numbers.get(&subject).copied();
             let tags = notes.tags.get(&subject).cloned().unwrap_or_default();
             let description = notes.descriptions.get(&subject).cloned().unwrap_or_default();
+            let changed_ms = notes.changed.get(&subject).copied();
             let (model, id) = subject;
-            Entry { number, aliases: notes.aliases_of(&model, &id), tags, description, model, id, version }
+            Entry { number, aliases: notes.aliases_of(&model, &id), tags, description, changed_ms, model, id, version }
         };
         Ok(listed.into_iter().map(entry).collect())
     }

@@ -52,6 +52,8 @@ pub(super) struct Notes {
     pub(super) aliases: BTreeMap<(String, String), String>,
     pub(super) tags: BTreeMap<Subject, BTreeMap<String, String>>,
     pub(super) descriptions: BTreeMap<Subject, String>,
+    /// When something last happened, milliseconds since 1970.
+    pub(super) changed: BTreeMap<Subject, i64>,
 }
 
 impl Notes {
@@ -71,6 +73,9 @@ impl Notes {
         let alias = |row: &Row<'_>| Ok(((text(row, 0)?, text(row, 1)?), text(row, 2)?));
         notes.aliases = rows(from, "SELECT model, alias, id FROM aliases", alias)?.into_iter().collect();
         notes.descriptions = rows(from, "SELECT model, id, text FROM descriptions", alias)?.into_iter().collect();
+        let changed = |row: &Row<'_>| Ok(((text(row, 0)?, text(row, 1)?), row.get(2)?));
+        let sql = "SELECT model, id, max(at_ms) FROM events GROUP BY model, id";
+        notes.changed = rows(from, sql, changed)?.into_iter().collect();
         let tag = |row: &Row<'_>| Ok(((text(row, 0)?, text(row, 1)?), text(row, 2)?, text(row, 3)?));
         for (subject, key, value) in rows(from, "SELECT model, id, key, value FROM tags", tag)? {
             notes.tags.entry(subject).or_default().insert(key, value);

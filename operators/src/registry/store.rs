@@ -197,6 +197,26 @@ impl Registry {
         if sound { Ok(artefacts) } else { Err(damaged(version, "its files have changed")) }
     }
 
+    /// One of a version's files, as [`Registry::stored`] lists them, checked.
+    pub fn file(&self, version: &Version, name: &str) -> Result<Vec<u8>> {
+        if !self.stored(version).any(|stored| stored == name) {
+            let (model, id) = (&version.metadata.model, &version.id);
+            return Err(Fault::definition(format!("version {model}/{id} has no file `{name}`")));
+        }
+        let path = version.folder.join(name);
+        let content = fs::read(&path).map_err(failed("read", &path))?;
+        let sums = version.folder.join(CHECKSUMS);
+        let sums = fs::read_to_string(&sums).map_err(failed("read", &sums))?;
+        let right = checksum(name, &content);
+        let is_sound = name == CHECKSUMS || sums.split_inclusive('\n').any(|line| line == right);
+        if is_sound { Ok(content) } else { Err(damaged(version, &format!("its file {name} has changed"))) }
+    }
+
+    /// The names of all that a version's folder holds: its files, and what describes them.
+    pub fn stored<'a>(&self, version: &'a Version) -> impl Iterator<Item = &'a str> + use<'a> {
+        version.files.iter().map(String::as_str).chain([METADATA, CHECKSUMS])
+    }
+
     pub(super) fn read(&self, model: &str, id: &str) -> Result<Version> {
         let folder = self.folder.join(model).join(id);
         let wrong = |why: &str| Fault::world(format!("version {model}/{id} is damaged: {why}"));

@@ -1,6 +1,7 @@
 //! `millstream models`.
 
 mod change;
+mod serve;
 mod show;
 
 use std::path::PathBuf;
@@ -101,6 +102,11 @@ enum Command {
         /// The version.
         version: String,
     },
+    /// Serves the registry to MLflow's clients: they search, alias, tag and download versions over HTTP.
+    ///
+    /// `MLFLOW_TRACKING_URI=http://127.0.0.1:5000`, then `mlflow.artifacts.download_artifacts("models:/late@champion")`. Versions
+    /// are numbered in the order of their promotion; the tag `millstream.id` has the id. A run may be going on.
+    Serve(serve::Arguments),
     /// Tells what happened to all models, to one, or to a version: when, what, by whom, and why.
     History {
         #[command(flatten)]
@@ -140,38 +146,39 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::List { place, model, condition, sort, format } => {
             let choice =
                 show::Choice { model: model.as_deref(), condition: condition.as_deref(), sort: sort.as_deref() };
-            within(place, |registry| show::list(registry, &choice, *format))
+            within(place, |registry| show::list(&registry, &choice, *format))
         }
-        Command::Show { place, version, format } => within(place, |registry| show::show(registry, version, *format)),
-        Command::Compare { place, a, b, format } => within(place, |registry| show::compare(registry, [a, b], *format)),
-        Command::Promote(arguments) => within(&arguments.place, |registry| arguments.run(registry)),
-        Command::Alias(alias) => within(alias.place(), |registry| alias.run(registry)),
-        Command::Tag(arguments) => within(&arguments.place, |registry| arguments.run(registry)),
-        Command::Describe(arguments) => within(&arguments.place, |registry| arguments.run(registry)),
-        Command::Delete(arguments) => within(&arguments.place, |registry| arguments.run(registry)),
+        Command::Show { place, version, format } => within(place, |registry| show::show(&registry, version, *format)),
+        Command::Compare { place, a, b, format } => within(place, |registry| show::compare(&registry, [a, b], *format)),
+        Command::Promote(arguments) => within(&arguments.place, |registry| arguments.run(&registry)),
+        Command::Alias(alias) => within(alias.place(), |registry| alias.run(&registry)),
+        Command::Tag(arguments) => within(&arguments.place, |registry| arguments.run(&registry)),
+        Command::Describe(arguments) => within(&arguments.place, |registry| arguments.run(&registry)),
+        Command::Delete(arguments) => within(&arguments.place, |registry| arguments.run(&registry)),
         Command::Export { place, version, to } => within(place, |registry| {
             let version = registry.find(version)?;
             registry.export(&version, to)?;
             Ok(format!("{}/{} is in {}\n", version.metadata.model, version.id, to.display()))
         }),
-        Command::Import(arguments) => within(&arguments.place, |registry| arguments.run(registry)),
+        Command::Import(arguments) => within(&arguments.place, |registry| arguments.run(&registry)),
         Command::Card { place, version } => within(place, |registry| {
             let recipe = Recipe { definition: &place.file.display().to_string(), time: &time };
             registry.card(&registry.find(version)?, &recipe)
         }),
+        Command::Serve(arguments) => within(&arguments.place, |registry| arguments.run(registry)),
         Command::History { place, of, format } => {
-            within(place, |registry| show::history(registry, of.as_deref(), *format))
+            within(place, |registry| show::history(&registry, of.as_deref(), *format))
         }
     }
 }
 
 /// Does something with a pipeline's registry, and prints what it tells.
-fn within(place: &Place, act: impl FnOnce(&Registry) -> Result<String>) -> ExitCode {
+fn within(place: &Place, act: impl FnOnce(Registry) -> Result<String>) -> ExitCode {
     let (pipeline, state) = match place.load() {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    match Registry::open(&state::models_path(&state)).and_then(|registry| act(&registry)) {
+    match Registry::open(&state::models_path(&state)).and_then(act) {
         Ok(text) => {
             print(&text);
             ExitCode::SUCCESS
