@@ -8,11 +8,8 @@ use millstream_engine::{Fault, Result, failpoint};
 
 use super::database::Database;
 use super::notes::{self, LATEST, number_of};
-use super::version::{Manifest, Promotion, Version, check_name, checksum, checksums, digest};
+use super::version::{CHECKSUMS, METADATA, Manifest, Promotion, Version, check_name, checksum, checksums, digest};
 
-pub(super) const METADATA: &str = "metadata.json";
-/// Checksums of all other files, for `b3sum --check` too.
-pub(super) const CHECKSUMS: &str = "checksums.b3";
 /// Folders that are being written, or were when the program ended.
 pub(super) const TEMPORARY: &str = ".tmp-";
 pub(super) const ID_DIGITS: usize = 16;
@@ -144,16 +141,14 @@ impl Registry {
         let full = |listed: &Listed| format!("{}/{}", listed.model, listed.id);
         let mut found: Vec<&Listed> =
             all.iter().filter(|listed| listed.id.starts_with(name) || full(listed).starts_with(name)).collect();
-        match (found.pop(), found.is_empty()) {
-            (Some(listed), true) => Ok((listed.model.clone(), listed.id.clone())),
-            _ => {
-                let names: Vec<String> = all.iter().map(full).collect();
-                Err(Fault::definition(format!(
-                    "`{name}` is not the start of exactly one version; there are: {}",
-                    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-                )))
-            }
+        if let (Some(listed), true) = (found.pop(), found.is_empty()) {
+            return Ok((listed.model.clone(), listed.id.clone()));
         }
+        let names: Vec<String> = all.iter().map(full).collect();
+        Err(Fault::definition(format!(
+            "`{name}` is not the start of exactly one version; there are: {}",
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        )))
     }
 
     /// The newest sound version of a model.
@@ -168,15 +163,12 @@ impl Registry {
             return newest.ok_or_else(|| Fault::definition(format!("{model} has no sound version")));
         }
         let noted = self.notes(all)?;
-        let found = match number_of(alias) {
-            Some(number) => {
-                let is_it = |((of, _), number_of): &(&(String, String), &u64)| of == model && **number_of == number;
-                noted.numbers.iter().find(is_it).map(|((_, id), _)| id)
-            }
-            None => {
-                let id = noted.aliases.get(&(model.to_owned(), alias.to_owned()));
-                Some(id.ok_or_else(|| notes::no_alias(&noted, model, alias))?)
-            }
+        let found = if let Some(number) = number_of(alias) {
+            let is_it = |((of, _), number_of): &(&(String, String), &u64)| of == model && **number_of == number;
+            noted.numbers.iter().find(is_it).map(|((_, id), _)| id)
+        } else {
+            let id = noted.aliases.get(&(model.to_owned(), alias.to_owned()));
+            Some(id.ok_or_else(|| notes::no_alias(&noted, model, alias))?)
         };
         let is_there = |id: &&String| all.iter().any(|listed| listed.model == model && listed.id == **id);
         let found = found.filter(is_there).cloned();
@@ -197,9 +189,9 @@ impl Registry {
         if sound { Ok(artefacts) } else { Err(damaged(version, "its files have changed")) }
     }
 
-    /// One of a version's files, as [`Registry::stored`] lists them, checked.
+    /// One of a version's files, as [`Version::stored`] lists them, checked.
     pub fn file(&self, version: &Version, name: &str) -> Result<Vec<u8>> {
-        if !self.stored(version).any(|stored| stored == name) {
+        if !version.stored().any(|stored| stored == name) {
             let (model, id) = (&version.metadata.model, &version.id);
             return Err(Fault::definition(format!("version {model}/{id} has no file `{name}`")));
         }
@@ -210,11 +202,6 @@ impl Registry {
         let right = checksum(name, &content);
         let is_sound = name == CHECKSUMS || sums.split_inclusive('\n').any(|line| line == right);
         if is_sound { Ok(content) } else { Err(damaged(version, &format!("its file {name} has changed"))) }
-    }
-
-    /// The names of all that a version's folder holds: its files, and what describes them.
-    pub fn stored<'a>(&self, version: &'a Version) -> impl Iterator<Item = &'a str> + use<'a> {
-        version.files.iter().map(String::as_str).chain([METADATA, CHECKSUMS])
     }
 
     pub(super) fn read(&self, model: &str, id: &str) -> Result<Version> {

@@ -13,9 +13,9 @@ use millstream_engine::{Fault, Result};
 use safetensors::SafeTensors;
 
 use super::notes::{self, Author};
-use super::store::{CHECKSUMS, METADATA, Registry, TEMPORARY, failed, sync_folder, write_durably};
+use super::store::{Registry, TEMPORARY, failed, sync_folder, write_durably};
 use super::tar;
-use super::version::{Manifest, Version, check_name, checksum, checksums, digest};
+use super::version::{CHECKSUMS, METADATA, Manifest, Version, check_name, checksum, checksums, digest};
 
 /// Files of a version at most.
 const FILES_MAX: usize = 256;

@@ -139,7 +139,17 @@ pub struct Version {
     pub folder: PathBuf,
 }
 
+/// What is known of a version.
+pub(super) const METADATA: &str = "metadata.json";
+/// Checksums of all other files, for `b3sum --check` too.
+pub(super) const CHECKSUMS: &str = "checksums.b3";
+
 impl Version {
+    /// The names of all that its folder holds: its files, and what describes them.
+    pub fn stored(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(String::as_str).chain([METADATA, CHECKSUMS])
+    }
+
     /// What sorts versions by their promotion.
     pub(super) fn order(&self) -> (i64, u64, String) {
         (self.metadata.promoted_ms, self.metadata.revision, self.id.clone())

@@ -168,7 +168,7 @@ impl Api {
             ("POST", "registered-models/alias") => {
                 let version = self.sound(asked)?;
                 self.registry.set_alias(&version, asked.need("alias")?, &self.author())?;
-                done()
+                Ok(done())
             }
             ("DELETE", "registered-models/alias") => {
                 let (model, alias) = (self.model(asked.need("name")?)?, asked.need("alias")?);
@@ -178,7 +178,7 @@ impl Api {
                     return Err(missing(&format!("Registered model alias {alias} of {} not found.", model.name)));
                 }
                 self.registry.remove_alias(&model.name, alias, &self.author())?;
-                done()
+                Ok(done())
             }
             ("POST", "registered-models/set-tag") | ("DELETE", "registered-models/delete-tag") => {
                 self.edit(asked, None)
@@ -193,10 +193,10 @@ impl Api {
                 Ok(Reply::Json(json!({"artifact_uri": self.version(asked)?.source()})))
             }
             ("POST", "model-versions/set-tag") | ("DELETE", "model-versions/delete-tag") => {
-                self.edit(asked, Some(self.sound(asked)?))
+                self.edit(asked, Some(&self.sound(asked)?))
             }
             ("PATCH", "model-versions/update") => {
-                self.edit(asked, Some(self.sound(asked)?))?;
+                self.edit(asked, Some(&self.sound(asked)?))?;
                 Ok(Reply::Json(json!({"model_version": self.version(asked)?.json()})))
             }
             ("POST", "registered-models/create" | "model-versions/create") => Err(refused(
@@ -243,7 +243,7 @@ impl Api {
     }
 
     /// Sets or removes a tag, or describes.
-    fn edit(&self, asked: &Asked, version: Option<Version>) -> Answer {
+    fn edit(&self, asked: &Asked, version: Option<&Version>) -> Answer {
         let model = self.model(asked.need("name")?)?.name;
         let edit = match asked.path.rsplit('/').next() {
             Some("update") => Edit::Description(asked.get("description").unwrap_or_default()),
@@ -257,8 +257,8 @@ impl Api {
                 Edit::Tag(key, (change == Some("set-tag")).then(|| asked.get("value").unwrap_or_default()))
             }
         };
-        self.registry.edit(&model, version.as_ref(), edit, &self.author())?;
-        done()
+        self.registry.edit(&model, version, edit, &self.author())?;
+        Ok(done())
     }
 
     fn search_models(&self, asked: &Asked) -> Answer {
@@ -304,7 +304,7 @@ impl Api {
                 let version = self.numbered(name, number)?.entry.version?;
                 let size = |name: &str| std::fs::metadata(version.folder.join(name)).map_or(0, |file| file.len());
                 let file = |name| json!({"path": name, "is_dir": false, "file_size": size(name)});
-                self.registry.stored(&version).map(file).collect()
+                version.stored().map(file).collect()
             }
             // A file has nothing in it.
             _ => self.file(path).map(|_| Vec::new())?,
@@ -319,15 +319,15 @@ impl Api {
         };
         let Entry { version, .. } = self.numbered(name, number)?.entry;
         let version = version?;
-        if !self.registry.stored(&version).any(|stored| stored == file) {
+        if !version.stored().any(|stored| stored == file) {
             return Err(missing(&format!("there is no file `{path}`")));
         }
         Ok(Reply::File(self.registry.file(&version, file)?))
     }
 }
 
-fn done() -> Answer {
-    Ok(Reply::Json(json!({})))
+fn done() -> Reply {
+    Reply::Json(json!({}))
 }
 
 fn missing(what: &str) -> Refusal {
