@@ -38,6 +38,15 @@ pub struct Entry {
     pub changed_ms: Option<i64>,
 }
 
+/// What is noted of a model, whatever its versions are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// What people wrote about it; may be empty.
+    pub description: String,
+    /// By name.
+    pub tags: BTreeMap<String, String>,
+}
+
 /// What a promotion to an alias is to make sure of.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate {
@@ -73,11 +82,17 @@ impl Registry {
         Ok(listed.into_iter().map(entry).collect())
     }
 
-    /// What people wrote about a model, and its tags.
-    pub fn about_model(&self, model: &str) -> Result<(String, BTreeMap<String, String>)> {
-        let mut notes = self.notes(&[])?;
-        let subject = (model.to_owned(), String::new());
-        Ok((notes.descriptions.remove(&subject).unwrap_or_default(), notes.tags.remove(&subject).unwrap_or_default()))
+    /// What is noted of models themselves, by name; nothing of most.
+    pub fn about_models(&self) -> Result<BTreeMap<String, About>> {
+        let Notes { tags, descriptions, .. } = self.database.read(Notes::read)?.unwrap_or_default();
+        let mut models: BTreeMap<String, About> = BTreeMap::new();
+        for ((model, _), tags) in tags.into_iter().filter(|((_, id), _)| id.is_empty()) {
+            models.entry(model).or_default().tags = tags;
+        }
+        for ((model, _), description) in descriptions.into_iter().filter(|((_, id), _)| id.is_empty()) {
+            models.entry(model).or_default().description = description;
+        }
+        Ok(models)
     }
 
     /// What happened to a model, or to one of its versions, or to all; oldest first.

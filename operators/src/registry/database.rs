@@ -33,6 +33,7 @@ const MIGRATIONS: [&str; 1] = ["
         event INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, model TEXT NOT NULL, id TEXT NOT NULL,
         kind TEXT NOT NULL, what TEXT NOT NULL, by TEXT NOT NULL, why TEXT NOT NULL
     ) STRICT;
+    CREATE INDEX events_by_version ON events (model, id, at_ms);
     CREATE TRIGGER events_are_not_changed BEFORE UPDATE ON events
         BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
     CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events

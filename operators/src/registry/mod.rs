@@ -23,7 +23,7 @@ mod transfer;
 mod version;
 
 pub use card::Recipe;
-pub use changes::{Edit, Entry, Gate};
+pub use changes::{About, Edit, Entry, Gate};
 pub use compare::{Compared, Comparison, Difference};
 pub use notes::{Author, Event};
 pub use promotion::{PromotionConfig, PromotionRule};

@@ -109,6 +109,10 @@ impl Registry {
         for model in folders(&self.folder)? {
             for id in folders(&self.folder.join(&model))? {
                 let version = self.read(&model, &id);
+                if version.is_err() && !self.folder.join(&model).join(&id).exists() {
+                    // It was deleted meanwhile.
+                    continue;
+                }
                 all.push(Listed { model: model.clone(), id, version });
             }
         }

@@ -28,7 +28,7 @@ use super::routes::{Api, Asked, Code, Refusal, Reply};
 
 /// The largest body, and the largest query.
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// What a connection may use for headers.
+/// What a connection may use for headers, or a little more: what comes in one piece is taken as one.
 const BUFFER_BYTES: usize = 64 << 10;
 /// Connections at most; further ones wait.
 const CONNECTIONS_MAX: usize = 64;

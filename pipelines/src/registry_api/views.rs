@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use millstream_engine::Result;
-use millstream_operators::registry::{Entry, Registry};
+use millstream_operators::registry::{About, Entry, Registry};
 use serde_json::{Value, json};
 
 use super::filter::Facts;
@@ -23,8 +23,7 @@ pub(super) struct ModelVersion {
 pub(super) struct Model {
     pub(super) name: String,
     pub(super) versions: Vec<ModelVersion>,
-    description: String,
-    tags: BTreeMap<String, String>,
+    about: About,
     /// The newest promoted version that is sound.
     newest: Option<u64>,
 }
@@ -32,15 +31,16 @@ pub(super) struct Model {
 /// All models by name.
 pub(super) fn models(registry: &Registry) -> Result<BTreeMap<String, Model>> {
     let mut models: BTreeMap<String, Model> = BTreeMap::new();
+    let mut noted = registry.about_models()?;
     for entry in registry.entries()? {
         let Some(number) = entry.number else { continue };
         let name = entry.model.clone();
-        if !models.contains_key(&name) {
-            let (description, tags) = registry.about_model(&name)?;
-            let model = Model { name: name.clone(), versions: Vec::new(), description, tags, newest: None };
-            models.insert(name.clone(), model);
-        }
-        let Some(model) = models.get_mut(&name) else { continue };
+        let model = models.entry(name.clone()).or_insert_with(|| Model {
+            about: noted.remove(&name).unwrap_or_default(),
+            name,
+            versions: Vec::new(),
+            newest: None,
+        });
         if entry.version.is_ok() {
             model.newest = Some(number);
         }
@@ -107,7 +107,7 @@ impl ModelVersion {
 
 impl Model {
     pub(super) fn facts(&self) -> Facts<'_> {
-        Facts { name: &self.name, number: None, tags: &self.tags }
+        Facts { name: &self.name, number: None, tags: &self.about.tags }
     }
 
     pub(super) fn created_ms(&self) -> i64 {
@@ -129,7 +129,7 @@ impl Model {
             version.entry.aliases.iter().map(move |alias| json!({"alias": alias, "version": number}))
         });
         json!({
-            "name": self.name, "description": self.description, "tags": pairs(&self.tags),
+            "name": self.name, "description": self.about.description, "tags": pairs(&self.about.tags),
             "creation_timestamp": self.created_ms(), "last_updated_timestamp": self.changed_ms(),
             "latest_versions": self.latest().map(ModelVersion::json).into_iter().collect::<Vec<_>>(),
             "aliases": aliases.collect::<Vec<_>>(),

@@ -102,8 +102,8 @@ fn tags_and_descriptions_can_be_changed() {
         ["owner=", "stage=old = 'x'"]
     );
     assert_eq!(entry.description, "It is said\nto be good.");
-    let (description, tags) = registry.about_model("late").expect("read");
-    assert_eq!((description.as_str(), tags["team"].as_str()), ("Flights.", "sky"));
+    let about = registry.about_models().expect("read").remove("late").expect("it is noted");
+    assert_eq!((about.description.as_str(), about.tags["team"].as_str()), ("Flights.", "sky"));
     edit(Some(&version), Edit::Tag("stage", None)).expect("removed");
     let missing = edit(Some(&version), Edit::Tag("stage", None)).expect_err("it is gone").to_string();
     assert_eq!(missing, "there is no tag `stage`; there are: owner");

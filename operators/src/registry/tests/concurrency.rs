@@ -54,3 +54,30 @@ fn readers_and_writers_get_along() {
     let promotions = registry.history(None, None).expect("read");
     assert_eq!(promotions.iter().filter(|event| event.kind == "promoted").count(), 1 + usize::from(VERSIONS));
 }
+
+#[test]
+fn what_is_deleted_meanwhile_is_not_damaged() {
+    let (folder, registry) = registry();
+    let path = folder.path().join("registry");
+    promote(&registry, b"first", 0);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let registry = Registry::open(&path).expect("opened");
+            for at in 0..VERSIONS {
+                let version = promote(&registry, &[at], 1 + i64::from(at));
+                registry.delete("late", &version.id, &author("")).expect("deleted");
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        scope.spawn(|| {
+            let registry = Registry::open(&path).expect("opened");
+            while !done.load(Ordering::SeqCst) {
+                for listed in registry.list().expect("listed") {
+                    assert!(listed.version.is_ok(), "{listed:?}");
+                }
+            }
+        });
+    });
+    assert_eq!(registry.list().expect("listed").len(), 1);
+}
