@@ -21,6 +21,7 @@ mod load;
 pub mod pattern;
 pub mod plan;
 pub mod profile;
+pub mod registry_api;
 pub mod report;
 pub mod run;
 pub mod schema;

@@ -8,15 +8,12 @@ use serde_json::json;
 use super::Spec;
 use crate::models::Predictor;
 use crate::models::onnx::{Signature, export};
+use crate::registry::{DESCRIPTION, EXPLANATION};
 
 /// The file of the model's numbers.
 pub const WEIGHTS: &str = "weights.safetensors";
-/// The file that says what the numbers mean.
-pub const METADATA: &str = "model.json";
 /// The file with which any ONNX runtime gives the model's answers, where it is expressible.
 pub const ONNX: &str = "model.onnx";
-/// The file in which the model explains itself to people.
-pub const EXPLANATION: &str = "explanation.json";
 
 impl Spec {
     /// What the model is, for people and for telling one from another.
@@ -46,7 +43,8 @@ pub(super) fn write(spec: &Spec, predictor: &dyn Predictor, examples: u64) -> Re
         Ok(_) => ONNX.into(),
         Err(reason) => format!("not exported: {reason}").into(),
     };
-    let mut files = vec![(METADATA.to_owned(), pretty(&description)?), (EXPLANATION.to_owned(), pretty(&explanation)?)];
+    let mut files =
+        vec![(DESCRIPTION.to_owned(), pretty(&description)?), (EXPLANATION.to_owned(), pretty(&explanation)?)];
     files.extend(onnx.ok().map(|file| (ONNX.to_owned(), file)));
     files.push((WEIGHTS.to_owned(), weights(predictor)?));
     Ok(files)

@@ -17,7 +17,7 @@ use millstream_engine::operator::{Answer, Rejects};
 
 use crate::models::{Design, Matrix, Names, Predictor, Shape};
 
-pub use artefacts::{EXPLANATION, METADATA, ONNX, WEIGHTS};
+pub use artefacts::{ONNX, WEIGHTS};
 pub use features::{CATEGORIES, Feature, FeatureConfig, Features, Place, is_number};
 pub use outputs::{Outputs, PREDICTED, PREDICTED_ACTION, PREDICTED_CLASS};
 

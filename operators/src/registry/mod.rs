@@ -2,17 +2,35 @@
 //!
 //! A version is named by the content of its files, written under a temporary name and renamed when all of it is
 //! durable: so there is all of a version or nothing, and the same revision is never there twice.
+//!
+//! What changes lies beside the versions in `registry.sqlite`: aliases, tags, descriptions, the numbers of versions, and a
+//! history that is only added to. The folders are the truth: without the database all versions are there, and a registry
+//! that never had one is as one whose database is empty. Versions of a model are numbered from 1 in the order of their
+//! promotion; a number is not given twice, as long as the database is kept.
 
+mod card;
+mod changes;
+mod compare;
+mod database;
 mod gates;
 mod measures;
+mod notes;
 mod promotion;
+mod select;
 mod store;
+mod tar;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod version;
 
+pub use card::Recipe;
+pub use changes::{About, Edit, Entry, Tolerance};
+pub use compare::{Compared, Comparison, Difference};
 pub use gates::{Gate, Judged};
 pub use measures::less_is_better;
+pub use notes::{Author, Event};
 pub use promotion::{DECISIVE, PromotionConfig, PromotionRule};
+pub use select::select;
 pub use store::{Listed, Registry};
-pub use version::{Metadata, Promotion, Score, Version};
+pub use version::{DESCRIPTION, EXPLANATION, Metadata, Promotion, Score, Version};

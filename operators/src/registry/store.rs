@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 
 use millstream_engine::{Fault, Result, failpoint};
 
-use super::version::{Manifest, Promotion, Version, check_name, checksum, checksums, digest};
+use super::database::Database;
+use super::notes::{self, LATEST, number_of};
+use super::version::{CHECKSUMS, METADATA, Manifest, Promotion, Version, check_name, checksum, checksums, digest};
 
-const METADATA: &str = "metadata.json";
-/// Checksums of all other files, for `b3sum --check` too.
-const CHECKSUMS: &str = "checksums.b3";
 /// Folders that are being written, or were when the program ended.
-const TEMPORARY: &str = ".tmp-";
-const ID_DIGITS: usize = 16;
+pub(super) const TEMPORARY: &str = ".tmp-";
+pub(super) const ID_DIGITS: usize = 16;
 
-/// The versions in one folder. Only one process may promote into it at a time; any number may read.
+/// The versions in one folder. Any number of processes may read and change it: changes follow one another.
 #[derive(Debug)]
 pub struct Registry {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
+    pub(super) database: Database,
 }
 
 /// An entry of the registry, which may be damaged.
@@ -36,7 +36,7 @@ impl Registry {
     /// Opens the registry, and makes its folder if there is none.
     pub fn open(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder).map_err(failed("make the registry folder", folder))?;
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), database: Database::of(folder) })
     }
 
     /// Writes a version durably. If the registry has it already, that one is given back as it is.
@@ -52,12 +52,29 @@ impl Registry {
     ) -> Result<Version> {
         let Promotion { metadata, artefacts } = sorted(promotion)?;
         let digest = digest(&artefacts);
+        let files = artefacts.iter().map(|(name, _)| name.clone()).collect();
+        let manifest = Manifest { digest, files, metadata };
+        let mut contents = artefacts;
+        contents.push((METADATA.to_owned(), manifest.write()?));
+        contents.push((CHECKSUMS.to_owned(), checksums(&contents).into_bytes()));
+        let _lock = self.lock()?;
+        self.place(&manifest, &contents, done)
+    }
+
+    /// Makes the folder of a version that has these files. The lock is held by who calls this.
+    pub(super) fn place(
+        &self,
+        manifest: &Manifest,
+        contents: &[(String, Vec<u8>)],
+        done: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Version> {
+        let Manifest { digest, metadata, .. } = manifest;
         let id = &digest[..ID_DIGITS];
         let model = self.folder.join(&metadata.model);
         let target = model.join(id);
         if target.exists() {
             let there = self.read(&metadata.model, id)?;
-            if there.digest != digest {
+            if there.digest != *digest {
                 return Err(damaged(&there, "it has another digest"));
             }
             // A crash may have come between the renaming and this.
@@ -72,12 +89,7 @@ impl Registry {
         let temporary = model.join(format!("{TEMPORARY}{id}"));
         fs::create_dir(&temporary).map_err(failed("make the folder", &temporary))?;
         done("temporary folder")?;
-        let files = artefacts.iter().map(|(name, _)| name.clone()).collect();
-        let manifest = Manifest { digest: digest.clone(), files, metadata };
-        let mut contents = artefacts;
-        contents.push((METADATA.to_owned(), manifest.write()?));
-        contents.push((CHECKSUMS.to_owned(), checksums(&contents).into_bytes()));
-        for (name, content) in &contents {
+        for (name, content) in contents {
             failpoint::around("promote.write", || write_durably(&temporary.join(name), content))?;
             done(name)?;
         }
@@ -88,7 +100,7 @@ impl Registry {
         done("renamed")?;
         sync_folder(&model)?;
         done("name durable")?;
-        self.read(&manifest.metadata.model, id)
+        self.read(&metadata.model, id)
     }
 
     /// All versions by model and time of promotion; damaged ones, too.
@@ -97,31 +109,74 @@ impl Registry {
         for model in folders(&self.folder)? {
             for id in folders(&self.folder.join(&model))? {
                 let version = self.read(&model, &id);
+                if version.is_err() && !self.folder.join(&model).join(&id).exists() {
+                    // It was deleted meanwhile.
+                    continue;
+                }
                 all.push(Listed { model: model.clone(), id, version });
             }
         }
         all.sort_by_key(|listed| {
-            let promoted_ms = listed.version.as_ref().map_or(i64::MAX, |version| version.metadata.promoted_ms);
-            (listed.model.clone(), promoted_ms, listed.id.clone())
+            let promoted = listed.version.as_ref().map_or((i64::MAX, u64::MAX, listed.id.clone()), Version::order);
+            (listed.model.clone(), promoted)
         });
         Ok(all)
     }
 
-    /// The one version whose id (or `model/id`) starts with `prefix`, its files checked.
-    pub fn show(&self, prefix: &str) -> Result<Version> {
-        let all = self.list()?;
-        let name = |listed: &Listed| format!("{}/{}", listed.model, listed.id);
-        let mut found: Vec<&Listed> =
-            all.iter().filter(|listed| listed.id.starts_with(prefix) || name(listed).starts_with(prefix)).collect();
-        let (Some(listed), true) = (found.pop(), found.is_empty()) else {
-            let names: Vec<String> = all.iter().map(name).collect();
-            return Err(Fault::definition(format!(
-                "`{prefix}` is not the start of exactly one version; there are: {}",
-                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-            )));
-        };
-        let version = self.read(&listed.model, &listed.id)?;
+    /// The version of a [name](Registry::find), its files checked.
+    pub fn show(&self, name: &str) -> Result<Version> {
+        let version = self.find(name)?;
         self.artefacts(&version).map(|_| version)
+    }
+
+    /// The one version that a name means: see [`Registry::resolve`].
+    pub fn find(&self, name: &str) -> Result<Version> {
+        let (model, id) = self.resolve(name)?;
+        self.read(&model, &id)
+    }
+
+    /// The model and the id of the one version that a name means: the beginning of its id, `model/` and the beginning of its
+    /// id, or `model@alias`. The alias `latest` means the newest promoted version, `v3` the third. It may be damaged.
+    pub fn resolve(&self, name: &str) -> Result<(String, String)> {
+        let all = self.list()?;
+        if let Some((model, alias)) = name.split_once('@') {
+            return Ok((model.to_owned(), self.resolve_alias(&all, model, alias)?));
+        }
+        let full = |listed: &Listed| format!("{}/{}", listed.model, listed.id);
+        let mut found: Vec<&Listed> =
+            all.iter().filter(|listed| listed.id.starts_with(name) || full(listed).starts_with(name)).collect();
+        if let (Some(listed), true) = (found.pop(), found.is_empty()) {
+            return Ok((listed.model.clone(), listed.id.clone()));
+        }
+        let names: Vec<String> = all.iter().map(full).collect();
+        Err(Fault::definition(format!(
+            "`{name}` is not the start of exactly one version; there are: {}",
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        )))
+    }
+
+    /// The newest sound version of a model.
+    pub fn newest(&self, model: &str) -> Result<Option<Version>> {
+        let of_model = self.list()?.into_iter().filter(|listed| listed.model == model);
+        Ok(of_model.filter_map(|listed| listed.version.ok()).last())
+    }
+
+    fn resolve_alias(&self, all: &[Listed], model: &str, alias: &str) -> Result<String> {
+        if alias == LATEST {
+            let newest = self.newest(model)?.map(|version| version.id);
+            return newest.ok_or_else(|| Fault::definition(format!("{model} has no sound version")));
+        }
+        let noted = self.notes(all)?;
+        let found = if let Some(number) = number_of(alias) {
+            let is_it = |((of, _), number_of): &(&(String, String), &u64)| of == model && **number_of == number;
+            noted.numbers.iter().find(is_it).map(|((_, id), _)| id)
+        } else {
+            let id = noted.aliases.get(&(model.to_owned(), alias.to_owned()));
+            Some(id.ok_or_else(|| notes::no_alias(&noted, model, alias))?)
+        };
+        let is_there = |id: &&String| all.iter().any(|listed| listed.model == model && listed.id == **id);
+        let found = found.filter(is_there).cloned();
+        found.ok_or_else(|| Fault::definition(format!("{model}@{alias} names no version that is there")))
     }
 
     /// A version's files, checked against its digest.
@@ -138,7 +193,22 @@ impl Registry {
         if sound { Ok(artefacts) } else { Err(damaged(version, "its files have changed")) }
     }
 
-    fn read(&self, model: &str, id: &str) -> Result<Version> {
+    /// One of a version's files, as [`Version::stored`] lists them, checked.
+    pub fn file(&self, version: &Version, name: &str) -> Result<Vec<u8>> {
+        if !version.stored().any(|stored| stored == name) {
+            let (model, id) = (&version.metadata.model, &version.id);
+            return Err(Fault::definition(format!("version {model}/{id} has no file `{name}`")));
+        }
+        let path = version.folder.join(name);
+        let content = fs::read(&path).map_err(failed("read", &path))?;
+        let sums = version.folder.join(CHECKSUMS);
+        let sums = fs::read_to_string(&sums).map_err(failed("read", &sums))?;
+        let right = checksum(name, &content);
+        let is_sound = name == CHECKSUMS || sums.split_inclusive('\n').any(|line| line == right);
+        if is_sound { Ok(content) } else { Err(damaged(version, &format!("its file {name} has changed"))) }
+    }
+
+    pub(super) fn read(&self, model: &str, id: &str) -> Result<Version> {
         let folder = self.folder.join(model).join(id);
         let wrong = |why: &str| Fault::world(format!("version {model}/{id} is damaged: {why}"));
         let unreadable = |error: std::io::Error| wrong("its metadata cannot be read").because(error);
@@ -175,11 +245,11 @@ fn damaged(version: &Version, why: &str) -> Fault {
     Fault::world(format!("version {}/{} is damaged: {why}", version.metadata.model, version.id))
 }
 
-fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(std::io::Error) -> Fault + 'a {
+pub(super) fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(std::io::Error) -> Fault + 'a {
     move |error| Fault::world(format!("cannot {what} {}", path.display())).because(error)
 }
 
-fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
+pub(super) fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
     let write = || {
         let mut file = File::create_new(path)?;
         file.write_all(content)?;
@@ -189,7 +259,7 @@ fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// A folder's entries are durable when the folder itself is.
-fn sync_folder(path: &Path) -> Result<()> {
+pub(super) fn sync_folder(path: &Path) -> Result<()> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(failed("make durable", path))
 }
 
@@ -205,7 +275,7 @@ fn remove_leftovers(model: &Path) -> Result<()> {
 }
 
 /// The names of the folders below `path` that the registry made.
-fn folders(path: &Path) -> Result<Vec<String>> {
+pub(super) fn folders(path: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path).map_err(failed("read the folder", path))? {
         let entry = entry.map_err(failed("read the folder", path))?;

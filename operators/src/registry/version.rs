@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use millstream_engine::binding::{Epoch, Frontier};
 use millstream_engine::operator::Measure;
 use millstream_engine::{Fault, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::promotion::DECISIVE;
 
 /// A measure as it is stored.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -17,8 +19,13 @@ pub struct Score {
     pub who: String,
     /// Over which rows: `all`, `carrier=AA`.
     pub over: String,
-    /// The value.
+    /// The value. JSON has no word for what is not a number: `null` is read as that.
+    #[serde(deserialize_with = "number")]
     pub value: f64,
+}
+
+fn number<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 impl From<&Measure> for Score {
@@ -47,8 +54,17 @@ pub struct Metadata {
     pub epoch: Epoch,
     /// What the revision had learned through.
     pub frontier: Frontier,
+    /// What its parent had learned through: what lies between is what this version has learned since.
+    #[serde(default)]
+    pub since: Option<Frontier>,
     /// How many examples it had learned.
     pub examples: u64,
+    /// The seed of all that was drawn by chance.
+    #[serde(default)]
+    pub seed: Option<u64>,
+    /// What learned: `cpu`, or `gpu`.
+    #[serde(default)]
+    pub device: Option<String>,
     /// The model's measures and those of its baselines.
     pub measures: Vec<Score>,
     /// When the run started, milliseconds since 1970.
@@ -59,8 +75,38 @@ pub struct Metadata {
     pub durations_seconds: BTreeMap<String, f64>,
     /// Why it was promoted.
     pub reason: String,
+    /// Who ran the pipeline, by a user's name.
+    #[serde(default)]
+    pub promoted_by: Option<String>,
     /// The version that was promoted before.
     pub parent: Option<String>,
+}
+
+impl Metadata {
+    /// What the model reached over all rows.
+    pub fn reached(&self, name: &str) -> Option<f64> {
+        self.of_all(name).find(|score| score.who == "model").map(|score| score.value)
+    }
+
+    /// The measure by which the model is judged, the lower the better, and its value over all rows.
+    pub fn decisive(&self) -> Option<(&'static str, f64)> {
+        DECISIVE.into_iter().find_map(|name| Some((name, self.reached(name)?)))
+    }
+
+    /// The best baseline by a measure, the lower the better.
+    pub fn best_baseline(&self, name: &str) -> Option<&Score> {
+        let baselines = self.of_all(name).filter(|score| score.who != "model");
+        baselines.min_by(|a, b| a.value.total_cmp(&b.value))
+    }
+
+    fn of_all(&self, name: &str) -> impl Iterator<Item = &Score> {
+        self.measures.iter().filter(move |score| score.name == name && score.over == "all")
+    }
+
+    /// How many times errors had drifted, where that is watched.
+    pub fn drift_changes(&self) -> Option<u64> {
+        self.reached("changes").map(|changes| changes as u64)
+    }
 }
 
 /// A revision to be promoted.
@@ -71,6 +117,12 @@ pub struct Promotion {
     /// Its files, from [`millstream_engine::operator::Answer::artefacts`].
     pub artefacts: Vec<(String, Vec<u8>)>,
 }
+
+/// The file that says what the numbers of a version mean, and with which parameters they were learned.
+pub const DESCRIPTION: &str = "model.json";
+
+/// The file in which the model explains itself to people.
+pub const EXPLANATION: &str = "explanation.json";
 
 /// A version in the registry.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +137,23 @@ pub struct Version {
     pub metadata: Metadata,
     /// Its folder.
     pub folder: PathBuf,
+}
+
+/// What is known of a version.
+pub(super) const METADATA: &str = "metadata.json";
+/// Checksums of all other files, for `b3sum --check` too.
+pub(super) const CHECKSUMS: &str = "checksums.b3";
+
+impl Version {
+    /// The names of all that its folder holds: its files, and what describes them.
+    pub fn stored(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(String::as_str).chain([METADATA, CHECKSUMS])
+    }
+
+    /// What sorts versions by their promotion.
+    pub(super) fn order(&self) -> (i64, u64, String) {
+        (self.metadata.promoted_ms, self.metadata.revision, self.id.clone())
+    }
 }
 
 /// `metadata.json`.

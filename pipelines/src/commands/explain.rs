@@ -4,9 +4,8 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use millstream_engine::{Fault, Result};
-use millstream_operators::inference::EXPLANATION;
 use millstream_operators::models::Explanation;
-use millstream_operators::registry::{Registry, Version};
+use millstream_operators::registry::{EXPLANATION, Registry, Version};
 use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::run::state;
 use serde::Serialize;
@@ -24,7 +23,7 @@ pub(crate) struct Arguments {
     place: Place,
     /// The model, where the definition has several.
     model: Option<String>,
-    /// The version's id, or the beginning of it; by default the newest.
+    /// The beginning of the version's id, or `model@alias`; by default the newest.
     #[arg(long, value_name = "VERSION", conflicts_with = "model")]
     version: Option<String>,
     /// For people or for machines.
@@ -83,15 +82,7 @@ fn newest(registry: &Registry, pipeline: &Pipeline, model: Option<&str>) -> Resu
         (None, [only]) => only,
         (None, _) => return Err(Fault::definition(format!("there are several models: say which of {}", listed()))),
     };
-    let mut versions: Vec<Version> = registry
-        .list()?
-        .into_iter()
-        .filter(|listed| listed.model == model)
-        .filter_map(|listed| listed.version.ok())
-        .collect();
-    // In the order of promotion; several at once, by what they had learned.
-    versions.sort_by_key(|version| (version.metadata.promoted_ms, version.metadata.revision));
-    versions.pop().ok_or_else(|| {
+    registry.newest(model)?.ok_or_else(|| {
         Fault::definition(format!(
             "{model} has no promoted version yet: `promote: {{every_examples: 10000}}` in its definition says when \
              there is one, and `millstream replay --save FOLDER` writes the files of any revision"

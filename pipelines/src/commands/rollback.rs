@@ -12,7 +12,8 @@ use crate::commands::run;
 // Those of `run` are a group of the same name.
 #[group(skip)]
 pub(crate) struct Arguments {
-    /// The version to go back to: its id, `MODEL/ID`, or the beginning of either; `millstream models list` shows them.
+    /// The version to go back to: its id, `MODEL/ID`, or the beginning of either, or `MODEL@ALIAS`; `millstream models list`
+    /// shows them.
     #[arg(long, value_name = "VERSION")]
     to: String,
     /// Records that are not to be learned again, the last offset not included; may be given several times.

@@ -114,7 +114,8 @@ impl Secrets {
 }
 
 impl Reference {
-    fn look_up(&self, folder: &Path) -> Result<String, (String, &'static str)> {
+    /// What is kept there, or what is wrong and how to mend it.
+    pub fn look_up(&self, folder: &Path) -> Result<String, (String, &'static str)> {
         let secret = match self {
             Self::Env(name) => std::env::var(name).map_err(|error| match error {
                 std::env::VarError::NotPresent => {

@@ -52,6 +52,7 @@ pub(crate) use commit::Answers;
 use commit::{BrokerCommit, Reached};
 use feed::Feeds;
 use journal::{Definition, History, Writer};
+pub use promote::user;
 use promote::{Candidate, Promoter};
 use recover::{Decision, Ledger};
 pub use reply::time;
@@ -324,8 +325,7 @@ fn settings(
     Settings {
         workers: options.workers.unwrap_or(pipeline.workers),
         limits,
-        // The digest is the only seed: the same definition makes the same choices.
-        seed: millstream_engine::state::hash(pipeline.digest.as_bytes()),
+        seed: seed(pipeline),
         clock: options.clock.clone(),
         metrics,
         book: options.book.clone(),
@@ -357,7 +357,6 @@ fn promoter(
     now_ms: i64,
     metrics: Arc<Metrics>,
 ) -> Result<Promoter> {
-    let versions = versions(&registry)?;
     // What was rebuilt with another definition may be promoted at once.
     let start = || decision.checkpoint.as_ref().map(|checkpoint| &checkpoint.manifest().revisions);
     let reached = decision.replay.last().map(|recorded| &recorded.revisions).or_else(start);
@@ -370,7 +369,7 @@ fn promoter(
             rule,
             gates: model.gates.clone(),
             examples: reached.map_or(0, |mark| mark.revision),
-            parent: versions.get(&model.name).and_then(|ids| ids.last().cloned()),
+            parent: registry.newest(&model.name)?,
         };
         candidates.insert(model.node, candidate);
     }
@@ -379,11 +378,19 @@ fn promoter(
         candidates,
         pipeline: pipeline.name.clone(),
         definition: pipeline.digest.clone(),
+        seed: seed(pipeline),
+        user: user(),
         started_ms: now_ms,
         since_start: Stopwatch::start(),
         metrics,
         failing: false,
+        unnoted: false,
     })
+}
+
+/// The digest is the only seed: the same definition makes the same choices.
+fn seed(pipeline: &Pipeline) -> u64 {
+    millstream_engine::state::hash(pipeline.digest.as_bytes())
 }
 
 /// The ids of all versions by model, in the order of their promotion.

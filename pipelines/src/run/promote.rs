@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use millstream_engine::book::Revision;
 use millstream_engine::metrics::Metrics;
+use millstream_engine::operator::Measure;
 use millstream_engine::publish::Published;
 use millstream_engine::time::Stopwatch;
 use millstream_engine::{Blame, Result};
-use millstream_operators::registry::{Gate, Judged, Metadata, Promotion, PromotionRule, Registry, Score};
+use millstream_operators::registry::{Gate, Judged, Metadata, Promotion, PromotionRule, Registry, Score, Version};
 
 /// A model that may be promoted.
 pub struct Candidate {
@@ -21,7 +22,7 @@ pub struct Candidate {
     /// Its newest committed revision: how many examples it had learned.
     pub examples: u64,
     /// Its newest version.
-    pub parent: Option<String>,
+    pub parent: Option<Version>,
 }
 
 /// Writes versions. They are content-addressed and nothing refers to them before the commit, so writing one twice after a
@@ -35,6 +36,10 @@ pub struct Promoter {
     pub pipeline: String,
     /// The definition's digest.
     pub definition: String,
+    /// The run's seed.
+    pub seed: u64,
+    /// Who runs it.
+    pub user: String,
     /// When the run started.
     pub started_ms: i64,
     /// Runs since then.
@@ -43,6 +48,13 @@ pub struct Promoter {
     pub metrics: Arc<Metrics>,
     /// Whether the last promotion could not be written, which is told once.
     pub failing: bool,
+    /// The same for the history.
+    pub unnoted: bool,
+}
+
+/// Who started this program.
+pub fn user() -> String {
+    std::env::var("USER").ok().filter(|user| !user.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 impl Candidate {
@@ -85,18 +97,28 @@ impl Promoter {
                 revision: revision.number,
                 epoch: revision.epoch,
                 frontier: (*revision.frontier).clone(),
+                since: candidate.parent.as_ref().map(|parent| parent.metadata.frontier.clone()),
                 examples: revision.number,
+                seed: Some(self.seed),
+                device: Some(device(&revision.measures).to_owned()),
                 measures: revision.measures.iter().map(Into::into).collect(),
                 started_ms: self.started_ms,
                 promoted_ms: now_ms,
                 durations_seconds: BTreeMap::from([("since_start".to_owned(), self.since_start.seconds())]),
                 reason,
-                parent: candidate.parent.clone(),
+                promoted_by: Some(self.user.clone()),
+                parent: candidate.parent.as_ref().map(|parent| parent.id.clone()),
             };
             let artefacts = revision.answer.artefacts()?;
             match self.registry.promote(&Promotion { metadata, artefacts }) {
                 Ok(version) => {
-                    candidate.parent = Some(version.id);
+                    candidate.parent = Some(version);
+                    // The folder is what counts: the next change of the registry notes what was not.
+                    if let Err(fault) = self.registry.note_versions(now_ms)
+                        && !std::mem::replace(&mut self.unnoted, true)
+                    {
+                        eprintln!("{} is promoted, and its history is not written: {fault}", candidate.model);
+                    }
                     if std::mem::take(&mut self.failing) {
                         eprintln!("{}: promoted again", candidate.model);
                     }
@@ -115,4 +137,10 @@ impl Promoter {
         candidate.examples = revision.number;
         Ok(())
     }
+}
+
+/// What learned: of what may learn elsewhere, there is a measure that says so.
+fn device(measures: &[Measure]) -> &'static str {
+    let elsewhere = measures.iter().any(|measure| measure.name == "on_device" && measure.value > 0.0);
+    if elsewhere { "gpu" } else { "cpu" }
 }

@@ -18,8 +18,9 @@ use millstream_engine::catalogue::{Problem, StepInput};
 use millstream_engine::operator::{Fold, Measure, Power, Rejects, Step};
 use serde_json::{Value, json};
 
-use crate::inference::{METADATA, ONNX, WEIGHTS};
+use crate::inference::{ONNX, WEIGHTS};
 use crate::models::samples::Random;
+use crate::registry::DESCRIPTION;
 
 /// Numbers at home in three units, a flag, a category, a text, a time, and the labels.
 fn schema() -> SchemaRef {
@@ -326,7 +327,7 @@ fn artefacts_can_be_read_and_predict_the_same() {
     let rows = stream(&mut Random::seeded(4), 500);
     learn(&mut *fold, &rows);
     let artefacts: BTreeMap<String, Vec<u8>> = fold.revision().artefacts().expect("written").into_iter().collect();
-    let model: Value = serde_json::from_slice(&artefacts[METADATA]).expect("JSON");
+    let model: Value = serde_json::from_slice(&artefacts[DESCRIPTION]).expect("JSON");
     assert_eq!(model["examples"], fold.examples());
     assert_eq!(model["onnx"], ONNX);
     assert!(artefacts[ONNX].windows(7).any(|name| name == b"carrier"), "an input is named as the column");

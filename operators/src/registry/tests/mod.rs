@@ -1,4 +1,6 @@
 //! Versions on a real disk, and crashes between any two steps.
+//!
+//! What changes, what is looked at, and what goes out and comes in have files of their own.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +11,12 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::{Metadata, Promotion, PromotionRule, Registry, Score};
+
+mod changes;
+mod concurrency;
+mod database;
+mod looks;
+mod transfer;
 
 fn promotion(model: &str, weights: &[u8]) -> Promotion {
     let score =
