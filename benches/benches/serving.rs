@@ -145,7 +145,7 @@ impl Random {
         inputs.extend(numbers.iter().enumerate().map(|(at, x)| tensor(format!("n{at}"), "FP64", x.to_string())));
         inputs.extend(categories.iter().enumerate().map(|(at, x)| tensor(format!("c{at}"), "INT64", x.to_string())));
         let body = format!("{{\"inputs\":[{}]}}", inputs.join(","));
-        let head = "POST /v2/models/questions/infer HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n";
+        let head = "POST /v2/models/questions/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
         format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
     }
 }

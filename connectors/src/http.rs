@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -104,9 +104,15 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Refuses who does not send the token.
+    /// Refuses who does not send the token, or, where there is none, who asks under a name that is not this machine's: a page in a
+    /// browser could have a name of its own that leads here.
     pub fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(expected) = self.token else { return Ok(()) };
+        let Some(expected) = self.token else {
+            let host = headers.get(HOST).and_then(|value| value.to_str().ok());
+            let message = "without a token only this machine may ask, as 127.0.0.1 or localhost";
+            let is_here = host.is_some_and(is_loopback);
+            return if is_here { Ok(()) } else { Err(Refusal::new(StatusCode::FORBIDDEN, message)) };
+        };
         let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.split_once(' '));
         let knows = given.is_some_and(|(scheme, token)| {
@@ -126,6 +132,16 @@ impl Limits {
             Ok(Ok(body)) => Ok(body.to_bytes()),
         }
     }
+}
+
+/// Whether a `Host` header names this machine.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Answers requests.
@@ -225,6 +241,11 @@ impl Refusal {
         self.status
     }
 
+    /// What it says.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// As a response.
     pub fn response(self) -> Response<Body> {
         let mut response = respond(self.status, &json!({"error": self.message}));
@@ -241,4 +262,19 @@ pub fn respond(status: StatusCode, body: &Value) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for host in ["127.0.0.1:5000", "localhost:5000", "LOCALHOST", "[::1]:5000", "[::1]", "127.8.9.1"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["", "evil.example:5000", "127.0.0.1.evil.example", "localhost.evil", "10.0.0.1:5000", ":5000"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
 }

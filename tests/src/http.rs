@@ -29,7 +29,7 @@ pub fn call(address: SocketAddr, what: &str, headers: &[&str], body: &[u8]) -> R
     let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
     let length = body.len();
     let head =
-        format!("{what} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n");
+        format!("{what} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n");
     connection.write_all(head.as_bytes()).expect("it is read");
     // Whoever refuses a body may not read it.
     drop(connection.write_all(body));

@@ -237,7 +237,7 @@ fn whoever_follows_gets_all_answers() {
     while_running(&site, |address| {
         while get(address, "/v2/health/ready").status != 200 {}
         let mut connection = TcpStream::connect(address).expect("it listens");
-        write!(connection, "GET /v2/models/questions/answers HTTP/1.1\r\nHost: test\r\n\r\n").expect("it is read");
+        write!(connection, "GET /v2/models/questions/answers HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is read");
         let mut lines = BufReader::new(connection).lines().map(|line| line.expect("text"));
         let head = lines.find(|line| line.starts_with("content-type")).expect("a head");
         assert_eq!(head, "content-type: text/event-stream");

@@ -36,7 +36,8 @@ requests:
 /// Posts a record a line; gives the status.
 fn post(address: SocketAddr, key: &str, lines: &str) -> String {
     let mut connection = TcpStream::connect(address).expect("it listens");
-    let head = "POST /readings HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\n";
+    let head =
+        "POST /readings HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\n";
     let request = format!("{head}X-Key: {key}\r\nContent-Length: {}\r\n\r\n{lines}", lines.len());
     connection.write_all(request.as_bytes()).expect("it is read");
     let mut answer = String::new();

@@ -89,7 +89,7 @@ impl Client {
 
 fn head(headers: &str, length: usize) -> String {
     let content_type = if headers.contains("Content-Type") { "" } else { "Content-Type: application/json\r\n" };
-    format!("POST /readings HTTP/1.1\r\nHost: test\r\n{content_type}{headers}Content-Length: {length}\r\n\r\n")
+    format!("POST /readings HTTP/1.1\r\nHost: localhost\r\n{content_type}{headers}Content-Length: {length}\r\n\r\n")
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_body_of_unknown_length_is_measured() {
     let place = Place::new();
     let receiver = place.start("http", &json!({"listen": "127.0.0.1:0", "path": "/readings", "max_body_bytes": 4}));
     let chunked =
-        "POST /readings HTTP/1.1\r\nHost: test\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\n";
+        "POST /readings HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut client = Client::new(receiver.address);
     client.send(&format!("{chunked}4\r\n1234\r\n0\r\n\r\n"));
     assert_eq!(client.shown(), "202 1");
