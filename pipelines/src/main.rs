@@ -95,7 +95,10 @@ enum Command {
     ///
     /// The definition is a first draft: sources with the types that were found, and cleansing steps, each with what was seen.
     Profile(profile::Arguments),
-    /// Shows the promoted versions of a pipeline's models.
+    /// Shows, compares, names, tags, moves and serves the promoted versions of a pipeline's models.
+    ///
+    /// What never changes is in a version's folder; names, tags and history are noted beside it. Exit code 2: what was asked for
+    /// is refused, and why.
     Models(models::Arguments),
     /// Shows what a model has learned: what matters to it most, and the model itself as text.
     ///
