@@ -63,10 +63,14 @@ impl Server {
             timeout_seconds: PATIENCE.as_secs_f64(),
         };
         let mut problems = Problems::default();
-        let limits = configured.check(&format!("change the registry at {at}"), &mut problems).ok_or_else(|| {
+        let limits = configured.check("change the registry", &mut problems).ok_or_else(|| {
             let problem = problems.0.swap_remove(0);
-            let help = problem.help.map(|help| format!("; {help}")).unwrap_or_default();
-            Fault::definition(format!("--{}: {}{help}", problem.path.join("."), problem.message))
+            let help = match problem.code {
+                // A command line has no keys.
+                "no-token" => "; add --token '${env:NAME}', or listen at 127.0.0.1",
+                _ => "",
+            };
+            Fault::definition(format!("--{} {at}: {}{help}", problem.path.join("."), problem.message))
         })?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)

@@ -12,7 +12,7 @@ use super::number_tree::{Growth, NORMAL_MAX, NumberTree};
 use super::{NUMBER_MAX, Voting};
 
 /// How many numbers a table over all leaves may have: leaves keep only what they have seen, a table has room for all.
-const CELLS_MAX: usize = 1 << 25;
+const CELLS_MAX: usize = 1 << 22;
 
 /// The logarithm of a probability that is none.
 const NEVER: f64 = -1e305;

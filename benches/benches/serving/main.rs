@@ -3,9 +3,13 @@
 //!
 //!     cargo bench -p millstream-benches --bench serving [-- SECONDS]
 //!
+//! Where `SERVING_PEER_PYTHON` names a Python interpreter with benches/peers/serving_onnxruntime.txt, a network and a forest are also served
+//! by ONNX Runtime behind uvicorn, from the files that their versions hold, and asked by the same clients.
+//!
 //! Requests come at a fixed pace, whether or not earlier ones are answered; each is timed from the moment at which it was due. Whoever
 //! asks runs on the same cores.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,11 +26,13 @@ use millstream_engine::source::Position;
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::run::{Options, Summary, run};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-const NUMBERS: usize = 13;
-const CATEGORIES: usize = 26;
+mod client;
+mod peer;
+
+use client::{Asked, CATEGORIES, NUMBERS, Random, ask_http};
+
+const SLOW: &str = "HTTP, beside 1,000 slow";
 /// Between two appends of labelled rows, and of questions to the topic.
 const ROWS_TICK: Duration = Duration::from_millis(10);
 const TICK: Duration = Duration::from_millis(2);
@@ -36,6 +42,7 @@ const ROWS_PER_SECOND: usize = 1000;
 const WARM_UP_SECONDS: f64 = 2.0;
 
 fn main() {
+    peer::run();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let seconds = arguments.first().map_or(10.0, |seconds| seconds.parse().expect("seconds"));
     let mut table = Table::new(&[
@@ -52,9 +59,9 @@ fn main() {
         "CPU s a s",
     ]);
     for (called, rate, connections) in
-        [("topic", 20_000.0, 0), ("HTTP", 5_000.0, 64), ("HTTP", 10_000.0, 64), ("HTTP, overload", 40_000.0, 512)]
+        [("topic", 20_000.0, 0), ("HTTP", 10_000.0, 64), (SLOW, 10_000.0, 64), ("HTTP, overload", 30_000.0, 256)]
     {
-        let found = measure(rate, connections, seconds);
+        let found = measure(called, rate, connections, seconds);
         let (mut took, mut refused): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
         for (seconds, status) in &found.samples {
             if *status == 200 { &mut took } else { &mut refused }.push(*seconds);
@@ -103,56 +110,26 @@ fn definition() -> String {
     )
 }
 
-fn plan(folder: &Path) -> Pipeline {
+fn plan(folder: &Path, definition: &str) -> Pipeline {
     let path = folder.join("serving.yaml");
-    std::fs::write(&path, definition()).expect("a folder that can be written");
+    std::fs::write(&path, definition).expect("a folder that can be written");
     let loaded = millstream_pipelines::load(&path, &Catalogue::shipped()).ok();
     loaded.unwrap_or_else(|| panic!("`millstream check` tells what is wrong with {}", path.display())).0
-}
-
-/// Numbers that look random.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-
-    fn row(&mut self) -> ([f64; NUMBERS], [u64; CATEGORIES]) {
-        let number = |random: &mut Self| random.below(1000) as f64 / 100.0;
-        (std::array::from_fn(|_| number(self)), std::array::from_fn(|_| self.below(100_000)))
-    }
-
-    /// A record, as JSON; with a label or without.
-    fn record(&mut self, labelled: bool) -> Vec<u8> {
-        let (numbers, categories) = self.row();
-        let mut columns: Vec<String> = numbers.iter().enumerate().map(|(at, x)| format!("\"n{at}\":{x}")).collect();
-        columns.extend(categories.iter().enumerate().map(|(at, code)| format!("\"c{at}\":{code}")));
-        if labelled {
-            columns.push(format!("\"y\":{}", numbers[0] + numbers[1] > 10.0));
-        }
-        format!("{{{}}}", columns.join(",")).into_bytes()
-    }
-
-    /// A request over HTTP.
-    fn request(&mut self) -> Vec<u8> {
-        let (numbers, categories) = self.row();
-        let tensor = |name: String, kind: &str, value: String| {
-            format!("{{\"name\":\"{name}\",\"shape\":[1],\"datatype\":\"{kind}\",\"data\":[{value}]}}")
-        };
-        let mut inputs: Vec<String> = Vec::new();
-        inputs.extend(numbers.iter().enumerate().map(|(at, x)| tensor(format!("n{at}"), "FP64", x.to_string())));
-        inputs.extend(categories.iter().enumerate().map(|(at, x)| tensor(format!("c{at}"), "INT64", x.to_string())));
-        let body = format!("{{\"inputs\":[{}]}}", inputs.join(","));
-        let head = "POST /v2/models/questions/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
-        format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
-    }
 }
 
 fn message(value: Vec<u8>) -> Message {
     let timestamp_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
     Message { value: Some(value), timestamp_ms, ..Message::default() }
+}
+
+/// A thousand clients that begin a request and do not end it, where that is asked for.
+fn slow(address: SocketAddr, called: &str) -> Vec<std::net::TcpStream> {
+    let one = |_| {
+        let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+        stream.write_all(b"POST /v2/models/questions/infer HTTP/1.1\r\nHost: local").expect("it is read");
+        stream
+    };
+    (0..if called == SLOW { 1000 } else { 0 }).map(one).collect()
 }
 
 /// What was found: the seconds of each answer with its status, after the warm-up.
@@ -163,9 +140,9 @@ struct Found {
     cpu: f64,
 }
 
-fn measure(rate: f64, connections: usize, seconds: f64) -> Found {
+fn measure(called: &str, rate: f64, connections: usize, seconds: f64) -> Found {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (pipeline, state) = (plan(folder.path()), folder.path().join("state"));
+    let (pipeline, state) = (plan(folder.path(), &definition()), folder.path().join("state"));
     std::fs::create_dir_all(&state).expect("a folder that can be written");
     let broker = pipeline.broker.open(&state).expect("the broker opens");
     for (topic, partitions) in &pipeline.topics {
@@ -200,7 +177,12 @@ fn measure(rate: f64, connections: usize, seconds: f64) -> Found {
         let asked = if connections == 0 {
             ask_topic(&*broker, rate, all, scope)
         } else {
-            ask_http(address, rate, all, connections)
+            let mut random = Random(2);
+            let requests = (0..256).map(|_| random.request()).collect();
+            let slow = slow(address, called);
+            let asked = ask_http(address, requests, rate, all, connections);
+            drop(slow);
+            asked
         };
         let cpu = (cpu_seconds() - before) / watch.elapsed().as_secs_f64();
         stop.store(true, Ordering::SeqCst);
@@ -226,9 +208,6 @@ fn pace(rate: f64, start: Instant, stop: &AtomicBool, mut act: impl FnMut(usize)
         std::thread::sleep(ROWS_TICK);
     }
 }
-
-/// When each request was due, how long its answer took, and its status; 0 where none came.
-type Asked = Vec<(f64, f64, u16)>;
 
 fn ask_topic<'scope>(
     broker: &'scope dyn Broker,
@@ -272,74 +251,4 @@ fn ask_topic<'scope>(
         std::thread::sleep(TICK);
     }
     reading.join().expect("answers were read")
-}
-
-fn ask_http(address: SocketAddr, rate: f64, seconds: f64, connections: usize) -> Asked {
-    let mut random = Random(2);
-    let requests: Arc<Vec<Vec<u8>>> = Arc::new((0..256).map(|_| random.request()).collect());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let start = Instant::now();
-        let clients: Vec<_> = (0..connections)
-            .map(|at| {
-                let (first, interval) = (at as f64 / rate, connections as f64 / rate);
-                tokio::spawn(client(address, requests.clone(), start, (first, interval, seconds)))
-            })
-            .collect();
-        let mut asked = Vec::new();
-        for client in clients {
-            asked.extend(client.await.expect("no panic"));
-        }
-        asked
-    })
-}
-
-/// Asks on one connection; a request that is due while the one before is not answered waits, and that counts.
-async fn client(
-    address: SocketAddr,
-    requests: Arc<Vec<Vec<u8>>>,
-    start: Instant,
-    (first, interval, seconds): (f64, f64, f64),
-) -> Asked {
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
-    stream.set_nodelay(true).expect("it can be set");
-    let (mut asked, mut buffer) = (Vec::new(), vec![0_u8; 64 << 10]);
-    for number in 0.. {
-        let due = first + f64::from(number) * interval;
-        if due > seconds {
-            break;
-        }
-        let wait = due - start.elapsed().as_secs_f64();
-        if wait > 0.0 {
-            tokio::time::sleep(Duration::from_secs_f64(wait)).await;
-        }
-        let sent = if wait > 0.0 { due } else { start.elapsed().as_secs_f64() };
-        let request = &requests[(number as usize * 7 + (first * 1e6) as usize) % requests.len()];
-        stream.write_all(request).await.expect("it is read");
-        let mut read = 0;
-        let status = loop {
-            let more = stream.read(&mut buffer[read..]).await.expect("it answers");
-            if more == 0 {
-                break 0;
-            }
-            read += more;
-            if let Some(status) = complete(&buffer[..read]) {
-                break status;
-            }
-        };
-        // A client that asks one thing after the other asks later where answers are late: that is not the server's time.
-        asked.push((due, start.elapsed().as_secs_f64() - sent, status));
-        if status == 0 {
-            break;
-        }
-    }
-    asked
-}
-
-/// The status of a response that is all there.
-fn complete(response: &[u8]) -> Option<u16> {
-    let text = std::str::from_utf8(response).ok()?;
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    let length: usize = head.split("content-length: ").nth(1)?.lines().next()?.parse().ok()?;
-    (body.len() >= length).then(|| head.split(' ').nth(1)?.parse().ok())?
 }
