@@ -87,14 +87,13 @@ pub struct ModelLearned {
 }
 
 impl ModelLearned {
-    /// The decisive measure over all rows, the model's value, and the best baseline with its value.
-    pub fn decisive(&self) -> Option<(&str, f64, Option<(&str, f64)>)> {
+    /// The decisive measure of the model over all rows, and that of its best baseline.
+    pub fn decisive(&self) -> Option<(&Score, Option<&Score>)> {
         let of_all: Vec<&Score> = self.measures.iter().filter(|score| score.over == "all").collect();
         let own = |name: &str| of_all.iter().find(|score| score.name == name && score.who == "model");
         let own = DECISIVE.into_iter().find_map(own)?;
         let others = of_all.iter().filter(|score| score.name == own.name && score.who != "model");
-        let others = others.map(|score| (score.who.as_str(), score.value));
-        Some((&own.name, own.value, others.min_by(|a, b| a.1.total_cmp(&b.1))))
+        Some((own, others.copied().min_by(|a, b| a.value.total_cmp(&b.value))))
     }
 }
 

@@ -40,7 +40,7 @@ enum Command {
     Test(test::Arguments),
     /// Tests and judges a definition like software: its tests, its models on the same records each time, and their gates.
     ///
-    /// Writes a report, JUnit XML for build servers, and the models' files. Exit code 0: all is good. 1: a test failed, a model has
+    /// Writes a report, `JUnit` XML for build servers, and the models' files. Exit code 0: all is good. 1: a test failed, a model has
     /// learned nothing, or a gate does not hold. 2: the definition is bad.
     Ci(ci::Arguments),
     /// Prints the JSON Schema of definition files, for editors.

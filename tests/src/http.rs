@@ -26,10 +26,9 @@ impl Response {
 /// One request on a connection of its own: `call(address, "POST /path", &["A: b"], body)`.
 pub fn call(address: SocketAddr, what: &str, headers: &[&str], body: &[u8]) -> Response {
     let mut connection = TcpStream::connect(address).expect("it listens");
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let headers = [headers, &["Connection: close"]].concat().join("\r\n");
     let length = body.len();
-    let head =
-        format!("{what} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n");
+    let head = format!("{what} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\nContent-Length: {length}\r\n\r\n");
     connection.write_all(head.as_bytes()).expect("it is read");
     // Whoever refuses a body may not read it.
     drop(connection.write_all(body));

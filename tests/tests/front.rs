@@ -1,6 +1,5 @@
 //! Requests over HTTP are requests like others: in the log, answered once, by a revision that a replay rebuilds.
 
-use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -242,18 +241,17 @@ fn whoever_follows_gets_all_answers() {
         let head = lines.find(|line| line.starts_with("content-type")).expect("a head");
         assert_eq!(head, "content-type: text/event-stream");
         lines.find(String::is_empty).expect("the head ends");
-        let mut said = String::new();
+        let mut said = Vec::new();
         for heat in [1.0, 39.0] {
             let answer = post(address, INFER, &asking(&[heat])).json();
-            let _ = writeln!(said, "{}", answer["outputs"][1]["data"][0]);
+            said.push(answer["outputs"][1]["data"][0].clone());
         }
         let events = lines.filter_map(|line| line.strip_prefix("data: ").map(str::to_owned)).take(2);
-        let followed: String = events
-            .map(|event| {
-                let event: Value = serde_json::from_str(&event).expect("JSON");
-                format!("{}\n", event["answer"]["probability"])
-            })
-            .collect();
+        let probability = |event: String| {
+            let event: Value = serde_json::from_str(&event).expect("JSON");
+            event["answer"]["probability"].clone()
+        };
+        let followed: Vec<Value> = events.map(probability).collect();
         assert_eq!(followed, said);
     });
 }

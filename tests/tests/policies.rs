@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// `late` sees nothing useful before row 1000, and `early` nothing after it.
 fn definition(policy: &str) -> String {
     format!(
-        r#"
+        r"
 millstream: 1
 name: several
 epochs: {{max_records: 50}}
@@ -26,7 +26,7 @@ models:
   late: {{input: rows, label: yes, features: [second], learner: logistic_regression, evaluate: {{fading: 0.99}}}}
 requests:
   questions: {{topic: questions, enters: rows, model: early, policy: {policy}, answers: {{topic: answers}}, others: {{topic: others}}}}
-"#
+"
     )
 }
 

@@ -86,7 +86,7 @@ async fn client(
     let (mut asked, mut buffer) = (Vec::new(), vec![0_u8; 64 << 10]);
     for number in 0.. {
         let due = first + f64::from(number) * interval;
-        if due > seconds {
+        if due > seconds || start.elapsed().as_secs_f64() > seconds {
             break;
         }
         let wait = due - start.elapsed().as_secs_f64();

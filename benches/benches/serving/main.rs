@@ -3,7 +3,7 @@
 //!
 //!     cargo bench -p millstream-benches --bench serving [-- SECONDS]
 //!
-//! Where `SERVING_PEER_PYTHON` names a Python interpreter with benches/peers/serving_onnxruntime.txt, a network and a forest are also served
+//! Where `SERVING_PEER_PYTHON` names a Python interpreter with what `peers/serving_onnxruntime.txt` lists, a network and a forest are also served
 //! by ONNX Runtime behind uvicorn, from the files that their versions hold, and asked by the same clients.
 //!
 //! Requests come at a fixed pace, whether or not earlier ones are answered; each is timed from the moment at which it was due. Whoever
@@ -42,7 +42,7 @@ const ROWS_PER_SECOND: usize = 1000;
 const WARM_UP_SECONDS: f64 = 2.0;
 
 fn main() {
-    peer::run();
+    peer::compare();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let seconds = arguments.first().map_or(10.0, |seconds| seconds.parse().expect("seconds"));
     let mut table = Table::new(&[
@@ -90,7 +90,7 @@ fn main() {
 fn definition() -> String {
     let names = |prefix: &str, count: usize| (0..count).map(|at| format!("{prefix}{at}")).collect::<Vec<_>>();
     let (numbers, categories) = (names("n", NUMBERS), names("c", CATEGORIES));
-    let typed = |names: &[String], kind: &str| names.iter().map(|name| format!("{name}: {kind}, ")).collect::<String>();
+    let typed = |names: &[String], kind: &str| names.join(&format!(": {kind}, ")) + &format!(": {kind}, ");
     format!(
         "millstream: 1\nname: serving\nworkers: 1\n\
          sources:\n  rows:\n    from: {{topic: {{name: rows}}}}\n    format: json\n    \

@@ -21,7 +21,7 @@ const ROWS: usize = 20_000;
 const CONNECTIONS: usize = 32;
 const SECONDS: f64 = 5.0;
 
-pub fn run() {
+pub fn compare() {
     let Some(python) = std::env::var_os("SERVING_PEER_PYTHON") else {
         println!("SERVING_PEER_PYTHON names no interpreter: nothing is compared with ONNX Runtime");
         return;
@@ -51,9 +51,9 @@ pub fn run() {
         let (_, address) = listening.recv().expect("it listens");
         std::thread::sleep(Duration::from_secs(4));
         for model in ["network", "forest"] {
-            row(&mut table, model, "Millstream", ask(address, model, &mut random));
+            row(&mut table, model, "Millstream", &ask(address, model, &mut random));
             let (mut server, address) = peer(&python, &file(&state, model));
-            row(&mut table, model, "ONNX Runtime behind uvicorn", ask(address, model, &mut random));
+            row(&mut table, model, "ONNX Runtime behind uvicorn", &ask(address, model, &mut random));
             server.kill().expect("it runs");
             server.wait().expect("it has ended");
         }
@@ -72,7 +72,7 @@ fn names() -> Vec<String> {
 }
 
 fn definition() -> String {
-    let columns: String = names().iter().map(|name| format!("{name}: float, ")).collect();
+    let columns = names().join(": float, ") + ": float, ";
     let features = names().join(", ");
     let promote = "promote: {every_examples: 10000, only_if_better_than_baseline: false}";
     format!(
@@ -113,7 +113,7 @@ fn ask(address: SocketAddr, model: &str, random: &mut Random) -> Asked {
     ask_http(address, requests(model, random), 1e6, SECONDS, CONNECTIONS)
 }
 
-fn row(table: &mut Table, model: &str, who: &str, asked: Asked) {
+fn row(table: &mut Table, model: &str, who: &str, asked: &Asked) {
     let mut took: Vec<f64> = asked.iter().filter(|(_, _, status)| *status == 200).map(|(_, took, _)| *took).collect();
     assert!(!took.is_empty(), "{who} answers nothing");
     let rate = took.len() as f64 / SECONDS;
@@ -137,11 +137,8 @@ fn peer(python: &std::ffi::OsStr, file: &Path) -> (Child, SocketAddr) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/serving_onnxruntime.py");
     let arguments = [script.as_os_str(), file.as_os_str()];
     let server = Command::new(python).args(arguments).arg(free.port().to_string()).spawn().expect("it starts");
-    for _ in 0..200 {
-        if std::net::TcpStream::connect(free).is_ok() {
-            return (server, free);
-        }
+    while std::net::TcpStream::connect(free).is_err() {
         std::thread::sleep(Duration::from_millis(100));
     }
-    panic!("the peer does not listen");
+    (server, free)
 }

@@ -86,6 +86,7 @@ impl Receiver {
     }
 
     /// Says where it listens.
+    #[must_use]
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
         self
@@ -137,6 +138,7 @@ pub struct Room(OwnedSemaphorePermit);
 
 impl Room {
     /// More of it.
+    #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.0.merge(other.0);
         self

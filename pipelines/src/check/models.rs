@@ -7,7 +7,7 @@ use millstream_operators::registry::{Gate, PromotionRule};
 use serde_json::{Value, json};
 
 use super::doubt::Doubt;
-use super::policies::Around;
+use super::policies::{Around, Beside};
 use super::sources::{Columns, Tried};
 use super::streams::{Graph, plan_node, takes_no_changes};
 use super::{Checker, Known, config, section_of};
@@ -144,7 +144,7 @@ impl Checker<'_> {
         let shape: shape::Request = self.read(Some(&entry.value))?;
         self.request_topics(entry, &shape);
         let source = self.questions(root, entry, &shape, enters?, sources)?;
-        let (others, choose) = policy?.map_or_else(Default::default, |policy| (policy.others, Some(policy.choose)));
+        let Beside { others, choose } = policy?;
         let index = |name: &String| models.iter().position(|planned| planned.name == *name);
         let models = std::iter::once(&shape.model).chain(&others).map(index).collect::<Option<_>>()?;
         Some(plan::Request {

@@ -1,8 +1,10 @@
 //! Whose answer a request gets, where several models answer it.
 
+use std::sync::Arc;
+
 use millstream_engine::batch::DIFF;
 use millstream_engine::catalogue::column;
-use millstream_operators::inference::policies::PlannedPolicy;
+use millstream_engine::operator::Choose;
 
 use super::streams::Graph;
 use super::{Checker, component, config, section_of};
@@ -20,11 +22,18 @@ pub(super) struct Around<'a> {
     pub(super) own: Option<(usize, &'a str)>,
 }
 
+/// The models that answer beside the requests' own, and whose answer is given; without a policy, none.
+#[derive(Default)]
+pub(super) struct Beside {
+    pub(super) others: Vec<String>,
+    pub(super) choose: Option<Arc<dyn Choose>>,
+}
+
 impl Checker<'_> {
-    /// The policy of some requests: `None` where it is not sound, else the policy if there is one.
-    pub(super) fn policy(&mut self, requests: &Entry, around: Around<'_>) -> Option<Option<PlannedPolicy>> {
+    /// What the policy of some requests says; `None` where it is not sound.
+    pub(super) fn policy(&mut self, requests: &Entry, around: Around<'_>) -> Option<Beside> {
         let Some(entry) = requests.value.entry("policy").filter(|entry| entry.value.data != Data::Null) else {
-            return Some(None);
+            return Some(Beside::default());
         };
         if !entry.value.is_sound() {
             return None;
@@ -53,7 +62,8 @@ impl Checker<'_> {
                 self.own_problems(&configured, &doubt, vec![problem]);
             }
         }
-        (self.findings.len() == before).then_some(Some(policy))
+        let is_sound = self.findings.len() == before;
+        is_sound.then_some(Beside { others: policy.others, choose: Some(policy.choose) })
     }
 
     /// Notes why a model cannot answer in the place of the requests' own.

@@ -1,5 +1,7 @@
 //! Settings of models that are to be tried.
 
+use std::cmp::Ordering;
+
 use millstream_engine::catalogue::{Problem, StepInput};
 use serde_json::{Map, Value, json};
 
@@ -72,7 +74,9 @@ fn trials(name: &str, sweep: &shape::Sweep) -> Result<Vec<Row>, Problem> {
             Vary::Values(values) if values.is_empty() => {
                 return Err(Problem::new(&path, "too-few", format!("`{setting}` is set to nothing")));
             }
-            Vary::Range(Range { from, to, log, .. }) if !(from < to) || (*log && *from <= 0.0) => {
+            Vary::Range(Range { from, to, log, .. })
+                if from.partial_cmp(to) != Some(Ordering::Less) || (*log && *from <= 0.0) =>
+            {
                 let message = format!("`{setting}`: {from} to {to} is no range");
                 return Err(Problem::new(&path, "out-of-range", message));
             }
@@ -130,10 +134,8 @@ fn set(config: &mut Value, path: &str, value: Value) {
     for key in path.split('.') {
         if !at.is_object() {
             let mut map = Map::new();
-            if let Some(kind) = at.as_str() {
-                if kind == key {
-                    map.insert(kind.to_owned(), json!({}));
-                }
+            if at.as_str() == Some(key) {
+                map.insert(key.to_owned(), json!({}));
             }
             *at = Value::Object(map);
         }

@@ -88,8 +88,7 @@ fn one_model(report: &Report, model: &ModelLearned) -> String {
 }
 
 fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let heads: String = heads.iter().map(|head| format!("<th>{head}")).collect();
-    let mut text = format!("<table><tr>{heads}");
+    let mut text = format!("<table><tr><th>{}", heads.join("<th>"));
     for row in rows {
         text.push_str("<tr>");
         for (at, cell) in row.iter().enumerate() {

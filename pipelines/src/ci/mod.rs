@@ -114,9 +114,9 @@ impl Report {
         let mut text = self.tests.text();
         // Writing to a string cannot fail, here and below.
         for model in self.models() {
-            let best = model.decisive().map_or_else(String::new, |(name, value, baseline)| {
-                let beside = baseline.map_or_else(String::new, |(who, value)| format!(", {who} {value:.4}"));
-                format!(", {name} {value:.4}{beside}")
+            let best = model.decisive().map_or_else(String::new, |(own, best)| {
+                let beside = best.map_or_else(String::new, |best| format!(", {} {:.4}", best.who, best.value));
+                format!(", {} {:.4}{beside}", own.name, own.value)
             });
             let _ = writeln!(text, "{}: {} examples{best}", model.model, model.examples);
             for (_, Judged { gate, holds, because }) in self.gates().filter(|(of, _)| *of == model.model) {

@@ -190,7 +190,7 @@ impl Endpoint {
                     answered.push((columns, *row, revision));
                 }
                 Outcome::Refused { step, reason } => {
-                    errors.push(json!({"row": row, "step": &**step, "reason": reason}))
+                    errors.push(json!({"row": row, "step": &**step, "reason": reason}));
                 }
             }
         }
@@ -243,7 +243,7 @@ impl Endpoint {
 
 /// The event times; a request that has none is of now.
 fn asked_at(given: Option<&ArrayRef>, rows: usize, now_ms: i64) -> ArrayRef {
-    let given = given.map(|times| times.as_primitive::<TimestampMillisecondType>());
+    let given = given.map(AsArray::as_primitive::<TimestampMillisecondType>);
     let time = |row| given.filter(|times| times.is_valid(row)).map_or(now_ms, |times| times.value(row));
     Arc::new(TimestampMillisecondArray::from_iter_values((0..rows).map(time)))
 }

@@ -120,7 +120,7 @@ impl Serve for Door {
 
 impl Door {
     async fn ask(&self, request: Request<Incoming>) -> std::result::Result<Reply, Refusal> {
-        self.limits.admit(request.headers()).map_err(refusal)?;
+        self.limits.admit(request.headers()).map_err(|refused| refusal(&refused))?;
         let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         // Browsers send other kinds for any page without asking first.
@@ -135,7 +135,7 @@ impl Door {
             parameters.entry(name.into_owned()).or_default().push(value.into_owned());
         }
         let (head, body) = request.into_parts();
-        let body = self.limits.read(body).await.map_err(refusal)?;
+        let body = self.limits.read(body).await.map_err(|refused| refusal(&refused))?;
         if !body.is_empty() {
             let wrong = |why: String| Refusal::new(Code::Invalid, format!("the body is no JSON object: {why}"));
             let body: Value = serde_json::from_slice(&body).map_err(|error| wrong(error.to_string()))?;
@@ -153,7 +153,7 @@ impl Door {
 }
 
 /// Why the listener did not let a request in, in MLflow's words.
-fn refusal(refused: http::Refusal) -> Refusal {
+fn refusal(refused: &http::Refusal) -> Refusal {
     let code = match refused.status() {
         StatusCode::UNAUTHORIZED => Code::Unauthenticated,
         StatusCode::FORBIDDEN => Code::Forbidden,
