@@ -58,9 +58,13 @@ fn main() {
         "promotions",
         "CPU s a s",
     ]);
-    for (called, rate, connections) in
-        [("topic", 20_000.0, 0), ("HTTP", 10_000.0, 64), (SLOW, 10_000.0, 64), ("HTTP, overload", 30_000.0, 256)]
-    {
+    for (called, rate, connections) in [
+        ("topic", 20_000.0, 0),
+        ("HTTP", 7_500.0, 256),
+        ("HTTP", 10_000.0, 256),
+        (SLOW, 7_500.0, 256),
+        ("HTTP, overload", 30_000.0, 512),
+    ] {
         let found = measure(called, rate, connections, seconds);
         let (mut took, mut refused): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
         for (seconds, status) in &found.samples {
