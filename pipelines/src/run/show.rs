@@ -149,7 +149,7 @@ impl Observer {
         );
         for model in &self.models {
             let measure = |who: &str, name: &str| {
-                self.metrics.sum("measure", &[("model", &model.name), ("who", who), ("measure", name)])
+                self.metrics.sum("measure", &[("model", &model.name), ("who", who), ("measure", name), ("over", "all")])
             };
             let revision = self.metrics.sum("revision", &[("model", &model.name)]);
             let name = if measure("model", "rmse") > 0.0 { "rmse" } else { "log_loss" };
