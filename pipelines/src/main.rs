@@ -55,7 +55,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Drawing::Mermaid)]
         format: Drawing,
     },
-    /// Lists every source, format, step, learner and sink, or tells all about one.
+    /// Lists every source, format, step, learner, policy and sink, or tells all about one.
     List {
         /// A kind's name: `join_as_of`.
         kind: Option<String>,

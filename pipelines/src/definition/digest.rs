@@ -10,7 +10,7 @@ use super::node::{Data, Entry, Node};
 ///   answers a request does depend on the cut, but that is recorded before it is used;
 /// - `checkpoints`, `delivery`: how often state is written down, and how what leaves becomes durable;
 /// - `serve`: an address;
-/// - `tests`: they run beside the pipeline.
+/// - `sweeps`, `tests`: they run beside the pipeline.
 ///
 /// Everything else counts, also where it seems harmless: the digest is what a replay stands on.
 const OPERATIONAL: [&str; 7] = ["epochs", "workers", "checkpoints", "delivery", "serve", "sweeps", "tests"];
