@@ -26,6 +26,21 @@ use crate::sources::within;
 
 /// The largest body that may be configured.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// The largest body unless it is configured: just below what a Kafka server takes as one record.
+pub fn body_bytes() -> usize {
+    1_000_000
+}
+
+/// How long a request's head may take unless it is configured.
+pub fn header_seconds() -> f64 {
+    10.0
+}
+
+/// How long a body, and then its answer, may take unless it is configured.
+pub fn timeout_seconds() -> f64 {
+    30.0
+}
+
 /// What a connection may use for headers.
 const BUFFER_BYTES: usize = 64 << 10;
 /// How long a connection lives at most; then its client makes a new one.

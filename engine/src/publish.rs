@@ -10,6 +10,7 @@
 mod answers;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
@@ -27,7 +28,7 @@ use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::run::Turn;
 use crate::time::Stopwatch;
-use answers::{Answered, Leaders};
+use answers::{Answered, Choice, Leaders};
 
 /// Epochs that share one commit, at most.
 const GROUP_MAX: usize = 64;
@@ -347,10 +348,11 @@ impl Publisher {
                 for origin in origins {
                     let why = (step.clone(), reason.clone());
                     // On the ways to several folds, it may be refused twice, in any order.
-                    refused
-                        .entry(Origin { index: 0, ..origin })
-                        .and_modify(|first| *first = why.clone().min(first.clone()))
-                        .or_insert(why);
+                    match refused.entry(Origin { index: 0, ..origin }) {
+                        Slot::Vacant(slot) => drop(slot.insert(why)),
+                        Slot::Occupied(mut slot) if why < *slot.get() => drop(slot.insert(why)),
+                        Slot::Occupied(_) => {}
+                    }
                 }
             }
             Event::Dead { epoch, letters } => self.open(epoch).dead.extend(letters),
@@ -425,7 +427,9 @@ impl Publisher {
     }
 
     fn assemble(&mut self, open: Open, entry: &Entry) -> Result<Published> {
-        let replies = self.replies(&open, entry)?;
+        let graph = self.graph.clone();
+        let choices = answers::choices(&graph, &self.book, entry.binding.epoch);
+        let replies = self.replies(&open, entry, &choices)?;
         let mut answers = AnswersDigest::default();
         for reply in &replies {
             answers.update(reply.request.origin, &reply.value);
@@ -444,7 +448,7 @@ impl Publisher {
         let mut dead_letters = open.dead;
         dead_letters.sort_by(|a, b| (a.origin, &a.step).cmp(&(b.origin, &b.step)));
         let mut notices = open.notices;
-        notices.extend(self.leaders.changes(&self.graph, &self.book, entry));
+        notices.extend(self.leaders.changes(&graph, &choices, entry));
         notices.sort_by(|a, b| (a.place, &a.step).cmp(&(b.place, &b.step)));
         Ok(Published {
             progress: Progress {
@@ -461,9 +465,8 @@ impl Publisher {
     }
 
     /// One reply for each request: an answer, else why there is none.
-    fn replies(&self, open: &Open, entry: &Entry) -> Result<Vec<Reply>> {
+    fn replies(&self, open: &Open, entry: &Entry, choices: &BTreeMap<u32, Choice<'_>>) -> Result<Vec<Reply>> {
         let mut answered = Answered::of(open.answers.as_slice(), &self.graph)?;
-        let choices = answers::choices(&self.graph, &self.book, entry);
         let mut reply = |request: &Request| {
             let refused = || match open.refused.get(&request.origin) {
                 Some((step, reason)) => Outcome::Refused { step: step.clone(), reason: reason.clone() },

@@ -34,6 +34,11 @@ pub fn hash(bytes: &[u8]) -> u64 {
     mixed ^ (mixed >> 32)
 }
 
+/// A hash as a number in [0, 1).
+pub fn share(hash: u64) -> f64 {
+    (hash >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 /// The bin of a key with this hash.
 pub fn bin(hash: u64) -> usize {
     (hash >> 56) as usize

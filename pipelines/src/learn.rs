@@ -27,7 +27,7 @@ use millstream_engine::publish::{Commit, Outcome, Published};
 use millstream_engine::run::Settings;
 use millstream_engine::time::{StepClock, Stopwatch};
 use millstream_engine::{Fault, Result};
-use millstream_operators::registry::{DECISIVE, Score};
+use millstream_operators::registry::{Score, best_baseline, decisive};
 use passes::Kept;
 use serde::Serialize;
 
@@ -89,11 +89,8 @@ pub struct ModelLearned {
 impl ModelLearned {
     /// The decisive measure of the model over all rows, and that of its best baseline.
     pub fn decisive(&self) -> Option<(&Score, Option<&Score>)> {
-        let of_all: Vec<&Score> = self.measures.iter().filter(|score| score.over == "all").collect();
-        let own = |name: &str| of_all.iter().find(|score| score.name == name && score.who == "model");
-        let own = DECISIVE.into_iter().find_map(own)?;
-        let others = of_all.iter().filter(|score| score.name == own.name && score.who != "model");
-        Some((own, others.copied().min_by(|a, b| a.value.total_cmp(&b.value))))
+        let own = decisive(&self.measures)?;
+        Some((own, best_baseline(&self.measures, &own.name)))
     }
 }
 
@@ -144,7 +141,7 @@ pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
         if passes > 1 {
             kept.go_on(&mut graph, pass > 0);
         }
-        ran = Ran::over(pipeline, graph, wanted.curves.then_some(curve::RECORDS))?;
+        ran = Ran::over(pipeline, graph, wanted.curves)?;
     }
     let Ran { book, metrics, mut told } = ran;
     let mut learned = Vec::new();
@@ -159,7 +156,7 @@ pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
             examples: revision.as_ref().map_or(0, |revision| revision.number),
             digest: revision.map(|revision| revision.digest),
             measures: told.measures.remove(&model.node).unwrap_or_default(),
-            curve: told.curves.remove(&model.node).filter(|_| wanted.curves),
+            curve: told.curves.remove(&model.node),
             files,
         });
     }
@@ -208,12 +205,14 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// Runs a graph; where it matters how measures went on, epochs have at most so many records.
-    pub(crate) fn over(pipeline: &Pipeline, graph: Graph, max_records: Option<usize>) -> Result<Self> {
+    /// Runs a graph; with `curves`, it is kept how measures went on.
+    pub(crate) fn over(pipeline: &Pipeline, graph: Graph, curves: bool) -> Result<Self> {
         let (book, metrics, told): (Arc<Book>, Arc<Metrics>, Arc<Mutex<Told>>) = Default::default();
-        let commit = Keep { into: Arc::clone(&told), answers: crate::run::answers(pipeline) };
+        let commit = Keep { into: Arc::clone(&told), answers: crate::run::answers(pipeline), curves };
         let mut settings = settings(pipeline, Arc::clone(&book), Arc::clone(&metrics));
-        settings.limits.max_records = max_records.unwrap_or(settings.limits.max_records);
+        if curves {
+            settings.limits.max_records = curve::RECORDS;
+        }
         millstream_engine::run::run(graph, settings, Box::new(commit))?;
         let told = std::mem::take(&mut *told.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(Self { book, metrics, told })
@@ -225,7 +224,7 @@ fn settings(pipeline: &Pipeline, book: Arc<Book>, metrics: Arc<Metrics>) -> Sett
         workers: pipeline.workers,
         limits: Limits::default(),
         // As in a run of the pipeline.
-        seed: millstream_engine::state::hash(pipeline.digest.as_bytes()),
+        seed: crate::run::seed(pipeline),
         clock: Arc::new(StepClock::new(0, 0)),
         metrics,
         book,
@@ -251,6 +250,7 @@ pub(crate) struct Told {
 struct Keep {
     into: Arc<Mutex<Told>>,
     answers: BTreeMap<u32, Answers>,
+    curves: bool,
 }
 
 impl Commit for Keep {
@@ -263,7 +263,9 @@ impl Commit for Keep {
         for epoch in epochs {
             for (fold, Revision { number, measures, .. }) in &epoch.revisions {
                 let measures: Vec<Score> = measures.iter().map(Into::into).collect();
-                into.curves.entry(*fold).or_default().add(*number, &measures);
+                if self.curves {
+                    into.curves.entry(*fold).or_default().add(*number, &measures);
+                }
                 into.measures.insert(*fold, measures);
             }
             for letter in &epoch.dead_letters {

@@ -349,7 +349,7 @@ pub struct Http {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_waiting: usize,
     /// The largest body, in bytes.
-    #[serde(default = "body_bytes")]
+    #[serde(default = "millstream_connectors::http::body_bytes")]
     #[schemars(range(min = 1, max = 16_777_216))]
     pub max_body_bytes: usize,
     /// Connections at most; further ones wait.
@@ -357,11 +357,11 @@ pub struct Http {
     #[schemars(range(min = 1, max = 65_536))]
     pub max_connections: usize,
     /// How long a client may take to send a request's head, and may be silent between requests.
-    #[serde(default = "header_seconds")]
+    #[serde(default = "millstream_connectors::http::header_seconds")]
     #[schemars(range(min = 0.01, max = 3600))]
     pub header_seconds: f64,
     /// How long a body may take to arrive, and then its answer.
-    #[serde(default = "timeout_seconds")]
+    #[serde(default = "millstream_connectors::http::timeout_seconds")]
     #[schemars(range(min = 0.01, max = 3600))]
     pub timeout_seconds: f64,
 }
@@ -374,20 +374,8 @@ fn max_waiting() -> usize {
     4096
 }
 
-fn body_bytes() -> usize {
-    1_000_000
-}
-
 fn connections() -> usize {
     4096
-}
-
-fn header_seconds() -> f64 {
-    10.0
-}
-
-fn timeout_seconds() -> f64 {
-    30.0
 }
 
 /// A test of the pipeline: what is given, and what must come of it. It runs on the real engine, in memory, without

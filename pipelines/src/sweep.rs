@@ -78,13 +78,7 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted) -> Result
             Power::transform(Nothing(step.schema.clone()))
         };
     }
-    for source in &mut graph.sources {
-        // Nobody asks, and models that were left out could not answer.
-        if let Some(asks) = &mut source.asks {
-            asks.folds = vec![model.node];
-        }
-    }
-    let Ran { book, mut told, .. } = Ran::over(pipeline, graph, None)?;
+    let Ran { book, mut told, .. } = Ran::over(pipeline, graph, false)?;
     let measures = told.measures.remove(&model.node).unwrap_or_default();
     let (standings, measures): (Vec<Score>, Vec<Score>) = measures.into_iter().partition(|score| score.who == "trial");
     let mut files = Vec::new();

@@ -1,6 +1,5 @@
 //! Records that are posted are learned from, and a restart replays them although nobody posts them again.
 
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use millstream_engine::book::Book;
 use millstream_engine::source::Position;
 use millstream_pipelines::run::{Checkpointing, Options};
+use millstream_tests::http::call;
 use millstream_tests::{NOW_MS, Site, append, message, one_answer_each};
 use serde_json::json;
 
@@ -35,14 +35,8 @@ requests:
 
 /// Posts a record a line; gives the status.
 fn post(address: SocketAddr, key: &str, lines: &str) -> String {
-    let mut connection = TcpStream::connect(address).expect("it listens");
-    let head =
-        "POST /readings HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-ndjson\r\n";
-    let request = format!("{head}X-Key: {key}\r\nContent-Length: {}\r\n\r\n{lines}", lines.len());
-    connection.write_all(request.as_bytes()).expect("it is read");
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).expect("it is text");
-    answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    let headers = ["Content-Type: application/x-ndjson", &format!("X-Key: {key}")];
+    call(address, "POST /readings", &headers, lines.as_bytes()).status.to_string()
 }
 
 fn reading(second: i64, sensor: &str, heat: u32) -> String {

@@ -44,7 +44,7 @@ pub struct Config {
     #[serde(default = "topic::one")]
     pub partitions: u32,
     /// The largest body, in bytes. The default is just below what a Kafka server takes as one record.
-    #[serde(default = "body_bytes")]
+    #[serde(default = "crate::http::body_bytes")]
     #[schemars(range(min = 1, max = 16_777_216))]
     pub max_body_bytes: usize,
     /// Connections at most; further ones wait.
@@ -52,11 +52,11 @@ pub struct Config {
     #[schemars(range(min = 1, max = 65_536))]
     pub max_connections: usize,
     /// How long a client may take to send a request's head, and may be silent between requests.
-    #[serde(default = "header_seconds")]
+    #[serde(default = "crate::http::header_seconds")]
     #[schemars(range(min = 0.01, max = 3600))]
     pub header_seconds: f64,
     /// How long a body may take to arrive, and then its records to become durable.
-    #[serde(default = "timeout_seconds")]
+    #[serde(default = "crate::http::timeout_seconds")]
     #[schemars(range(min = 0.01, max = 3600))]
     pub timeout_seconds: f64,
 }
@@ -65,20 +65,8 @@ fn root() -> String {
     "/".to_owned()
 }
 
-fn body_bytes() -> usize {
-    1_000_000
-}
-
 fn connections() -> usize {
     256
-}
-
-fn header_seconds() -> f64 {
-    10.0
-}
-
-fn timeout_seconds() -> f64 {
-    30.0
 }
 
 /// The entry of `http`.

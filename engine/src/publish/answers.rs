@@ -17,7 +17,7 @@ use crate::batch::{Meta, Origin};
 use crate::binding::Epoch;
 use crate::book::{Book, Entry};
 use crate::fault::{Fault, Result};
-use crate::graph::{Asks, Graph};
+use crate::graph::{Asks, Graph, SourceNode};
 use crate::metrics::Metrics;
 use crate::operator::Choose;
 use crate::sequence::START;
@@ -30,21 +30,32 @@ pub(super) struct Given {
     pub(super) revision: Arc<Stamp>,
 }
 
-/// The answers of an epoch: by request, and by the place of who answered among those that were asked.
-pub(super) struct Answered<'a>(BTreeMap<(Origin, usize), (&'a Given, usize)>);
+/// The answers of an epoch, by request.
+pub(super) struct Answered<'a>(BTreeMap<Origin, Vec<Answer<'a>>>);
+
+/// An answer to a request.
+struct Answer<'a> {
+    /// The place of who answered among those that were asked.
+    place: usize,
+    given: &'a Given,
+    row: usize,
+    time_ms: i64,
+}
 
 impl<'a> Answered<'a> {
     pub(super) fn of(given: &'a [Given], graph: &Graph) -> Result<Self> {
-        let mut answered = BTreeMap::new();
+        let mut answered: BTreeMap<Origin, Vec<Answer<'_>>> = BTreeMap::new();
         for given in given {
             let meta = Meta::of(&given.rows);
             for row in 0..given.rows.num_rows() {
                 let origin = meta.origin(row);
                 let folds = graph.sources[origin.source as usize].asks.as_ref().map_or(&[][..], |asks| &asks.folds);
                 let place = folds.iter().position(|fold| *fold == given.fold).unwrap_or(usize::MAX);
-                if answered.insert((origin, place), (given, row)).is_some() {
+                let all = answered.entry(origin).or_default();
+                if all.iter().any(|answer| answer.place == place) {
                     return Err(Fault::ours(format!("two answers to one request: {origin:?}")));
                 }
+                all.push(Answer { place, given, row, time_ms: meta.time[row] });
             }
         }
         Ok(Self(answered))
@@ -52,38 +63,41 @@ impl<'a> Answered<'a> {
 
     /// What a request got: first the answer that is given, then the others in the order in which they were asked.
     pub(super) fn take(&mut self, origin: Origin, choice: Option<&Choice<'_>>) -> Vec<Outcome> {
-        let mut found = Vec::new();
-        while let Some((key, _)) = self.0.range((origin, 0)..=(origin, usize::MAX)).next() {
-            let key = *key;
-            found.extend(self.0.remove(&key).map(|(given, row)| (key.1, given, row)));
-        }
-        if let (Some(choice), [(_, given, row), _, ..]) = (choice, found.as_slice()) {
-            let chosen = choice.choose.choose(&choice.scores, &given.rows, *row);
+        let mut found = self.0.remove(&origin).unwrap_or_default();
+        found.sort_by_key(|answer| answer.place);
+        if let (Some(choice), [first, _, ..]) = (choice, found.as_slice()) {
+            let chosen = choice.choose.choose(&choice.scores, &first.given.rows, first.row);
             // A chosen one that has no answer is passed over: the first that has one stays first.
-            if let Some(at) = found.iter().position(|(place, ..)| *place == chosen) {
+            if let Some(at) = found.iter().position(|answer| answer.place == chosen) {
                 found[..=at].rotate_right(1);
             }
         }
-        found.into_iter().map(|(_, given, row)| given.outcome(row)).collect()
+        found.into_iter().map(Answer::outcome).collect()
     }
 
     /// A request that was not taken.
     pub(super) fn first(&self) -> Option<Origin> {
-        self.0.keys().next().map(|(origin, _)| *origin)
+        self.0.keys().next().copied()
     }
 }
 
-impl Given {
-    fn outcome(&self, row: usize) -> Outcome {
-        let time = Meta::of(&self.rows).time[row];
-        let staleness_ms = self.revision.learned_through.time_ms.map(|learned| time.saturating_sub(learned).max(0));
-        Outcome::Answered { columns: self.columns.clone(), row, revision: self.revision.clone(), staleness_ms }
+impl Answer<'_> {
+    fn outcome(self) -> Outcome {
+        let Given { columns, revision, .. } = self.given;
+        let staleness = |learned_ms| self.time_ms.saturating_sub(learned_ms).max(0);
+        Outcome::Answered {
+            columns: columns.clone(),
+            row: self.row,
+            revision: revision.clone(),
+            staleness_ms: revision.learned_through.time_ms.map(staleness),
+        }
     }
 }
 
 /// How it is chosen in an epoch.
 pub(super) struct Choice<'a> {
     choose: &'a dyn Choose,
+    folds: &'a [usize],
     scores: Vec<f64>,
 }
 
@@ -92,19 +106,15 @@ impl<'a> Choice<'a> {
     fn before(epoch: Epoch, asks: &'a Asks, book: &Book) -> Option<Self> {
         let choose = asks.choose.as_deref()?;
         let score = |fold: &usize| book.revision_before(*fold, epoch).map_or(f64::NAN, |of| choose.score(&of.measures));
-        Some(Self { choose, scores: asks.folds.iter().map(score).collect() })
+        Some(Self { choose, folds: &asks.folds, scores: asks.folds.iter().map(score).collect() })
     }
 }
 
-/// By source: how it is chosen among the answers to an epoch's requests.
-pub(super) fn choices<'a>(graph: &'a Graph, book: &Book, entry: &Entry) -> BTreeMap<u32, Choice<'a>> {
-    let mut choices = BTreeMap::new();
-    for source in entry.requests.iter().map(|request| request.origin.source) {
-        if let (false, Some(asks)) = (choices.contains_key(&source), &graph.sources[source as usize].asks) {
-            choices.extend(Choice::before(entry.binding.epoch, asks, book).map(|choice| (source, choice)));
-        }
-    }
-    choices
+/// By source of requests that several folds answer: how it is chosen in an epoch.
+pub(super) fn choices<'a>(graph: &'a Graph, book: &Book, epoch: Epoch) -> BTreeMap<u32, Choice<'a>> {
+    let choice =
+        |(at, source): (usize, &'a SourceNode)| Some((at as u32, Choice::before(epoch, source.asks.as_ref()?, book)?));
+    graph.sources.iter().enumerate().filter_map(choice).collect()
 }
 
 /// By source of requests, the place of the fold that most of them went to.
@@ -113,19 +123,17 @@ pub(super) struct Leaders(BTreeMap<u32, usize>);
 
 impl Leaders {
     /// Tells where another fold leads from this epoch on. Nothing is told in the first epoch of a run.
-    pub(super) fn changes(&mut self, graph: &Graph, book: &Book, entry: &Entry) -> Vec<Notice> {
+    pub(super) fn changes(&mut self, graph: &Graph, choices: &BTreeMap<u32, Choice<'_>>, entry: &Entry) -> Vec<Notice> {
         let (mut notices, epoch) = (Vec::new(), entry.binding.epoch);
-        for (at, source) in graph.sources.iter().enumerate() {
-            let Some(asks) = &source.asks else { continue };
-            let Some(choice) = Choice::before(epoch, asks, book) else { continue };
-            let leads = choice.choose.leader(&choice.scores);
-            let Some(led) = self.0.insert(at as u32, leads).filter(|led| *led != leads) else { continue };
-            let name = |place: usize| graph.nodes[asks.folds[place]].name.as_str();
+        for (&at, Choice { choose, folds, scores }) in choices {
+            let leads = choose.leader(scores);
+            let Some(led) = self.0.insert(at, leads).filter(|led| *led != leads) else { continue };
+            let name = |place: usize| graph.nodes[folds[place]].name.as_str();
             let scores: serde_json::Map<String, Value> =
-                (0..asks.folds.len()).map(|place| (name(place).to_owned(), json!(choice.scores[place]))).collect();
+                scores.iter().enumerate().map(|(place, score)| (name(place).to_owned(), json!(score))).collect();
             notices.push(Notice {
-                place: (entry.watermark.unwrap_or(START).0, Origin { source: at as u32, ..START.1 }),
-                step: source.name.as_str().into(),
+                place: (entry.watermark.unwrap_or(START).0, Origin { source: at, ..START.1 }),
+                step: graph.sources[at as usize].name.as_str().into(),
                 kind: "leader_changed",
                 about: json!({"epoch": epoch, "from": name(led), "to": name(leads), "scores": scores}),
             });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field};
 use millstream_engine::batch::Meta;
-use millstream_engine::state::hash;
+use millstream_engine::state::{hash, share};
 
 use crate::models::{Example, Task, class, likeliest, probability};
 
@@ -170,7 +170,7 @@ pub const PREDICTED_ACTION: &str = "predicted_action";
 
 /// The action that a random number draws.
 fn draw(probabilities: &[f64], random: u64) -> usize {
-    let mut left = (random >> 11) as f64 / (1_u64 << 53) as f64;
+    let mut left = share(random);
     for (at, probability) in probabilities.iter().enumerate() {
         if left < *probability {
             return at;

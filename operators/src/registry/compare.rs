@@ -6,7 +6,7 @@ use millstream_engine::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::promotion::DECISIVE;
+use super::measures::DECISIVE;
 use super::store::Registry;
 use super::version::{DESCRIPTION, Metadata, Score, Version};
 

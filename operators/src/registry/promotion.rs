@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::measures::DECISIVE;
+
 /// When a revision is kept as a version.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -20,9 +22,6 @@ pub struct PromotionConfig {
 fn yes() -> bool {
     true
 }
-
-/// The measures that decide, the lower the better; the first that there is.
-pub const DECISIVE: [&str; 2] = ["log_loss", "rmse"];
 
 /// A checked [`PromotionConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -105,20 +105,25 @@ impl Registry {
 
     /// All versions by model and time of promotion; damaged ones, too.
     pub fn list(&self) -> Result<Vec<Listed>> {
+        let mut models = folders(&self.folder)?;
+        models.sort();
+        let versions = models.iter().map(|model| self.list_of(model)).collect::<Result<Vec<_>>>()?;
+        Ok(versions.into_iter().flatten().collect())
+    }
+
+    /// The versions of a model that there is, by time of promotion; damaged ones, too.
+    fn list_of(&self, model: &str) -> Result<Vec<Listed>> {
         let mut all = Vec::new();
-        for model in folders(&self.folder)? {
-            for id in folders(&self.folder.join(&model))? {
-                let version = self.read(&model, &id);
-                if version.is_err() && !self.folder.join(&model).join(&id).exists() {
-                    // It was deleted meanwhile.
-                    continue;
-                }
-                all.push(Listed { model: model.clone(), id, version });
+        for id in folders(&self.folder.join(model))? {
+            let version = self.read(model, &id);
+            if version.is_err() && !self.folder.join(model).join(&id).exists() {
+                // It was deleted meanwhile.
+                continue;
             }
+            all.push(Listed { model: model.to_owned(), id, version });
         }
         all.sort_by_key(|listed| {
-            let promoted = listed.version.as_ref().map_or((i64::MAX, u64::MAX, listed.id.clone()), Version::order);
-            (listed.model.clone(), promoted)
+            listed.version.as_ref().map_or((i64::MAX, u64::MAX, listed.id.clone()), Version::order)
         });
         Ok(all)
     }
@@ -157,8 +162,10 @@ impl Registry {
 
     /// The newest sound version of a model.
     pub fn newest(&self, model: &str) -> Result<Option<Version>> {
-        let of_model = self.list()?.into_iter().filter(|listed| listed.model == model);
-        Ok(of_model.filter_map(|listed| listed.version.ok()).last())
+        if !self.folder.join(model).is_dir() {
+            return Ok(None);
+        }
+        Ok(self.list_of(model)?.into_iter().filter_map(|listed| listed.version.ok()).last())
     }
 
     fn resolve_alias(&self, all: &[Listed], model: &str, alias: &str) -> Result<String> {

@@ -8,7 +8,7 @@ use millstream_engine::operator::Measure;
 use millstream_engine::{Fault, Result};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::promotion::DECISIVE;
+use super::measures;
 
 /// A measure as it is stored.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -85,22 +85,17 @@ pub struct Metadata {
 impl Metadata {
     /// What the model reached over all rows.
     pub fn reached(&self, name: &str) -> Option<f64> {
-        self.of_all(name).find(|score| score.who == "model").map(|score| score.value)
+        measures::reached(&self.measures, name).map(|score| score.value)
     }
 
     /// The measure by which the model is judged, the lower the better, and its value over all rows.
-    pub fn decisive(&self) -> Option<(&'static str, f64)> {
-        DECISIVE.into_iter().find_map(|name| Some((name, self.reached(name)?)))
+    pub fn decisive(&self) -> Option<(&str, f64)> {
+        measures::decisive(&self.measures).map(|score| (score.name.as_str(), score.value))
     }
 
     /// The best baseline by a measure, the lower the better.
     pub fn best_baseline(&self, name: &str) -> Option<&Score> {
-        let baselines = self.of_all(name).filter(|score| score.who != "model");
-        baselines.min_by(|a, b| a.value.total_cmp(&b.value))
-    }
-
-    fn of_all(&self, name: &str) -> impl Iterator<Item = &Score> {
-        self.measures.iter().filter(move |score| score.name == name && score.over == "all")
+        measures::best_baseline(&self.measures, name)
     }
 
     /// How many times errors had drifted, where that is watched.

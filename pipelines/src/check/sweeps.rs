@@ -91,7 +91,7 @@ fn trials(name: &str, sweep: &shape::Sweep) -> Result<Vec<Row>, Problem> {
         let draw = |trial: usize| {
             let one = |(setting, vary): (&String, &Vary)| {
                 let random = millstream_engine::state::hash(format!("{name}/{trial}/{setting}").as_bytes());
-                (setting.clone(), drawn(vary, (random >> 11) as f64 / (1_u64 << 53) as f64))
+                (setting.clone(), drawn(vary, millstream_engine::state::share(random)))
             };
             sweep.vary.iter().map(one).collect()
         };

@@ -1,6 +1,6 @@
 //! How a measure went on while a model learned.
 
-use millstream_operators::registry::{DECISIVE, Score};
+use millstream_operators::registry::{Score, decisive};
 
 /// How a measure went on while a model learned.
 #[derive(Clone, Debug, Default)]
@@ -30,10 +30,8 @@ impl Curve {
     pub(super) fn add(&mut self, examples: u64, measures: &[Score]) {
         let of_all = |score: &&Score| score.over == "all";
         if self.measure.is_empty() {
-            let Some(name) = DECISIVE.into_iter().find(|name| measures.iter().any(|score| score.name == *name)) else {
-                return;
-            };
-            name.clone_into(&mut self.measure);
+            let Some(decisive) = decisive(measures) else { return };
+            self.measure.clone_from(&decisive.name);
         }
         for score in
             measures.iter().filter(of_all).filter(|score| score.name == self.measure && score.value.is_finite())

@@ -94,11 +94,7 @@ fn open_feed(pipeline: &Pipeline, feed: &plan::Feed, source: &plan::Source) -> R
     }
     let world = assemble::world(pipeline, Arc::new(Simulated::new()));
     let opened = (feed.source.open)(&world)?;
-    let decoder = match &feed.format {
-        Some(format) => format.decoder.clone(),
-        None => formats::rows_decoder(feed.columns.clone()),
-    };
-    let decoder = formats::named(decoder, &*opened)?;
+    let decoder = formats::named(assemble::feed_decoder(feed), &*opened)?;
     Ok((opened, decoder))
 }
 

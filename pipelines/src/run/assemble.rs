@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use millstream_connectors::broker::Broker;
-use millstream_connectors::formats;
+use millstream_connectors::formats::{self, Format};
 use millstream_connectors::sources::World;
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::source::{MakeDecoder, Source};
@@ -104,9 +105,18 @@ pub fn graph_of(
 
 /// How a source's records become rows.
 pub fn decoder(source: &plan::Source) -> MakeDecoder {
-    match &source.format {
+    decoder_of(source.format.as_ref(), &source.columns)
+}
+
+/// How a feed's records become rows.
+pub fn feed_decoder(feed: &plan::Feed) -> MakeDecoder {
+    decoder_of(feed.format.as_ref(), &feed.columns)
+}
+
+fn decoder_of(format: Option<&Format>, columns: &SchemaRef) -> MakeDecoder {
+    match format {
         Some(format) => format.decoder.clone(),
-        None => formats::rows_decoder(source.columns.clone()),
+        None => formats::rows_decoder(columns.clone()),
     }
 }
 

@@ -20,6 +20,7 @@ use millstream_engine::time::Stopwatch;
 use millstream_engine::{Fault, Result, failpoint};
 
 use crate::plan;
+use crate::run::assemble;
 use crate::run::tenure::{Appended, Tenure};
 
 /// Messages in one append, at most.
@@ -86,7 +87,7 @@ impl Feeds {
         book: Arc<Book>,
         now_ms: i64,
     ) -> Result<Self> {
-        let topic = crate::run::assemble::Topics::of(&pipeline.name).feeds;
+        let topic = assemble::Topics::of(&pipeline.name).feeds;
         let tenure = Tenure::take(broker, &topic, serde_json::Map::new(), now_ms)?;
         let mut reached: BTreeMap<Vec<u8>, Position> = BTreeMap::new();
         tenure.read(tenure.first()?, |entry| {
@@ -223,11 +224,7 @@ impl Feed {
         let later = partitions.iter().filter(|&&partition| partition > next.partition);
         let from: Vec<Position> =
             std::iter::once(next).chain(later.map(|&partition| Position { partition, offset: 0 })).collect();
-        let decoder = match &feed.format {
-            Some(format) => format.decoder.clone(),
-            None => formats::rows_decoder(feed.columns.clone()),
-        };
-        let decoder = formats::named(decoder, &*source)?;
+        let decoder = formats::named(assemble::feed_decoder(feed), &*source)?;
         Ok(Self {
             name: feed.name.clone(),
             topic: feed.topic.clone(),

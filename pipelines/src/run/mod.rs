@@ -389,7 +389,7 @@ fn promoter(
 }
 
 /// The digest is the only seed: the same definition makes the same choices.
-fn seed(pipeline: &Pipeline) -> u64 {
+pub(crate) fn seed(pipeline: &Pipeline) -> u64 {
     millstream_engine::state::hash(pipeline.digest.as_bytes())
 }
 

@@ -91,7 +91,7 @@ fn settings(pipeline: &Pipeline) -> Settings {
         workers: 1,
         limits: Limits::default(),
         // As in a run of the pipeline.
-        seed: millstream_engine::state::hash(pipeline.digest.as_bytes()),
+        seed: crate::run::seed(pipeline),
         clock: Arc::new(StepClock::new(0, 0)),
         metrics: Arc::new(Metrics::default()),
         book: Arc::new(Book::default()),

@@ -8,7 +8,7 @@ use arrow::util::display::array_value_to_string;
 use millstream_engine::batch::Meta;
 use millstream_engine::catalogue::{Kind, Planned, Problem, configuration, schema_of};
 use millstream_engine::operator::{Choose, Measure};
-use millstream_engine::state::hash;
+use millstream_engine::state::{hash, share};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -105,7 +105,7 @@ impl Choose for Weighted {
                 hash(parts.map(u64::to_le_bytes).as_flattened())
             }
         };
-        self.part_of((hashed >> 11) as f64 / (1_u64 << 53) as f64)
+        self.part_of(share(hashed))
     }
 }
 
