@@ -341,6 +341,7 @@ impl Memory {
             offsets: (0..records as u64).collect(),
             timestamps: (0..records as i64).collect(),
             keys: None,
+            headers: Vec::new(),
             payload: Payload::Bytes(BinaryArray::from_iter_values((0..records).map(record))),
         })
     }

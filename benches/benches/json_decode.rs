@@ -72,6 +72,7 @@ fn batches(records: &[String]) -> Vec<RawBatch> {
         offsets: (0..records.len() as u64).collect(),
         timestamps: vec![0; records.len()].into(),
         keys: None,
+        headers: Vec::new(),
         payload: Payload::Bytes(BinaryArray::from_iter_values(records)),
     };
     records.chunks(BATCH).take(BATCHES).map(batch).collect()
@@ -145,6 +146,7 @@ fn flight_records() -> Vec<String> {
         offsets: (0..lines.len() as u64).collect(),
         timestamps: vec![0; lines.len()].into(),
         keys: None,
+        headers: Vec::new(),
         payload: Payload::Bytes(BinaryArray::from_iter_values(lines)),
     };
     let columns = flight_columns();

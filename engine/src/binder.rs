@@ -494,7 +494,8 @@ impl Binder {
             for (row, &offset) in part.offsets.iter().enumerate() {
                 let key = part.key(row).map(<[u8]>::to_vec);
                 let origin = Origin { source: *source, partition: part.partition, offset, index: 0 };
-                requests.push(Request { origin, key });
+                let headers = part.headers.get(row).cloned().unwrap_or_default();
+                requests.push(Request { origin, key, headers });
             }
         }
         requests.sort_by_key(|request| request.origin);

@@ -10,6 +10,7 @@ use crate::binding::{Binding, Epoch, Frontier, Watermark};
 use crate::checkpoint::Cuts;
 use crate::fault::Fault;
 use crate::operator::{Answer, Measure};
+use crate::raw::Headers;
 use crate::sequence::START;
 use crate::time::Stopwatch;
 
@@ -20,6 +21,8 @@ pub struct Request {
     pub origin: Origin,
     /// Its key.
     pub key: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Headers,
 }
 
 /// An open epoch.

@@ -197,6 +197,7 @@ mod tests {
             offsets: (10..10 + records.len() as u64).collect(),
             timestamps: records.iter().map(|record| record.0).collect(),
             keys: Some(records.iter().map(|record| record.1.as_deref()).collect()),
+            headers: Vec::new(),
             payload: Payload::Bytes(records.iter().map(|record| record.2.as_deref()).collect()),
         }
     }

@@ -7,7 +7,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::Result;
-use crate::operator::{Choose, Power, Step};
+use crate::batch::Lane;
+use crate::operator::{Choosing, Power, Step};
 use crate::source::{MakeDecoder, Source};
 
 /// Everything that a run needs to know.
@@ -19,8 +20,8 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// The streams that leave.
     pub outputs: Vec<Output>,
-    /// Who looks at the learn lane's rows of a source (as decoded) or of a node.
-    pub observers: BTreeMap<Input, MakeObserver>,
+    /// Who looks at a lane's rows of a source (as decoded) or of a node.
+    pub observers: BTreeMap<(Input, Lane), MakeObserver>,
 }
 
 /// Looks at rows as they come by. It cannot change them, nor anything that follows from them.
@@ -75,7 +76,7 @@ pub struct Asks {
     /// The folds that answer them, at least one.
     pub folds: Vec<usize>,
     /// Whose answer is given where there are several; without it the first one's that has one.
-    pub choose: Option<Arc<dyn Choose>>,
+    pub choose: Option<Choosing>,
 }
 
 /// An operator in its place.

@@ -386,6 +386,7 @@ mod tests {
             offsets: (first..first + sizes.len() as u64).collect(),
             timestamps: vec![0; sizes.len()].into(),
             keys: None,
+            headers: Vec::new(),
             payload: Payload::Bytes(BinaryArray::from_iter_values(values)),
         }
     }

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::operator::Measure;
@@ -41,6 +41,9 @@ pub struct Metrics {
     answers_total: IntCounterVec,
     answers_by_total: IntCounterVec,
     answers_compared_total: IntCounterVec,
+    answer_staleness_seconds: HistogramVec,
+    /// Requests of an epoch that has some.
+    pub epoch_requests: Histogram,
     /// Seconds that a commit took.
     pub commit_seconds: Histogram,
     /// Commits that were tried again.
@@ -121,6 +124,24 @@ impl Default for Metrics {
                 "answers_compared_total",
                 "Answers that were not given, by whether they said the same as the one that was.",
                 &["requests", "model", "same"],
+            ),
+            answer_staleness_seconds: registered(
+                r,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "answer_staleness_seconds",
+                        "Event time of a request less the time that who answered had learned through.",
+                    )
+                    .buckets(vec![0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0]),
+                    &["requests", "model"],
+                ),
+            ),
+            epoch_requests: registered(
+                r,
+                Histogram::with_opts(
+                    HistogramOpts::new("epoch_requests", "Requests that were answered together, in one epoch.")
+                        .buckets(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0]),
+                ),
             ),
             commit_seconds: registered(
                 r,
@@ -220,6 +241,10 @@ impl Metrics {
 
     pub(crate) fn answers_by(&self, requests: &str, model: &str, count: u64) {
         self.answers_by_total.with_label_values(&[requests, model]).inc_by(count);
+    }
+
+    pub(crate) fn staleness(&self, requests: &str, model: &str, ms: i64) {
+        self.answer_staleness_seconds.with_label_values(&[requests, model]).observe(ms as f64 / 1000.0);
     }
 
     pub(crate) fn compared(&self, requests: &str, model: &str, same: bool, count: u64) {

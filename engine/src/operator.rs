@@ -213,6 +213,16 @@ pub trait Choose: Send + Sync + 'static {
     fn choose(&self, scores: &[f64], rows: &RecordBatch, row: usize) -> usize;
 }
 
+/// Whose answer is given where several folds answer a request.
+#[derive(Clone)]
+pub enum Choosing {
+    /// By what they have measured.
+    Measured(Arc<dyn Choose>),
+    /// By what another fold (a node) has learned: its answer to the request names one of the folds in its first column, a text, and
+    /// says in its second with which probability. It is asked with the columns of the request that its own input has, too.
+    Learned(usize),
+}
+
 /// What an operator can do, type-erased for the dataflow.
 #[derive(Clone)]
 pub enum Power {

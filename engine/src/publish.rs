@@ -94,6 +94,8 @@ pub enum Outcome {
         /// The request's event time less the time that the revision had learned through, not below 0;
         /// `None` where the revision's input has no event time yet.
         staleness_ms: Option<i64>,
+        /// With which probability this answer was given rather than another's, where that was drawn.
+        chosen_with: Option<f64>,
     },
     /// An error.
     Refused {
@@ -428,7 +430,7 @@ impl Publisher {
 
     fn assemble(&mut self, open: Open, entry: &Entry) -> Result<Published> {
         let graph = self.graph.clone();
-        let choices = answers::choices(&graph, &self.book, entry.binding.epoch);
+        let choices = answers::choices(&graph, &self.book, entry.binding.epoch, &open.answers)?;
         let replies = self.replies(&open, entry, &choices)?;
         let mut answers = AnswersDigest::default();
         for reply in &replies {

@@ -14,9 +14,14 @@ pub struct RawBatch {
     pub timestamps: ScalarBuffer<i64>,
     /// The records' keys, where the source has any.
     pub keys: Option<BinaryArray>,
+    /// The records' headers, where the source keeps them; else none.
+    pub headers: Vec<Headers>,
     /// The records' contents, one for each offset.
     pub payload: Payload,
 }
+
+/// What a record says beside its content: names and values.
+pub type Headers = Vec<(String, Vec<u8>)>;
 
 /// What a record holds.
 #[derive(Clone, Debug)]
@@ -51,6 +56,7 @@ impl RawBatch {
             offsets: self.offsets.slice(start, len),
             timestamps: self.timestamps.slice(start, len),
             keys: self.keys.as_ref().map(|keys| keys.slice(start, len)),
+            headers: self.headers.get(start..start + len).map(<[_]>::to_vec).unwrap_or_default(),
             payload: match &self.payload {
                 Payload::Bytes(values) => Payload::Bytes(values.slice(start, len)),
                 Payload::Rows(rows) => Payload::Rows(rows.slice(start, len)),
@@ -58,14 +64,16 @@ impl RawBatch {
         }
     }
 
-    /// Bytes of keys and contents, as counted against the budget of what is in flight.
+    /// Bytes of keys, headers and contents, as counted against the budget of what is in flight.
     pub fn bytes(&self) -> usize {
         let keys = self.keys.as_ref().map_or(0, bytes_of);
-        keys + match &self.payload {
-            Payload::Bytes(values) => bytes_of(values),
-            // A slice shares its parent's buffers, so its own size is an estimate by rows.
-            Payload::Rows(rows) => rows.num_rows() * row_width(rows),
-        }
+        let headers = self.headers.iter().flatten().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        keys + headers
+            + match &self.payload {
+                Payload::Bytes(values) => bytes_of(values),
+                // A slice shares its parent's buffers, so its own size is an estimate by rows.
+                Payload::Rows(rows) => rows.num_rows() * row_width(rows),
+            }
     }
 }
 

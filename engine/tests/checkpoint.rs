@@ -155,7 +155,7 @@ fn a_killed_run_goes_on_from_any_checkpoint() {
 /// What a reply says.
 fn shown(reply: &Reply) -> String {
     match &reply.outcome {
-        Outcome::Answered { columns, row, revision, staleness_ms } => {
+        Outcome::Answered { columns, row, revision, staleness_ms, .. } => {
             format!("{:?} {revision:?} {staleness_ms:?}", columns.slice(*row, 1))
         }
         Outcome::Refused { step, reason } => format!("{step}: {reason}"),

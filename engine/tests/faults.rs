@@ -277,6 +277,7 @@ impl Reader for Rubbish {
             offsets: (first..self.0).collect(),
             timestamps: vec![0; 1000].into(),
             keys: None,
+            headers: Vec::new(),
             payload: Payload::Bytes(BinaryArray::from_iter_values(["never a 1"; 1000])),
         }))
     }

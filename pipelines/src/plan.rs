@@ -8,14 +8,13 @@
 //! ```
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use millstream_connectors::broker::config::BrokerConfig;
 use millstream_connectors::formats::Format;
 use millstream_connectors::sinks::PlannedSink;
 use millstream_connectors::sources::PlannedSource;
-use millstream_engine::operator::{Choose, Step};
+use millstream_engine::operator::{Choosing, Step};
 use millstream_operators::registry::{Gate, PromotionRule};
 use serde_json::Value;
 
@@ -202,14 +201,18 @@ pub struct Request {
     pub enters: usize,
     /// Who answers, indices into [`Pipeline::models`], the requests' own model first.
     pub models: Vec<usize>,
-    /// Whose answer is given where there are several.
-    pub choose: Option<Arc<dyn Choose>>,
+    /// Whose answer is given where there are several; by what is learned in a node.
+    pub choose: Option<Choosing>,
     /// The topic of the answers.
     pub answers: String,
     /// How many partitions that topic has.
     pub partitions: u32,
     /// The topic of the answers that are not given, and how many partitions it has.
     pub others: Option<(String, u32)>,
+    /// Headers of a request that its answer gets, too.
+    pub headers: Vec<String>,
+    /// Topics that a request may name in its header `reply-to`: its answer goes there, too.
+    pub reply_to: Vec<String>,
 }
 
 /// Where rows go.

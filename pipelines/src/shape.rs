@@ -251,6 +251,12 @@ pub struct Request {
     pub answers: Answers,
     /// Where the answers of others go, which were not given.
     pub others: Option<Answers>,
+    /// Headers of a request that its answer gets, too: `correlation-id`, `traceparent`. Of values longer than 1,024 bytes nothing.
+    #[serde(default)]
+    pub headers: Vec<String>,
+    /// Topics that a request may name in its header `reply-to`: its answer goes there, too. Others are passed over.
+    #[serde(default)]
+    pub reply_to: Vec<String>,
 }
 
 /// Where answers go.

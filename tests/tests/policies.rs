@@ -122,3 +122,113 @@ fn requests_leave_a_model_that_becomes_worse() {
     assert_eq!((&about["from"], &about["to"]), (&json!("early"), &json!("late")));
     assert!(about["scores"]["late"].as_f64() < about["scores"]["early"].as_f64(), "{about}");
 }
+
+/// `early` and `late` answer; `router` learns from what answers earned, told by their numbers, who gets the next ones.
+fn routed(learner: &str) -> String {
+    let policy = "{bandit: {of: [late], by: router}}";
+    let router = format!(
+        r"
+  router:
+    input: choices
+    label: {{from: rewards, column: reward, by: [number], within_seconds: 3600}}
+    features: []
+    actions: [early, late]
+    action: model
+    propensity: chosen_with
+    learner: {learner}
+streams:
+  choices:
+    input: given
+    steps:
+      - parse_json: {{column: request, into: {{number: offset}}}}
+      - select: {{columns: [number, model, chosen_with]}}
+requests:"
+    );
+    let sources = r"
+sources:
+  given:
+    from: {topic: {name: answers}}
+    format: json
+    columns: {request: text, model: text, chosen_with: float}
+  rewards:
+    from: {topic: {name: rewards}}
+    format: json
+    columns: {number: text, reward: float}";
+    definition(policy).replacen("\nsources:", sources, 1).replacen("\nrequests:", &router, 1)
+}
+
+/// Plays rounds of some questions, of which each answer earns 1 with the probability that `chance` gives for the round and
+/// the model; gives the share of `late` in each round, and the site.
+fn played(learner: &str, rounds: u32, chance: impl Fn(u32, &str) -> f64) -> (Site, Vec<f64>) {
+    let site = Site::new(&routed(learner), &[]);
+    site.append("rows", &(0..200).map(row).collect::<Vec<_>>());
+    site.run();
+    let (mut shares, mut told) = (Vec::new(), 0);
+    for round in 0..rounds {
+        site.append("questions", &(0..40).map(|number| question(number, "c")).collect::<Vec<_>>());
+        site.run();
+        let answers: Vec<Value> = site.answers().iter().map(millstream_tests::Record::json).collect();
+        let rewards = answers[told..].iter().map(|answer| {
+            let (number, model) = (answer["request"]["offset"].as_u64().expect("a number"), &answer["model"]);
+            let drawn = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 11;
+            let chance = chance(round, model.as_str().expect("who answered"));
+            let reward = u8::from((drawn as f64) < chance * (1_u64 << 53) as f64);
+            message(None, json!({"number": number.to_string(), "reward": reward}).to_string())
+        });
+        let rewards: Vec<Message> = rewards.collect();
+        let late = answers[told..].iter().filter(|answer| answer["model"] == "late").count();
+        shares.push(late as f64 / rewards.len() as f64);
+        told = answers.len();
+        site.append("rewards", &rewards);
+        site.run();
+    }
+    let answers = one_answer_each(&site.records("questions"), &site.answers());
+    assert!(answers.iter().all(|answer| answer["chosen_with"].as_f64().is_some_and(|of| of > 0.0 && of <= 1.0)));
+    let again = site.run_with(&Options { checkpoints: Checkpointing::Off, ..site.options() });
+    assert!(again.epochs_replayed > 0, "and it reached what was recorded");
+    let report = audit(&site.pipeline, &assemble::world(&site.pipeline, site.broker())).expect("it can be audited");
+    assert_eq!(report.wrong().count(), 0, "{}", report.text());
+    (site, shares)
+}
+
+#[test]
+fn requests_go_where_answers_earn_most() {
+    let (site, shares) = played("thompson_sampling", 12, |_, model| if model == "late" { 0.7 } else { 0.3 });
+    assert_eq!(shares[0], 0.0, "before anything was earned the requests' own model answers");
+    let mean = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
+    assert!(mean(&shares[6..]) > 0.85, "{shares:?}");
+    assert!(site.dead_letters().is_empty());
+}
+
+#[test]
+fn requests_leave_who_earns_less_than_before() {
+    let degraded = |round, model: &str| if (model == "late") == (round < 12) { 0.9 } else { 0.1 };
+    let (_, shares) = played("{exp3: {explore: 0.2, share: 0.01}}", 24, degraded);
+    let mean = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
+    assert!(mean(&shares[8..12]) > 0.7, "{shares:?}");
+    // Within six rounds of 40 answers each.
+    assert!(mean(&shares[18..]) < 0.35, "{shares:?}");
+}
+
+#[test]
+fn answers_go_where_requests_want_them_and_carry_what_they_said() {
+    let also = "headers: [correlation-id], reply_to: [mine], answers:";
+    let site = Site::new(&definition("{shadow: {of: [late]}}").replace("answers:", also), &[]);
+    site.append("rows", &(0..100).map(row).collect::<Vec<_>>());
+    site.run();
+    let asked = |id: &str, to: &str| {
+        let headers = [("correlation-id", id), ("reply-to", to), ("secret", "s")];
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        Message { headers, ..question(3, "c") }
+    };
+    site.append("questions", &[asked("a", "mine"), asked("b", "rows"), asked(&"c".repeat(1025), "mine")]);
+    site.run();
+    let headers = |topic: &str| site.records(topic).into_iter().map(|record| record.headers).collect::<Vec<_>>();
+    let id = |id: &str| BTreeMap::from([("correlation-id".to_owned(), id.to_owned())]);
+    assert_eq!(headers("answers"), [id("a"), id("b"), BTreeMap::new()]);
+    assert_eq!(headers("mine"), [id("a"), BTreeMap::new()]);
+    let values = |topic: &str| site.records(topic).into_iter().map(|record| record.value).collect::<Vec<_>>();
+    let answers = values("answers");
+    assert_eq!(values("mine"), [answers[0].clone(), answers[2].clone()]);
+    assert_eq!(site.records("rows").len(), 100, "nowhere else");
+}

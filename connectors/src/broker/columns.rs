@@ -83,6 +83,7 @@ impl Columns {
                 offsets: ScalarBuffer::from(std::mem::take(&mut self.offsets)),
                 timestamps: ScalarBuffer::from(std::mem::take(&mut self.timestamps)),
                 keys: any_key.then_some(keys),
+                headers: Vec::new(),
                 payload: Payload::Bytes(self.values.finish()),
             },
             headers: std::mem::take(&mut self.headers),

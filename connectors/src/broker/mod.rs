@@ -18,6 +18,7 @@ mod partition;
 
 use std::time::Duration;
 
+pub use millstream_engine::raw::Headers;
 use millstream_engine::raw::RawBatch;
 use millstream_engine::source::Position;
 use millstream_engine::{Blame, Fault, Result};
@@ -36,9 +37,6 @@ pub struct Message {
     /// The partition; else chosen by the key's hash, else in turns.
     pub partition: Option<u32>,
 }
-
-/// A message's headers.
-pub type Headers = Vec<(String, Vec<u8>)>;
 
 /// Messages for one topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

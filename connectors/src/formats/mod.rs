@@ -134,6 +134,7 @@ fn keep(raw: &RawBatch, values: &BinaryArray, mask: &BooleanArray, kept: &[u32])
         offsets: kept.iter().map(|at| raw.offsets[*at as usize]).collect(),
         timestamps: kept.iter().map(|at| raw.timestamps[*at as usize]).collect(),
         keys: raw.keys.as_ref().map(binary).transpose()?,
+        headers: Vec::new(),
         payload: Payload::Bytes(binary(values)?),
     })
 }

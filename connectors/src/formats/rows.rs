@@ -153,6 +153,7 @@ mod tests {
             offsets: (0..rows.num_rows() as u64).collect(),
             timestamps: vec![0; rows.num_rows()].into(),
             keys: None,
+            headers: Vec::new(),
             payload: Payload::Rows(rows),
         };
         let decoded = rows_decoder(columns(&[("x", declared)]))().decode(&raw).expect("castable");
@@ -200,6 +201,7 @@ mod tests {
             offsets: vec![0].into(),
             timestamps: vec![0].into(),
             keys: None,
+            headers: Vec::new(),
             payload: Payload::Rows(rows),
         };
         let fault = rows_decoder(columns(&[("y", "int")]))().decode(&raw).err().expect("no such column");

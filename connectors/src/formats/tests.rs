@@ -40,6 +40,7 @@ pub(crate) fn raw_batch<'a>(records: impl IntoIterator<Item = Option<&'a [u8]>>)
         offsets: (0..values.len() as u64).collect(),
         timestamps: vec![0; values.len()].into(),
         keys: None,
+        headers: Vec::new(),
         payload: Payload::Bytes(values),
     }
 }

@@ -280,6 +280,7 @@ impl Reader for Readings {
             offsets: offsets.clone().collect(),
             timestamps: offsets.clone().map(|offset| self.sensors.at_ms(offset)).collect(),
             keys: None,
+            headers: Vec::new(),
             payload: Payload::Rows(self.sensors.rows(offsets.start, count as usize)?),
         }))
     }

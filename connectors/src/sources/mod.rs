@@ -58,14 +58,14 @@ pub type OpenSource = Box<dyn Fn(&World) -> Result<Arc<dyn Source>> + Send + Syn
 impl PlannedSource {
     /// A source whose records come from a receiver: it reads the topic that the receiver fills.
     fn received(receiver: PlannedReceiver) -> Self {
-        Self { receiver: Some(receiver), ..topic::reading("", 1) }.in_topic("")
+        Self { receiver: Some(receiver), ..topic::reading("", 1, false) }.in_topic("")
     }
 
     /// A receiver fills the topic that its configuration names, or else `own`; other sources stay as they are.
     #[must_use]
     pub fn in_topic(self, own: &str) -> Self {
         let Some(receiver) = self.receiver else { return self };
-        let reading = topic::reading(receiver.topic.as_deref().unwrap_or(own), receiver.partitions);
+        let reading = topic::reading(receiver.topic.as_deref().unwrap_or(own), receiver.partitions, false);
         Self { receiver: Some(receiver), ..reading }
     }
 }

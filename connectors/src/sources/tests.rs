@@ -47,6 +47,7 @@ impl TopicReader for LettersReader {
             offsets: vec![0, 1, 2].into(),
             timestamps: vec![0; 3].into(),
             keys: None,
+            headers: Vec::new(),
             payload: Payload::Bytes(BinaryArray::from(vec![b"a".as_slice(), b"b", b"c"])),
         };
         let start = position.offset as usize;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Content, PlannedSource, SourceKind, World};
-use crate::broker::{Broker, TopicReader, check_topic_name};
+use crate::broker::{Broker, Fetched, TopicReader, check_topic_name};
 
 /// A topic.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -23,6 +23,10 @@ pub struct Config {
     /// How many partitions it gets where it has to be created. Default: 1.
     #[serde(default = "one")]
     pub partitions: u32,
+    /// Whether headers are kept: those of requests are.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub headers: bool,
 }
 
 pub(super) fn one() -> u32 {
@@ -41,11 +45,11 @@ pub static KIND: SourceKind = Kind {
 fn plan(value: &Value) -> Planned<PlannedSource> {
     let config: Config = configuration(value)?;
     check("name", &config.name, config.partitions)?;
-    Ok(reading(&config.name, config.partitions))
+    Ok(reading(&config.name, config.partitions, config.headers))
 }
 
 /// Reads a topic.
-pub(super) fn reading(name: &str, partitions: u32) -> PlannedSource {
+pub(super) fn reading(name: &str, partitions: u32, headers: bool) -> PlannedSource {
     let name = name.to_owned();
     PlannedSource {
         content: Content::Bytes,
@@ -53,7 +57,8 @@ pub(super) fn reading(name: &str, partitions: u32) -> PlannedSource {
         topic: Some((name.clone(), partitions)),
         receiver: None,
         open: Box::new(move |world: &World| {
-            Ok(Arc::new(TopicSource { broker: world.broker.clone(), name: name.clone() }) as Arc<dyn Source>)
+            let (broker, name) = (world.broker.clone(), name.clone());
+            Ok(Arc::new(TopicSource { broker, name, headers }) as Arc<dyn Source>)
         }),
     }
 }
@@ -71,6 +76,7 @@ pub(super) fn check(key: &str, name: &str, partitions: u32) -> Planned<()> {
 struct TopicSource {
     broker: Arc<dyn Broker>,
     name: String,
+    headers: bool,
 }
 
 impl Source for TopicSource {
@@ -82,7 +88,7 @@ impl Source for TopicSource {
     }
 
     fn open(&self, from: &[Position]) -> Result<Box<dyn Reader>> {
-        Ok(Box::new(Records(self.broker.open(&self.name, from)?)))
+        Ok(Box::new(Records { reader: self.broker.open(&self.name, from)?, headers: self.headers }))
     }
 
     fn is_finite(&self) -> bool {
@@ -90,15 +96,19 @@ impl Source for TopicSource {
     }
 }
 
-struct Records(Box<dyn TopicReader>);
+struct Records {
+    reader: Box<dyn TopicReader>,
+    headers: bool,
+}
 
 impl Reader for Records {
     fn read(&mut self, max_bytes: usize, wait: Duration) -> Result<Option<RawBatch>> {
-        Ok(self.0.read(max_bytes, wait)?.map(|fetched| fetched.records))
+        let Some(Fetched { records, headers }) = self.reader.read(max_bytes, wait)? else { return Ok(None) };
+        Ok(Some(if self.headers { RawBatch { headers, ..records } } else { records }))
     }
 
     fn ends(&mut self) -> Result<Vec<Position>> {
-        self.0.ends()
+        self.reader.ends()
     }
 }
 

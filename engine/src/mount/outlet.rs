@@ -26,7 +26,8 @@ pub(crate) struct Outlet {
     book: Arc<Book>,
     metrics: StepMetrics,
     events: Sender<Event>,
-    observer: Option<RefCell<Box<dyn Observe>>>,
+    /// By lane.
+    observers: [Option<RefCell<Box<dyn Observe>>>; 2],
     /// How many more unmet expectations are told one by one.
     told: Cell<usize>,
 }
@@ -38,13 +39,13 @@ impl Outlet {
     pub(crate) fn new(step: Arc<str>, site: &Site) -> Self {
         let metrics = site.metrics.step(&step, site.worker);
         let (book, events) = (site.book.clone(), site.events.clone());
-        Self { step, book, metrics, events, observer: None, told: Cell::new(0) }
+        Self { step, book, metrics, events, observers: [None, None], told: Cell::new(0) }
     }
 
     /// With whoever looks at these rows.
     pub(crate) fn observed(self, rows: Input, site: &Site) -> Self {
-        let observer = site.graph.observers.get(&rows).map(|make| RefCell::new(make()));
-        Self { observer, ..self }
+        let observer = |lane| site.graph.observers.get(&(rows, lane)).map(|make| RefCell::new(make()));
+        Self { observers: [Lane::Learn, Lane::Serve].map(observer), ..self }
     }
 
     pub(crate) fn send(&self, event: Event) {
@@ -85,7 +86,7 @@ impl Outlet {
         let left = out.as_ref().map_or(0, RecordBatch::num_rows);
         self.metrics.rows_in[lane_at].inc_by(ports.iter().map(|rows| rows.num_rows() as u64).sum());
         self.metrics.rows_out[lane_at].inc_by(left as u64);
-        if let (Some(out), Some(observer), Lane::Learn) = (&out, &self.observer, lane)
+        if let (Some(out), Some(observer)) = (&out, &self.observers[lane_at])
             && let Err(fault) = observer.borrow_mut().see(out)
         {
             self.abort(fault);

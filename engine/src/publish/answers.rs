@@ -1,25 +1,26 @@
 //! Whose answer a request gets.
 //!
 //! ```text
-//! fold ─ answers ─┐             scores: what each fold had measured before the epoch
-//! fold ─ answers ─┼─► choose ─┬─► the answer that is given
+//! fold ─ answers ─┐             scores: what each fold had measured before the epoch,
+//! fold ─ answers ─┼─► choose ─┬─► the answer that is given          or what another fold had learned before it
 //! fold ─ refusal ─┘           └─► the others, to be compared
 //! ```
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, RecordBatch};
+use arrow::array::{Array, ArrayData, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::{Float64Type, Schema, SchemaRef};
 use serde_json::{Value, json};
 
 use super::{Notice, Outcome, Reply, Stamp};
-use crate::batch::{Meta, Origin};
+use crate::batch::{Meta, Origin, filter};
 use crate::binding::Epoch;
 use crate::book::{Book, Entry};
 use crate::fault::{Fault, Result};
-use crate::graph::{Asks, Graph, SourceNode};
+use crate::graph::{Asks, Graph};
 use crate::metrics::Metrics;
-use crate::operator::Choose;
+use crate::operator::{Answer as Answers, Choose, Choosing, Rejects};
 use crate::sequence::START;
 
 /// What a fold answered to some rows.
@@ -65,14 +66,17 @@ impl<'a> Answered<'a> {
     pub(super) fn take(&mut self, origin: Origin, choice: Option<&Choice<'_>>) -> Vec<Outcome> {
         let mut found = self.0.remove(&origin).unwrap_or_default();
         found.sort_by_key(|answer| answer.place);
-        if let (Some(choice), [first, _, ..]) = (choice, found.as_slice()) {
-            let chosen = choice.choose.choose(&choice.scores, &first.given.rows, first.row);
+        let mut chosen_with = None;
+        if let (Some(choice), [first, ..]) = (choice, found.as_slice()) {
+            let (chosen, probability) = choice.of(origin, &first.given.rows, first.row);
             // A chosen one that has no answer is passed over: the first that has one stays first.
             if let Some(at) = found.iter().position(|answer| answer.place == chosen) {
                 found[..=at].rotate_right(1);
+                chosen_with = probability;
             }
         }
-        found.into_iter().map(Answer::outcome).collect()
+        let probabilities = std::iter::once(chosen_with).chain(std::iter::repeat(None));
+        found.into_iter().zip(probabilities).map(|(answer, chosen_with)| answer.outcome(chosen_with)).collect()
     }
 
     /// A request that was not taken.
@@ -82,7 +86,7 @@ impl<'a> Answered<'a> {
 }
 
 impl Answer<'_> {
-    fn outcome(self) -> Outcome {
+    fn outcome(self, chosen_with: Option<f64>) -> Outcome {
         let Given { columns, revision, .. } = self.given;
         let staleness = |learned_ms| self.time_ms.saturating_sub(learned_ms).max(0);
         Outcome::Answered {
@@ -90,31 +94,109 @@ impl Answer<'_> {
             row: self.row,
             revision: revision.clone(),
             staleness_ms: revision.learned_through.time_ms.map(staleness),
+            chosen_with,
         }
     }
 }
 
 /// How it is chosen in an epoch.
 pub(super) struct Choice<'a> {
-    choose: &'a dyn Choose,
     folds: &'a [usize],
-    scores: Vec<f64>,
+    by: By<'a>,
 }
 
-impl<'a> Choice<'a> {
-    /// By what the folds had measured before `epoch`.
-    fn before(epoch: Epoch, asks: &'a Asks, book: &Book) -> Option<Self> {
-        let choose = asks.choose.as_deref()?;
-        let score = |fold: &usize| book.revision_before(*fold, epoch).map_or(f64::NAN, |of| choose.score(&of.measures));
-        Some(Self { choose, folds: &asks.folds, scores: asks.folds.iter().map(score).collect() })
+enum By<'a> {
+    /// What the folds had measured.
+    Scores { choose: &'a dyn Choose, scores: Vec<f64> },
+    /// What another fold says: by request, the place of a fold, and the probability.
+    Routes(BTreeMap<Origin, (usize, f64)>),
+}
+
+impl Choice<'_> {
+    /// The place of the fold whose answer a request gets, and with which probability where that was drawn.
+    fn of(&self, origin: Origin, rows: &RecordBatch, row: usize) -> (usize, Option<f64>) {
+        match &self.by {
+            By::Scores { choose, scores } => (choose.choose(scores, rows, row), None),
+            // Before anything was learned, and where nothing can be said: the first one, surely.
+            By::Routes(routes) => {
+                let (place, probability) = routes.get(&origin).copied().unwrap_or((0, 1.0));
+                (place, Some(probability))
+            }
+        }
     }
 }
 
-/// By source of requests that several folds answer: how it is chosen in an epoch.
-pub(super) fn choices<'a>(graph: &'a Graph, book: &Book, epoch: Epoch) -> BTreeMap<u32, Choice<'a>> {
-    let choice =
-        |(at, source): (usize, &'a SourceNode)| Some((at as u32, Choice::before(epoch, source.asks.as_ref()?, book)?));
-    graph.sources.iter().enumerate().filter_map(choice).collect()
+/// By source of requests that several folds answer: how it is chosen in an epoch, by what was complete before it.
+pub(super) fn choices<'a>(
+    graph: &'a Graph,
+    book: &Book,
+    epoch: Epoch,
+    given: &[Given],
+) -> Result<BTreeMap<u32, Choice<'a>>> {
+    let mut choices = BTreeMap::new();
+    for (at, source) in graph.sources.iter().enumerate() {
+        let Some(Asks { folds, choose: Some(choosing), .. }) = &source.asks else { continue };
+        let by = match choosing {
+            Choosing::Measured(choose) => {
+                let choose = choose.as_ref();
+                let score =
+                    |fold: &usize| book.revision_before(*fold, epoch).map_or(f64::NAN, |of| choose.score(&of.measures));
+                By::Scores { choose, scores: folds.iter().map(score).collect() }
+            }
+            Choosing::Learned(router) => match book.revision_before(*router, epoch) {
+                Some(revision) => By::Routes(routes(graph, (at as u32, folds), (*router, &*revision.answer), given)?),
+                None => By::Routes(BTreeMap::new()),
+            },
+        };
+        choices.insert(at as u32, Choice { folds, by });
+    }
+    Ok(choices)
+}
+
+/// What a router says to each request of a source that one of its folds has answered.
+fn routes(
+    graph: &Graph,
+    (source, folds): (u32, &[usize]),
+    (router, revision): (usize, &dyn Answers),
+    given: &[Given],
+) -> Result<BTreeMap<Origin, (usize, f64)>> {
+    let schema = graph.schema(graph.nodes[router].inputs[0]);
+    let mut routes = BTreeMap::new();
+    for fold in folds {
+        for given in given.iter().filter(|given| given.fold == *fold) {
+            let meta = Meta::of(&given.rows);
+            let is_new = |row| {
+                let origin = meta.origin(row);
+                Some(origin.source == source && !routes.contains_key(&origin))
+            };
+            let new: BooleanArray = (0..given.rows.num_rows()).map(is_new).collect();
+            let rows = as_input(&filter(&given.rows, &new)?, schema)?;
+            let mut rejects = Rejects::default();
+            let said = revision.answer(&rows, &mut rejects)?;
+            let rows = filter(&rows, &rejects.keep(rows.num_rows()))?;
+            let (names, probabilities) =
+                (said.column(0).as_string::<i32>(), said.column(1).as_primitive::<Float64Type>());
+            let meta = Meta::of(&rows);
+            for row in 0..rows.num_rows() {
+                let place = folds.iter().position(|fold| graph.nodes[*fold].name == names.value(row));
+                routes.extend(place.map(|place| (meta.origin(row), (place, probabilities.value(row)))));
+            }
+        }
+    }
+    Ok(routes)
+}
+
+/// Rows with the columns of another input: those of the same name and type, others missing.
+fn as_input(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
+    let column = |field: &arrow::datatypes::FieldRef| {
+        let same = rows.column_by_name(field.name()).filter(|column| column.data_type() == field.data_type());
+        same.cloned().unwrap_or_else(|| new_null_array(field.data_type(), rows.num_rows()))
+    };
+    let columns = schema.fields().iter().map(column).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
+    Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
 }
 
 /// By source of requests, the place of the fold that most of them went to.
@@ -125,7 +207,8 @@ impl Leaders {
     /// Tells where another fold leads from this epoch on. Nothing is told in the first epoch of a run.
     pub(super) fn changes(&mut self, graph: &Graph, choices: &BTreeMap<u32, Choice<'_>>, entry: &Entry) -> Vec<Notice> {
         let (mut notices, epoch) = (Vec::new(), entry.binding.epoch);
-        for (&at, Choice { choose, folds, scores }) in choices {
+        for (&at, Choice { folds, by }) in choices {
+            let By::Scores { choose, scores } = by else { continue };
             let leads = choose.leader(scores);
             let Some(led) = self.0.insert(at, leads).filter(|led| *led != leads) else { continue };
             let name = |place: usize| graph.nodes[folds[place]].name.as_str();
@@ -146,9 +229,16 @@ impl Leaders {
 pub(super) fn count(metrics: &Metrics, graph: &Graph, replies: &[Reply]) {
     let mut gave: BTreeMap<(u32, &str), u64> = BTreeMap::new();
     let mut compared: BTreeMap<(u32, &str, bool), u64> = BTreeMap::new();
+    let name = |source: u32| graph.sources[source as usize].name.as_str();
+    if !replies.is_empty() {
+        metrics.epoch_requests.observe(replies.len() as f64);
+    }
     for reply in replies {
-        let Outcome::Answered { columns, row, revision, .. } = &reply.outcome else { continue };
+        let Outcome::Answered { columns, row, revision, staleness_ms, .. } = &reply.outcome else { continue };
         let source = reply.request.origin.source;
+        if let Some(ms) = staleness_ms {
+            metrics.staleness(name(source), &revision.model, *ms);
+        }
         *gave.entry((source, &revision.model)).or_default() += 1;
         for other in &reply.others {
             if let Outcome::Answered { columns: others, row: at, revision: other, .. } = other {
@@ -157,7 +247,6 @@ pub(super) fn count(metrics: &Metrics, graph: &Graph, replies: &[Reply]) {
             }
         }
     }
-    let name = |source: u32| graph.sources[source as usize].name.as_str();
     gave.into_iter().for_each(|((source, model), count)| metrics.answers_by(name(source), model, count));
     for ((source, model, same), count) in compared {
         metrics.compared(name(source), model, same, count);

@@ -117,6 +117,7 @@ impl Reader for MemoryReader {
                 offsets: offsets.into(),
                 timestamps: read.iter().map(|record| record.time).collect::<Vec<_>>().into(),
                 keys: None,
+                headers: Vec::new(),
                 payload: Payload::Bytes(BinaryArray::from_iter_values(&values)),
             }));
         }
@@ -302,7 +303,7 @@ struct Collect {
 impl Commit for Collect {
     fn encode(&self, request: &Request, outcome: &Outcome, _: i64) -> Result<Vec<u8>> {
         let text = match outcome {
-            Outcome::Answered { columns, row, revision, staleness_ms } => {
+            Outcome::Answered { columns, row, revision, staleness_ms, .. } => {
                 let sum = columns.column(0).as_primitive::<Int64Type>().value(*row);
                 format!("{request:?} {sum} {revision:?} {staleness_ms:?}")
             }

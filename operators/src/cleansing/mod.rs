@@ -49,6 +49,7 @@ mod one_hot;
 mod ordinal_category;
 mod other_stream;
 mod outliers;
+mod parse_json;
 mod power_transform;
 pub(crate) mod reading;
 mod rename;
@@ -93,6 +94,7 @@ pub static KINDS: &[&StepKind] = &[
     &one_hot::KIND,
     &ordinal_category::KIND,
     &outliers::KIND,
+    &parse_json::KIND,
     &power_transform::KIND,
     &rename::KIND,
     &require::KIND,

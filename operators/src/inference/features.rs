@@ -125,9 +125,6 @@ impl Features {
     /// Checks the columns `names` against the stream's schema; problems are at `features.N`.
     pub fn plan(schema: &SchemaRef, configs: &[FeatureConfig]) -> Planned<Self> {
         let mut problems = Problems::default();
-        if configs.is_empty() {
-            problems.push(Problem::new("features", "no-features", "a model needs at least one feature"));
-        }
         let mut features =
             Self { columns: Vec::new(), shape: Shape { dense: 0, active: 0, categories: 0, classes: 0 } };
         for (at, config) in configs.iter().enumerate() {

@@ -19,6 +19,7 @@ mod composite;
 mod discriminant;
 pub mod drift;
 pub mod epsilon_greedy;
+pub mod exp3;
 mod factorization;
 mod factorization_machine;
 pub mod factorization_machine_classifier;
@@ -95,6 +96,7 @@ pub static KINDS: &[&ModelKind] = &[
     &bernoulli_naive_bayes::KIND,
     &champion::KIND,
     &epsilon_greedy::KIND,
+    &exp3::KIND,
     &factorization_machine_classifier::KIND,
     &factorization_machine_regressor::KIND,
     &gaussian_naive_bayes::KIND,

@@ -19,6 +19,7 @@ use millstream_engine::state::hash;
 mod frequent;
 mod numbers;
 mod report;
+mod skew;
 mod texts;
 
 pub use numbers::SENTINELS;

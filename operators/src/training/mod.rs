@@ -100,6 +100,10 @@ pub fn plan(value: &Value, input: &StepInput<'_>) -> Planned<Step> {
             .map_err(|problems| problems.into_iter().map(|problem| problem.under("learner")).collect()),
     );
     let features = problems.take_all(Features::plan(input.schema, &config.features));
+    // Which action earns most can be learned without them.
+    if config.features.is_empty() && design.as_ref().is_none_or(|design| design.task != Task::Choice) {
+        problems.push(Problem::new("features", "no-features", "a model needs at least one feature"));
+    }
     if let Some(LabelConfig::Column(label)) = &config.label
         && let Some(at) = config.features.iter().position(|feature| feature.columns().contains(label))
     {

@@ -3,6 +3,8 @@
 use millstream_connectors::sources::PlannedSource;
 use millstream_engine::batch::{is_changing, schema_of};
 use millstream_engine::catalogue::{StepInput, column};
+use millstream_engine::operator::Choosing;
+use millstream_operators::inference::policies::PlannedChoice;
 use millstream_operators::registry::{Gate, PromotionRule};
 use serde_json::{Value, json};
 
@@ -146,16 +148,23 @@ impl Checker<'_> {
         let source = self.questions(root, entry, &shape, enters?, sources)?;
         let Beside { others, choose } = policy?;
         let index = |name: &String| models.iter().position(|planned| planned.name == *name);
-        let models = std::iter::once(&shape.model).chain(&others).map(index).collect::<Option<_>>()?;
+        let answering = std::iter::once(&shape.model).chain(&others).map(index).collect::<Option<_>>()?;
+        let choosing = match choose {
+            Some(PlannedChoice::Learned(router)) => Some(Choosing::Learned(models[index(&router)?].node)),
+            Some(PlannedChoice::Measured(choose)) => Some(Choosing::Measured(choose)),
+            None => None,
+        };
         Some(plan::Request {
             name: entry.key.clone(),
             source,
             enters: enters?,
-            models,
-            choose,
+            models: answering,
+            choose: choosing,
             answers: shape.answers.topic,
             partitions: shape.answers.partitions,
             others: shape.others.map(|others| (others.topic, others.partitions)),
+            headers: shape.headers,
+            reply_to: shape.reply_to,
         })
     }
 
@@ -200,6 +209,17 @@ impl Checker<'_> {
             self.topic_name(at);
             self.topic(&others.topic, others.partitions, at.value.span);
         }
+        let own = [Some(&shape.topic), Some(&shape.answers.topic), shape.others.as_ref().map(|others| &others.topic)];
+        for at in entry.value.get("reply_to").map_or(&[][..], Node::items) {
+            let Some(name) = at.text() else { continue };
+            if own.into_iter().flatten().any(|own| own == name) {
+                let message = format!("`{name}` is the requests' or their answers' topic already");
+                self.find(Finding::error(at.span, "same-topic", message).help("name topics that only get replies"));
+                continue;
+            }
+            self.topic_name(&Entry { key: String::new(), key_span: at.span, value: at.clone() });
+            self.topic(name, 1, at.span);
+        }
         self.topic(&shape.answers.topic, shape.answers.partitions, answers.value.span);
         if let Some(topic) = entry.value.entry("topic") {
             self.topic(&shape.topic, shape.partitions, topic.value.span);
@@ -239,7 +259,7 @@ impl Checker<'_> {
 
     fn planned_topic(&mut self, entry: &Entry, topic: &str, partitions: u32) -> Option<PlannedSource> {
         let kind = self.catalogue.sources.iter().find(|kind| kind.name == "topic")?;
-        match (kind.plan)(&json!({"name": topic, "partitions": partitions})) {
+        match (kind.plan)(&json!({"name": topic, "partitions": partitions, "headers": true})) {
             Ok(source) => Some(source),
             Err(mut problems) => {
                 // The topic's name stands under another key here.

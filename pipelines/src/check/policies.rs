@@ -1,13 +1,12 @@
 //! Whose answer a request gets, where several models answer it.
 
-use std::sync::Arc;
-
 use millstream_engine::batch::DIFF;
 use millstream_engine::catalogue::column;
-use millstream_engine::operator::Choose;
+use millstream_operators::inference::policies::PlannedChoice;
+use millstream_operators::inference::{FeatureConfig, PREDICTED_ACTION};
 
 use super::streams::Graph;
-use super::{Checker, component, config, section_of};
+use super::{Checker, Known, component, config, section_of};
 use crate::definition::{Data, Entry, Node, Span};
 use crate::report::Finding;
 
@@ -26,7 +25,7 @@ pub(super) struct Around<'a> {
 #[derive(Default)]
 pub(super) struct Beside {
     pub(super) others: Vec<String>,
-    pub(super) choose: Option<Arc<dyn Choose>>,
+    pub(super) choose: Option<PlannedChoice>,
 }
 
 impl Checker<'_> {
@@ -62,6 +61,11 @@ impl Checker<'_> {
                 self.own_problems(&configured, &doubt, vec![problem]);
             }
         }
+        if let PlannedChoice::Learned(router) = &policy.choose {
+            let span = configured.value.entry("by").map_or(entry.value.span, |by| by.value.span);
+            let models: Vec<&str> = std::iter::once(own).chain(policy.others.iter().map(String::as_str)).collect();
+            self.router((router, span), &models, around);
+        }
         let is_sound = self.findings.len() == before;
         is_sound.then_some(Beside { others: policy.others, choose: Some(policy.choose) })
     }
@@ -84,6 +88,66 @@ impl Checker<'_> {
             let message = format!("`{name}` predicts something else than `{own}`");
             let help = format!("it gives {}, and `{own}` {}", theirs.join(", "), ours.join(", "));
             self.find(Finding::error(span, "other-predictions", message).help(help));
+        }
+    }
+}
+
+impl Checker<'_> {
+    /// Notes why a model cannot choose among those that answer.
+    fn router(&mut self, (name, span): (&str, Span), answering: &[&str], around: Around<'_>) {
+        let models = section_of(around.root, "models");
+        let names: Vec<&str> = models.iter().map(|entry| entry.key.as_str()).collect();
+        let Some(entry) = models.iter().find(|entry| entry.key == name) else {
+            let message = format!("there is no model `{name}`");
+            return self.find(Finding::error(span, "unknown-model", message).choices(name, &names));
+        };
+        if answering.contains(&name) {
+            let message = format!("`{name}` cannot both choose and answer");
+            let help = "name a model beside those that answer, whose actions they are";
+            return self.find(Finding::error(span, "named-twice", message).help(help));
+        }
+        let Some(known) = around.graph.known.get(name).filter(|known| known.doubt.is_none()).cloned() else { return };
+        if known.schema.index_of(PREDICTED_ACTION).is_err() {
+            let message = format!("`{name}` chooses nothing");
+            let help = format!(
+                "give it a learner that chooses, such as `thompson_sampling`, and `actions: [{}]`",
+                answering.join(", ")
+            );
+            return self.find(Finding::error(span, "chooses-nothing", message).help(help));
+        }
+        let actions = entry.value.get("actions").map_or(&[][..], Node::items);
+        for action in actions {
+            if let Some(text) = action.text().filter(|text| !answering.contains(text)) {
+                let message = format!("`{text}` is none of the models among which `{name}` chooses");
+                self.find(Finding::error(action.span, "unknown-model", message).choices(text, answering));
+            }
+        }
+        for model in answering.iter().filter(|model| !actions.iter().any(|action| action.text() == Some(model))) {
+            let message = format!("`{model}` is no action of `{name}`, so it would never be chosen");
+            let help = format!("write `actions: [{}]` in `{name}`", answering.join(", "));
+            self.find(Finding::error(span, "no-action", message).help(help));
+        }
+        for feature in entry.value.get("features").map_or(&[][..], Node::items) {
+            self.asked_with(feature, &known, answering, around);
+        }
+    }
+
+    /// Makes a finding of a feature of a router, which has these columns, that requests do not have.
+    fn asked_with(&mut self, feature: &Node, router: &Known, answering: &[&str], around: Around<'_>) {
+        let Ok(config) = serde_json::from_value::<FeatureConfig>(feature.to_value(&self.secrets)) else { return };
+        let models = section_of(around.root, "models").iter().filter(|entry| answering.contains(&entry.key.as_str()));
+        let inputs = models.filter_map(|entry| around.graph.known.get(entry.value.get("input")?.text()?));
+        let inputs: Vec<_> = inputs.filter(|known| known.doubt.is_none()).collect();
+        for name in config.columns() {
+            let Ok(wanted) = router.schema.field_with_name(name) else { continue };
+            let has = |known: &&Known| {
+                known.schema.field_with_name(name).is_ok_and(|field| field.data_type() == wanted.data_type())
+            };
+            if !inputs.iter().all(has) {
+                let message = format!("requests have no column `{name}` of type {}", wanted.data_type());
+                let help = "they have the columns of the input of the models that answer";
+                self.find(Finding::error(feature.span, "unknown-column", message).help(help));
+            }
         }
     }
 }

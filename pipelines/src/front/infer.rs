@@ -185,7 +185,7 @@ impl Endpoint {
         let (mut errors, mut staleness) = (Vec::new(), None::<i64>);
         for (row, outcome) in outcomes.iter().enumerate() {
             match outcome {
-                Outcome::Answered { columns, row, revision, staleness_ms } => {
+                Outcome::Answered { columns, row, revision, staleness_ms, .. } => {
                     staleness = staleness.max(*staleness_ms);
                     answered.push((columns, *row, revision));
                 }

@@ -42,6 +42,10 @@ pub struct Answers {
     pub partitions: u32,
     /// The topic that gets the answers that are not given, and how many partitions it has.
     pub others: Option<(String, u32)>,
+    /// Headers of a request that its answer gets, too.
+    pub headers: Vec<String>,
+    /// Topics that a request may name in its header `reply-to`: its answer goes there, too.
+    pub reply_to: Vec<String>,
 }
 
 /// The pipeline's commit.
@@ -91,12 +95,16 @@ impl BrokerCommit {
             let now_ms = epoch.progress.binding.now_ms;
             for reply in &epoch.replies {
                 let answers = &self.answers[&reply.request.origin.source];
-                let given = reply::message(&reply.request, reply.value.clone(), answers.partitions, now_ms);
+                let given = reply::message(&reply.request, reply.value.clone(), answers.partitions, answers, now_ms);
+                if let Some(topic) = reply::reply_to(&reply.request, answers) {
+                    let reply = Message { partition: None, ..given.clone() };
+                    topics.entry(topic.to_owned()).or_default().push(reply);
+                }
                 topics.entry(answers.topic.clone()).or_default().push(given);
                 let Some((topic, partitions)) = &answers.others else { continue };
                 for other in &reply.others {
                     let value = reply::encode(&reply.request, other, answers)?;
-                    let other = reply::message(&reply.request, value, *partitions, now_ms);
+                    let other = reply::message(&reply.request, value, *partitions, answers, now_ms);
                     topics.entry(topic.clone()).or_default().push(other);
                 }
             }

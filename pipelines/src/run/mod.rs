@@ -307,6 +307,17 @@ fn drive(
     })
 }
 
+/// How a pipeline's epochs are cut.
+pub(crate) fn limits(pipeline: &Pipeline) -> Limits {
+    let epochs = &pipeline.epochs;
+    Limits {
+        max_records: epochs.max_records as usize,
+        max_bytes: epochs.max_bytes as usize,
+        in_flight_bytes: epochs.in_flight_bytes as usize,
+        ..Limits::default()
+    }
+}
+
 /// A run from where was decided, without checkpoints of its own, that goes on until it is stopped.
 fn settings(
     pipeline: &Pipeline,
@@ -315,16 +326,10 @@ fn settings(
     decision: Decision<Checkpoint>,
     definition: &Definition,
 ) -> Settings {
-    let epochs = &pipeline.epochs;
-    let limits = Limits {
-        max_records: options.max_records.unwrap_or(epochs.max_records as usize),
-        max_bytes: epochs.max_bytes as usize,
-        in_flight_bytes: epochs.in_flight_bytes as usize,
-        ..Limits::default()
-    };
+    let limits = limits(pipeline);
     Settings {
         workers: options.workers.unwrap_or(pipeline.workers),
-        limits,
+        limits: Limits { max_records: options.max_records.unwrap_or(limits.max_records), ..limits },
         seed: seed(pipeline),
         clock: options.clock.clone(),
         metrics,
@@ -346,6 +351,8 @@ pub(crate) fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
         topic: request.answers.clone(),
         partitions: request.partitions,
         others: request.others.clone(),
+        headers: request.headers.clone(),
+        reply_to: request.reply_to.clone(),
     };
     pipeline.requests.iter().enumerate().map(|(at, request)| ((first + at) as u32, answers(request))).collect()
 }

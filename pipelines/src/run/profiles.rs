@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use millstream_engine::Result;
-use millstream_engine::batch::is_changing;
+use millstream_engine::batch::{Lane, is_changing};
 use millstream_engine::graph::{Input, MakeObserver, Observe};
 use millstream_engine::metrics::{Gauges, Metrics};
 use millstream_operators::profile::{ColumnReport, Profile};
@@ -56,8 +56,9 @@ impl Parts {
     }
 }
 
-/// Observers of all that is profiled: what each source reads, and what each stream gives. Not what changes: there rows are taken back.
-pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> BTreeMap<Input, MakeObserver> {
+/// Observers of all that is profiled: what each source reads, and what each stream gives; and what is asked at the same places, where
+/// models learn. Not what changes: there rows are taken back.
+pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> BTreeMap<(Input, Lane), MakeObserver> {
     let mut observed: BTreeMap<Input, Parts> = BTreeMap::new();
     for (at, source) in pipeline.sources.iter().enumerate() {
         observed.insert(Input::Source(at), Parts::new(&source.name, &source.schema));
@@ -68,14 +69,35 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> BTreeMap<Input, Make
             observed.entry(input(stream.output)).or_insert_with(|| Parts::new(&stream.name, schema));
         }
     }
+    // Where models learn, and where requests come by as they are asked: where no step lies between, that is their own source.
+    let mut asked: BTreeMap<Input, (Input, Parts)> = BTreeMap::new();
+    for (at, request) in pipeline.requests.iter().enumerate() {
+        for model in &request.models {
+            let learned = input(pipeline.nodes[pipeline.models[*model].node].inputs[0]);
+            let seen =
+                if matches!(learned, Input::Source(_)) { Input::Source(pipeline.sources.len() + at) } else { learned };
+            if let Some(parts) = observed.get(&learned) {
+                asked.entry(seen).or_insert_with(|| (learned, Parts::new(&parts.name, &parts.schema)));
+            }
+        }
+    }
+    let skewed: Vec<(Parts, Parts)> =
+        asked.values().map(|(learned, parts)| (observed[learned].clone(), parts.clone())).collect();
     let gauges = Columns::new(metrics);
     let all: Vec<Parts> = observed.values().cloned().collect();
     metrics.before_rendering(move || {
         for parts in &all {
             gauges.set(&parts.name, &parts.whole());
         }
+        for (learned, asked) in &skewed {
+            for (column, skew) in learned.whole().skew(&asked.whole()) {
+                gauges.skew.set(&[&learned.name, column], skew);
+            }
+        }
     });
-    observed.into_iter().map(|(rows, parts)| (rows, parts.maker())).collect()
+    let learned = observed.into_iter().map(|(rows, parts)| ((rows, Lane::Learn), parts.maker()));
+    let asked = asked.into_iter().map(|(rows, (_, parts))| ((rows, Lane::Serve), parts.maker()));
+    learned.chain(asked).collect()
 }
 
 /// What a family shows of a column.
@@ -85,6 +107,7 @@ type Shown = fn(&ColumnReport) -> Option<f64>;
 struct Columns {
     plain: Vec<(Gauges, Shown)>,
     quantiles: Gauges,
+    skew: Gauges,
 }
 
 impl Columns {
@@ -108,6 +131,11 @@ impl Columns {
                 "column_quantile",
                 "Quantiles of a column's numbers in a sample of the rows.",
                 &["source", "column", "quantile"],
+            ),
+            skew: metrics.gauges(
+                "serving_skew",
+                "How differently a column is distributed where models are asked and where they learn: its population stability index.",
+                &labels,
             ),
         }
     }
@@ -180,10 +208,11 @@ streams:
         let pipeline = pipeline.unwrap_or_else(|| panic!("{findings:?}"));
         let metrics = Metrics::default();
         let observers = observers(&pipeline, &metrics);
-        let observed: Vec<&Input> = observers.keys().collect();
-        assert_eq!(observed, [&Input::Source(0), &Input::Node(0)], "not what is the source's own, nor what changes");
+        let observed: Vec<(Input, Lane)> = observers.keys().copied().collect();
+        let learned = [Input::Source(0), Input::Node(0)].map(|at| (at, Lane::Learn));
+        assert_eq!(observed, learned, "not what is the source's own, nor what changes; and nobody asks");
         assert!(!metrics.render().contains("millstream_column_"), "nothing was seen");
-        let mut workers = [0, 1].map(|_| observers[&Input::Source(0)]());
+        let mut workers = [0, 1].map(|_| observers[&(Input::Source(0), Lane::Learn)]());
         workers[0].see(&rows(0, &[("a", Some(1.0)), ("b", None)])).unwrap();
         workers[1].see(&rows(2, &[("a", Some(3.0)), ("c", Some(f64::NAN))])).unwrap();
         let text = metrics.render();

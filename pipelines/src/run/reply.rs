@@ -22,6 +22,7 @@ use crate::run::commit::Answers;
 ///  "learned_through": {"offsets": {"flights/0": 48317, "weather/0": 4404}, "time": "2013-03-01T10:30:00.000Z"},
 ///  "staleness_seconds": 60.0}
 /// ```
+/// Where it was drawn whose answer is given, `chosen_with` says with which probability this one was.
 /// A request that cannot be served gets `error` (with `step` and `reason`) instead of what follows `request`.
 #[derive(Serialize)]
 struct Written<'a> {
@@ -47,6 +48,8 @@ enum Body<'a> {
         revision: u64,
         learned_through: LearnedThrough<'a>,
         staleness_seconds: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        chosen_with: Option<f64>,
     },
     Refused {
         error: Refusal<'a>,
@@ -69,7 +72,7 @@ struct Refusal<'a> {
 pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result<Vec<u8>> {
     let origin = request.origin;
     let body = match outcome {
-        Outcome::Answered { columns, row, revision, staleness_ms } => Body::Answered {
+        Outcome::Answered { columns, row, revision, staleness_ms, chosen_with } => Body::Answered {
             answer: object(columns, *row)?,
             model: &revision.model,
             revision: revision.revision,
@@ -78,6 +81,7 @@ pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result
                 time: revision.learned_through.time_ms.map(time),
             },
             staleness_seconds: staleness_ms.map(|ms| ms as f64 / 1000.0),
+            chosen_with: *chosen_with,
         },
         Outcome::Refused { step, reason } => Body::Refused { error: Refusal { step, reason } },
     };
@@ -87,16 +91,32 @@ pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result
         .map_err(|error| Fault::ours("an answer cannot be written").because(error))
 }
 
+/// The header of a request that names the topic where its answer is wanted, too.
+const REPLY_TO: &str = "reply-to";
+
+/// A header's value that is longer is not copied.
+const HEADER_BYTES_MAX: usize = 1024;
+
 /// The answer to a request as a message for a topic with so many partitions.
-pub fn message(request: &Request, value: Vec<u8>, partitions: u32, now_ms: i64) -> Message {
+pub fn message(request: &Request, value: Vec<u8>, partitions: u32, answers: &Answers, now_ms: i64) -> Message {
+    let is_wanted = |name: &str| answers.headers.iter().any(|wanted| wanted == name);
+    let headers = request.headers.iter().filter(|(name, value)| is_wanted(name) && value.len() <= HEADER_BYTES_MAX);
+    // As many as may be wanted: a request may repeat a name.
+    let headers = headers.take(answers.headers.len()).cloned().collect();
     Message {
         key: request.key.clone(),
         value: Some(value),
-        headers: vec![],
+        headers,
         timestamp_ms: now_ms,
         // A request's answer is where the request is, so that each partition's answers are in the requests' order.
         partition: Some(request.origin.partition % partitions),
     }
+}
+
+/// The topic where the answer to a request is wanted, too, if it may be written there.
+pub fn reply_to<'a>(request: &Request, answers: &'a Answers) -> Option<&'a str> {
+    let (_, wanted) = request.headers.iter().find(|(name, _)| name == REPLY_TO)?;
+    answers.reply_to.iter().find(|topic| topic.as_bytes() == wanted).map(String::as_str)
 }
 
 /// Milliseconds since 1970 as RFC 3339.

@@ -42,6 +42,7 @@ fn batch(partition: u32, records: &[&Given]) -> RawBatch {
         offsets: (0..records.len() as u64).collect(),
         timestamps: records.iter().map(|record| record.timestamp_ms).collect(),
         keys: has_keys.then_some(keys),
+        headers: Vec::new(),
         payload: Payload::Bytes(BinaryArray::from_iter_values(values)),
     }
 }

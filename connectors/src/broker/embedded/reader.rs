@@ -149,6 +149,7 @@ impl Reader {
             offsets: (head.base..head.base + head.count as u64).collect(),
             timestamps: chunk.timestamps,
             keys: chunk.keys,
+            headers: Vec::new(),
             payload: Payload::Bytes(chunk.values),
         };
         Ok(Fetched { records, headers: chunk.headers })
@@ -266,6 +267,7 @@ fn join(mut chunks: Vec<Fetched>, from: Position) -> Option<Fetched> {
         offsets: (from.offset..from.offset + rows as u64).collect(),
         timestamps: ScalarBuffer::from(timestamps),
         keys,
+        headers: Vec::new(),
         payload: Payload::Bytes(values),
     };
     Some(Fetched { records, headers })

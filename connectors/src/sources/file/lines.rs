@@ -233,6 +233,7 @@ impl<C: Cut> FileReader for LineReader<C> {
             timestamps: vec![0; offsets.len()].into(),
             offsets: offsets.into(),
             keys: None,
+            headers: Vec::new(),
             payload: Payload::Bytes(values),
         }))
     }

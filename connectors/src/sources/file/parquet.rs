@@ -82,6 +82,7 @@ impl FileReader for RowsReader {
             offsets: (offset..self.position.offset).collect(),
             timestamps: vec![0; batch.num_rows()].into(),
             keys: None,
+            headers: Vec::new(),
             payload: Payload::Rows(batch),
         }))
     }

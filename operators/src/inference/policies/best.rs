@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{PlannedPolicy, PolicyKind, check_others};
+use super::{PlannedChoice, PlannedPolicy, PolicyKind, check_others};
 use crate::registry::less_is_better;
 
 /// The entry of `best`.
@@ -62,7 +62,7 @@ fn plan(value: &Value) -> Planned<PlannedPolicy> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(PlannedPolicy { others: of, column: None, choose: Arc::new(Best { by, over, margin }) })
+    Ok(PlannedPolicy { others: of, column: None, choose: PlannedChoice::Measured(Arc::new(Best { by, over, margin })) })
 }
 
 struct Best {

@@ -4,6 +4,7 @@
 //! over, and the answers that are not given can be compared with the one that is. What is chosen follows from the request and
 //! from what the models had measured before its epoch: a replay chooses the same.
 
+pub mod bandit;
 pub mod best;
 pub mod shadow;
 pub mod weighted;
@@ -15,7 +16,7 @@ use millstream_engine::operator::Choose;
 use serde_json::Value;
 
 /// All policies.
-pub static KINDS: &[&PolicyKind] = &[&best::KIND, &shadow::KIND, &weighted::KIND];
+pub static KINDS: &[&PolicyKind] = &[&bandit::KIND, &best::KIND, &shadow::KIND, &weighted::KIND];
 
 /// A policy's entry.
 pub type PolicyKind = Kind<fn(&Value) -> Planned<PlannedPolicy>>;
@@ -27,8 +28,17 @@ pub struct PlannedPolicy {
     pub others: Vec<String>,
     /// The column that rows must have, if any, and where it is named.
     pub column: Option<(&'static str, String)>,
-    /// Chooses among them, the requests' own model first.
-    pub choose: Arc<dyn Choose>,
+    /// What chooses among them, the requests' own model first.
+    pub choose: PlannedChoice,
+}
+
+/// What chooses.
+#[derive(Clone)]
+pub enum PlannedChoice {
+    /// A rule, by what the models have measured.
+    Measured(Arc<dyn Choose>),
+    /// A model of this name, whose actions are the models that answer; it is named under `by`.
+    Learned(String),
 }
 
 impl std::fmt::Debug for PlannedPolicy {

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{PlannedPolicy, PolicyKind, check_others};
+use super::{PlannedChoice, PlannedPolicy, PolicyKind, check_others};
 
 /// The entry of `shadow`.
 pub static KIND: PolicyKind = Kind {
@@ -36,7 +36,7 @@ fn plan(value: &Value) -> Planned<PlannedPolicy> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    Ok(PlannedPolicy { others: of, column: None, choose: Arc::new(Shadow) })
+    Ok(PlannedPolicy { others: of, column: None, choose: PlannedChoice::Measured(Arc::new(Shadow)) })
 }
 
 struct Shadow;

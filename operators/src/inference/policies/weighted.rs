@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{PlannedPolicy, PolicyKind, check_others};
+use super::{PlannedChoice, PlannedPolicy, PolicyKind, check_others};
 
 /// The entry of `weighted`.
 pub static KIND: PolicyKind = Kind {
@@ -62,7 +62,7 @@ fn plan(value: &Value) -> Planned<PlannedPolicy> {
         bound
     });
     let choose = Arc::new(Weighted { bounds: bounds.collect(), sticky: sticky.clone() });
-    Ok(PlannedPolicy { others, column: sticky.map(|name| ("sticky", name)), choose })
+    Ok(PlannedPolicy { others, column: sticky.map(|name| ("sticky", name)), choose: PlannedChoice::Measured(choose) })
 }
 
 struct Weighted {

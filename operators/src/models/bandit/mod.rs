@@ -22,10 +22,10 @@ use contexts::Contexts;
 use ridge::Ridge;
 
 /// How many actions there may be.
-const ACTIONS_MAX: usize = 100;
+pub(super) const ACTIONS_MAX: usize = 100;
 
 /// An example counts at most so often.
-const WEIGHT_MAX: f64 = 1e50;
+pub(super) const WEIGHT_MAX: f64 = 1e50;
 
 /// A logged probability counts as not less than this, so that a single example does not decide everything.
 const PROPENSITY_MIN: f64 = 0.01;

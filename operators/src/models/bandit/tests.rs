@@ -242,3 +242,54 @@ fn times() {
         }
     }
 }
+
+/// Two actions that earn 1 with known probabilities, told after 20 more were asked for: the regret of a player, as the mean over seeds.
+fn regret_of_two(mut player: impl FnMut(u64) -> Box<dyn FnMut(&[(usize, f64)], &mut Random) -> usize>) -> f64 {
+    const CHANCES: [f64; 2] = [0.45, 0.6];
+    let (seeds, rows, delay) = (40, 2_000, 20);
+    let mut regret = 0.0;
+    for seed in 0..seeds {
+        let (mut random, mut play, mut told) = (Random::seeded(1_000 + seed), player(seed), Vec::new());
+        for row in 0..rows {
+            let known: &[(usize, f64)] = &told[..(row / delay * delay).min(told.len())];
+            let action = play(known, &mut random);
+            told.push((action, f64::from(u8::from(random.uniform() < CHANCES[action]))));
+            regret += CHANCES[1] - CHANCES[action];
+        }
+    }
+    regret / seeds as f64
+}
+
+/// Thompson sampling as in the textbook: Gaussian beliefs about two means, of rewards whose deviation is a half.
+fn reference() -> Box<dyn FnMut(&[(usize, f64)], &mut Random) -> usize> {
+    Box::new(|known, random| {
+        let draw = |action: usize, random: &mut Random| {
+            let of = || known.iter().filter(|(of, _)| *of == action);
+            let (count, sum) = (of().count() as f64, of().map(|(_, reward)| reward).sum::<f64>());
+            let normal: f64 = (0..12).map(|_| random.uniform()).sum::<f64>() - 6.0;
+            (sum + 0.5) / (count + 1.0) + 0.5 * normal / (count + 1.0).sqrt()
+        };
+        usize::from(draw(1, random) > draw(0, random))
+    })
+}
+
+#[test]
+fn of_two_the_better_is_found_as_soon_as_by_the_reference() {
+    let shape = Shape { dense: 0, active: 0, categories: 0, classes: 2 };
+    let own = regret_of_two(|_| {
+        let (mut player, mut seen) = (Player::new(&json!("thompson_sampling"), shape), 0);
+        Box::new(move |known, random| {
+            for (action, reward) in &known[seen..] {
+                player.tell(&[], &[], Example { action: *action as u32, ..Example::of(*reward) });
+            }
+            seen = known.len();
+            let probabilities = player.ask(&[], &[]);
+            draw(random, &probabilities)
+        })
+    });
+    let reference = regret_of_two(|_| reference());
+    println!("regret {own:.1}, of the reference {reference:.1}");
+    assert!(own < 1.2 * reference, "{own} beside {reference}");
+    // By chance it is 0.075 for each of 2,000.
+    assert!(reference < 60.0, "{reference}");
+}
