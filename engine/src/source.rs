@@ -29,6 +29,11 @@ pub trait Source: Send + Sync + 'static {
     /// there, and nothing after it.
     fn is_finite(&self) -> bool;
 
+    /// What tells whether it gives the same records as it did once: of files, their names, lengths and times of change.
+    fn fingerprint(&self) -> Result<String> {
+        Ok(String::new())
+    }
+
     /// The line that names the values of a partition's records, where it has one (CSV files do).
     fn header(&self, _partition: u32) -> Result<Option<Vec<u8>>> {
         Ok(None)

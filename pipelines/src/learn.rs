@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use curve::{Curve, CurveLine};
 pub(crate) use inputs::Inputs;
-use millstream_engine::binder::Limits;
 use millstream_engine::book::{Book, Request, Revision};
+use millstream_engine::checkpoint::{Checkpoint, Checkpoints};
 use millstream_engine::graph::Graph;
 use millstream_engine::metrics::Metrics;
 use millstream_engine::publish::{Commit, Outcome, Published};
@@ -28,7 +28,7 @@ use millstream_engine::run::Settings;
 use millstream_engine::time::{StepClock, Stopwatch};
 use millstream_engine::{Fault, Result};
 use millstream_operators::registry::{Score, best_baseline, decisive};
-use passes::Kept;
+use passes::Remembering;
 use serde::Serialize;
 
 use crate::plan::{self, Pipeline};
@@ -135,13 +135,13 @@ pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
     let models = models(pipeline, wanted)?;
     let inputs = Inputs::of(pipeline, wanted)?;
     let passes = wanted.passes.max(1);
-    let (mut kept, mut ran) = (Kept::default(), Ran::default());
+    let (mut kept, mut ran) = (Remembering::default(), Ran::default());
     for pass in 0..passes {
         let mut graph = inputs.graph(pipeline)?;
         if passes > 1 {
             kept.go_on(&mut graph, pass > 0);
         }
-        ran = Ran::over(pipeline, graph, wanted.curves)?;
+        ran = Ran::over(pipeline, graph, wanted.curves, Kept::default())?;
     }
     let Ran { book, metrics, mut told } = ran;
     let mut learned = Vec::new();
@@ -196,6 +196,13 @@ pub(crate) fn write(folder: &Path, artefacts: Vec<(String, Vec<u8>)>) -> Result<
     Ok(files)
 }
 
+/// What a run keeps so that another can go on with it, and what it goes on with.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) checkpoints: Option<Checkpoints>,
+    pub(crate) from: Option<Checkpoint>,
+}
+
 /// What a run over all that stands for the sources has left.
 #[derive(Default)]
 pub(crate) struct Ran {
@@ -206,10 +213,11 @@ pub(crate) struct Ran {
 
 impl Ran {
     /// Runs a graph; with `curves`, it is kept how measures went on.
-    pub(crate) fn over(pipeline: &Pipeline, graph: Graph, curves: bool) -> Result<Self> {
+    pub(crate) fn over(pipeline: &Pipeline, graph: Graph, curves: bool, kept: Kept) -> Result<Self> {
         let (book, metrics, told): (Arc<Book>, Arc<Metrics>, Arc<Mutex<Told>>) = Default::default();
         let commit = Keep { into: Arc::clone(&told), answers: crate::run::answers(pipeline), curves };
         let mut settings = settings(pipeline, Arc::clone(&book), Arc::clone(&metrics));
+        (settings.checkpoints, settings.from) = (kept.checkpoints, kept.from);
         if curves {
             settings.limits.max_records = curve::RECORDS;
         }
@@ -222,7 +230,7 @@ impl Ran {
 fn settings(pipeline: &Pipeline, book: Arc<Book>, metrics: Arc<Metrics>) -> Settings {
     Settings {
         workers: pipeline.workers,
-        limits: Limits::default(),
+        limits: crate::run::limits(pipeline),
         // As in a run of the pipeline.
         seed: crate::run::seed(pipeline),
         clock: Arc::new(StepClock::new(0, 0)),

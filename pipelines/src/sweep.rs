@@ -3,25 +3,30 @@
 //! ```text
 //! files, or what the feeds read ─► streams ─► trials: one fold of many models ─► ranks, and the files of the best
 //! ```
+//! One that was broken off goes on from its last checkpoint, to the same ranks: trials, streams and how far files were read are
+//! one cut.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use millstream_connectors::store;
 use millstream_engine::batch::Lane;
+use millstream_engine::checkpoint::{self, Checkpoints, Note, Store};
+use millstream_engine::graph::Graph;
 use millstream_engine::operator::{Folding, MakeFold, Power, Rejects, Transform};
 use millstream_engine::time::Stopwatch;
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result, digest};
 use millstream_operators::registry::{DECISIVE, Score};
 use millstream_operators::training::{STANDING, STANDING_ROWS, Trials, TrialsPlan};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::learn::{self, Inputs, Ran};
-use crate::plan::{Pipeline, Sweep, Trial};
+use crate::learn::{self, Inputs, Kept, Ran};
+use crate::plan::{self, Pipeline, Sweep, Trial};
 
 /// What became of a sweep.
 #[derive(Debug, Serialize)]
@@ -38,7 +43,9 @@ pub struct Report {
     pub measures: Vec<Score>,
     /// Files that were written: those of the best.
     pub files: Vec<PathBuf>,
-    /// How long it took.
+    /// Whether it went on with what a sweep that was broken off had kept.
+    pub resumed: bool,
+    /// How long it took, since it went on.
     pub seconds: f64,
 }
 
@@ -55,8 +62,9 @@ pub struct Ranked {
     pub settings: BTreeMap<String, Value>,
 }
 
-/// Tries all settings of a sweep on the files of `wanted`; those of the best model go to a folder of its name.
-pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted) -> Result<Report> {
+/// Tries all settings of a sweep on the files of `wanted`; those of the best model go to a folder of its name. Until it is done, what it
+/// needs to go on is kept in the folder `kept`, if there is one: nothing else may be there.
+pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted, kept: Option<&Path>) -> Result<Report> {
     let watch = Stopwatch::start();
     let model = &pipeline.models[sweep.model];
     let wanted = learn::Wanted { feeds: true, ..wanted.clone() };
@@ -78,13 +86,20 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted) -> Result
             Power::transform(Nothing(step.schema.clone()))
         };
     }
-    let Ran { book, mut told, .. } = Ran::over(pipeline, graph, false)?;
-    let measures = told.measures.remove(&model.node).unwrap_or_default();
-    let (standings, measures): (Vec<Score>, Vec<Score>) = measures.into_iter().partition(|score| score.who == "trial");
+    let going_on = match kept {
+        Some(folder) => keep(folder, pipeline, sweep, &graph)?,
+        None => Kept::default(),
+    };
+    let resumed = going_on.from.is_some();
+    let Ran { book, .. } = Ran::over(pipeline, graph, false, going_on)?;
+    let revision = book.newest_revision(model.node);
+    let measures = revision.iter().flat_map(|revision| revision.measures.iter().map(Score::from));
+    let (standings, measures): (Vec<Score>, Vec<Score>) = measures.partition(|score| score.who == "trial");
     let mut files = Vec::new();
-    if let (Some(folder), Some(revision)) = (&wanted.to, book.newest_revision(model.node)) {
+    if let (Some(folder), Some(revision)) = (&wanted.to, revision) {
         files = learn::write(&folder.join(&sweep.name), revision.answer.artefacts()?)?;
     }
+    kept.map_or(Ok(()), forget)?;
     Ok(Report {
         sweep: sweep.name.clone(),
         model: model.name.clone(),
@@ -92,8 +107,46 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted) -> Result
         trials: ranked(sweep, &standings),
         measures,
         files,
+        resumed,
         seconds: watch.seconds(),
     })
+}
+
+/// Keeps checkpoints in a folder, and goes on from the newest that is there, if it is one of the same sweep of the same records.
+fn keep(folder: &Path, pipeline: &Pipeline, sweep: &Sweep, graph: &Graph) -> Result<Kept> {
+    let records = graph.sources.iter().map(|source| source.source.fingerprint()).collect::<Result<Vec<_>>>()?;
+    let identity = json!({"definition": pipeline.digest, "sweep": sweep.name, "records": records});
+    let identity = Value::from(digest::of(identity.to_string().as_bytes()));
+    let open = || store::open(".", folder);
+    let from = |store: &Arc<dyn Store>| {
+        let mut listed = checkpoint::list(&**store)?;
+        listed.sort_by_key(|listed| std::cmp::Reverse(listed.epoch));
+        let sound = listed.into_iter().filter_map(|listed| listed.manifest.ok());
+        let mut fitting = sound.filter(|found| found.note == identity);
+        Ok::<_, Fault>(fitting.find_map(|found| checkpoint::open(store, found).ok()))
+    };
+    let mut store = open()?;
+    let from = from(&store)?;
+    if from.is_none() {
+        // What another sweep has kept is in nobody's way.
+        forget(folder)?;
+        store = open()?;
+    }
+    let note = identity.clone();
+    let plan::Checkpoints { every_seconds, every_bytes, keep, .. } = pipeline.checkpoints;
+    let note: Note = Box::new(move |_| Ok(note.clone()));
+    let checkpoints = Checkpoints { store, every_seconds, every_bytes, keep, note, ahead: false };
+    Ok(Kept { checkpoints: Some(checkpoints), from })
+}
+
+/// Removes what was kept.
+fn forget(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Fault::world(format!("cannot remove {}", folder.display())).because(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What makes a trial's model.
@@ -143,6 +196,9 @@ impl Report {
     pub fn text(&self) -> String {
         let mut text =
             format!("{} of {}, {} trials in {:.1} s\n", self.sweep, self.model, self.trials.len(), self.seconds);
+        if self.resumed {
+            text.push_str("went on from where it was broken off\n");
+        }
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(text, "{:>6}  {:>10}  {:>14}", "trial", "rows", self.by);
         for Ranked { trial, value, rows, settings } in &self.trials {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use millstream_engine::failpoint;
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::learn::{Wanted, learn};
 use millstream_pipelines::plan::Pipeline;
@@ -92,7 +93,7 @@ fn a_sweep_finds_the_best_and_gives_up_the_worst() {
     let files = vec![(None, site.folder().join("rows.csv"))];
     let wanted = Wanted { files: files.clone(), to: Some(to.clone()), ..Wanted::default() };
     let swept = &site.pipeline.sweeps[0];
-    let report = sweep::run(&site.pipeline, swept, &wanted).expect("it goes well");
+    let report = sweep::run(&site.pipeline, swept, &wanted, None).expect("it goes well");
     let order: Vec<(usize, u64)> = report.trials.iter().map(|trial| (trial.trial, trial.rows)).collect();
     // Of four, two are given up after 100 rows, and one after 200.
     assert_eq!(order, [(1, 1000), (2, 200), (0, 100), (3, 100)], "{}", report.text());
@@ -111,4 +112,60 @@ fn a_sweep_finds_the_best_and_gives_up_the_worst() {
     }
     let weights = |folder: &str| std::fs::read(to.join(folder).join("weights.safetensors")).expect("it was written");
     assert_eq!(weights("rates"), weights("line"));
+}
+
+/// The folder of the definition, for a process that is to be killed.
+const CHILD: &str = "MILLSTREAM_SWEEP_CHILD";
+
+fn sweep_in(site: &Site) -> sweep::Report {
+    let wanted = Wanted { files: vec![(None, site.folder().join("rows.csv"))], ..Wanted::default() };
+    let kept = site.folder().join("kept");
+    sweep::run(&site.pipeline, &site.pipeline.sweeps[0], &wanted, Some(&kept)).expect("it goes well")
+}
+
+/// What is run by [`a_sweep_that_is_killed_goes_on_to_the_same_ranks`] in a process of its own.
+#[test]
+fn sweep_child() {
+    if let Some(folder) = std::env::var_os(CHILD) {
+        sweep_in(&Site::at(folder.into()));
+    }
+}
+
+#[test]
+fn a_sweep_that_is_killed_goes_on_to_the_same_ranks() {
+    let often = "checkpoints: {every_bytes: 1}\nepochs: {max_records: 60}\nsources:";
+    let definition = DEFINITION.replacen("sources:", often, 1);
+    let new = || Site::new(&definition, &[("rows.csv", rows().as_bytes())]);
+    let ranks = |report: &sweep::Report| {
+        let ranks = report.trials.iter().map(|trial| (trial.trial, trial.value.map(f64::to_bits), trial.rows));
+        ranks.collect::<Vec<_>>()
+    };
+    let whole = sweep_in(&new());
+    // The fourth renaming is that of the first checkpoint's manifest.
+    for (kill_at, resumed) in [
+        ("checkpoint.part:before:1", false),
+        ("checkpoint.rename:before:4", false),
+        ("checkpoint.rename:after:4", true),
+    ] {
+        let site = new();
+        let mut child = std::process::Command::new(std::env::current_exe().expect("tests know their program"));
+        child.args(["sweep_child", "--exact"]).env(CHILD, site.folder()).env(failpoint::VARIABLE, kill_at);
+        let ended = child.output().expect("it starts").status;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9), "{kill_at}");
+        let again = sweep_in(&site);
+        assert_eq!(again.resumed, resumed, "{kill_at}");
+        assert_eq!((ranks(&again), &again.measures), (ranks(&whole), &whole.measures), "{kill_at}");
+        assert!(!site.folder().join("kept").exists(), "what is done is not kept");
+    }
+    // Other records, another sweep: what was kept is of no use.
+    let site = new();
+    let mut child = std::process::Command::new(std::env::current_exe().expect("tests know their program"));
+    child
+        .args(["sweep_child", "--exact"])
+        .env(CHILD, site.folder())
+        .env(failpoint::VARIABLE, "checkpoint.rename:after:4");
+    child.output().expect("it starts");
+    std::fs::write(site.folder().join("rows.csv"), rows() + "1767229200000,0.5,true\n").expect("it can be written");
+    let report = sweep_in(&site);
+    assert!(!report.resumed && report.trials[0].rows == 1001, "{}", report.text());
 }

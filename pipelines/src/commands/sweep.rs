@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use millstream_pipelines::learn::Wanted;
+use millstream_pipelines::run::state::{self as state_dir, StateDir};
 use millstream_pipelines::sweep::{self, Report};
 
 use super::learn::from;
@@ -23,6 +24,9 @@ pub(crate) struct Arguments {
     /// Write what the best model has become to this folder.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
+    /// Where the pipeline's state is, if it is not `.millstream/NAME`: a sweep that is broken off goes on from what it keeps there.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
     /// For people or for machines.
     #[arg(long, value_enum, default_value_t = Form::Text)]
     format: Form,
@@ -44,7 +48,14 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         return ExitCode::from(BAD_DEFINITION);
     };
     let wanted = Wanted { files: arguments.from.clone(), to: arguments.to.clone(), ..Wanted::default() };
-    match sweep::run(&pipeline, sweep, &wanted) {
+    let state = arguments.state.clone().unwrap_or_else(|| state_dir::default_path(&pipeline.name));
+    // Of one sweep there is one run at a time.
+    let folder = state.join("sweeps").join(&sweep.name);
+    let run = || {
+        let _lock = StateDir::lock(&folder)?;
+        sweep::run(&pipeline, sweep, &wanted, Some(&folder.join("checkpoints")))
+    };
+    match run() {
         Ok(report) => {
             show(&report, arguments.format, Report::text);
             ExitCode::SUCCESS

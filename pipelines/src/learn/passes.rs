@@ -10,9 +10,9 @@ use millstream_engine::operator::{Answer, Fold, Measure, Power, Rejects};
 
 /// By node: what a fold had become when it was last asked, which is after every epoch.
 #[derive(Default)]
-pub(super) struct Kept(BTreeMap<usize, Arc<Mutex<Vec<u8>>>>);
+pub(super) struct Remembering(BTreeMap<usize, Arc<Mutex<Vec<u8>>>>);
 
-impl Kept {
+impl Remembering {
     /// Lets the folds of a graph remember what they have become; with `again`, they begin with that.
     pub(super) fn go_on(&mut self, graph: &mut Graph, again: bool) {
         for (at, node) in graph.nodes.iter_mut().enumerate() {

@@ -180,6 +180,16 @@ impl Source for Files {
         true
     }
 
+    fn fingerprint(&self) -> Result<String> {
+        let one = |path: &PathBuf| {
+            let known = path.metadata().and_then(|known| Ok((known.len(), known.modified()?)));
+            let (bytes, changed) =
+                known.map_err(|error| Fault::world(format!("cannot read {}", path.display())).because(error))?;
+            Ok(format!("{} {bytes} {changed:?}\n", path.display()))
+        };
+        self.paths.iter().map(one).collect()
+    }
+
     fn header(&self, partition: u32) -> Result<Option<Vec<u8>>> {
         let Some(path) = self.paths.get(partition as usize).filter(|_| self.kind == Type::Csv && self.header) else {
             return Ok(None);
