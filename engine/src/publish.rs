@@ -28,6 +28,7 @@ use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::run::Turn;
 use crate::time::Stopwatch;
+pub use answers::is_same;
 use answers::{Answered, Choice, Leaders};
 
 /// Epochs that share one commit, at most.

@@ -1,8 +1,10 @@
 //! Which of several models answers: by percentages, by a value, by who does best; and a replay chooses the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use millstream_connectors::broker::Message;
+use millstream_engine::time::StepClock;
 use millstream_pipelines::audit::audit;
 use millstream_pipelines::run::{Checkpointing, Options, assemble};
 use millstream_tests::{NOW_MS, Site, message, one_answer_each};
@@ -81,6 +83,27 @@ fn by_model(answers: &[Value]) -> BTreeMap<&str, usize> {
 fn in_the_shadow_only_the_own_model_answers() {
     let (_, answers) = answered("{shadow: {of: [late]}}", 200, 30);
     assert_eq!(by_model(&answers), BTreeMap::from([("early", 30)]));
+}
+
+#[test]
+fn what_was_served_is_told_minute_by_minute() {
+    let site = Site::new(&definition("{shadow: {of: [late]}}"), &[]);
+    site.append("rows", &(0..200).map(row).collect::<Vec<_>>());
+    site.run();
+    site.append("questions", &(0..230).map(|number| question(number, "c")).collect::<Vec<_>>());
+    // Each look at the clock is more than a minute after the last.
+    site.run_with(&Options { clock: Arc::new(StepClock::new(NOW_MS, 61_000)), ..site.options() });
+    let told: Vec<Value> = site.records("several.served").iter().map(millstream_tests::Record::json).collect();
+    let sum = |of: fn(&Value) -> &Value| told.iter().map(|record| of(record).as_u64().expect("a count")).sum::<u64>();
+    // All but those of the last epoch, in epochs of 50.
+    assert_eq!((sum(|of| &of["answered"]["early"]["given"]), sum(|of| &of["epochs"])), (200, 4), "{told:?}");
+    let [same, different] = [sum(|of| &of["others"]["late"]["same"]), sum(|of| &of["others"]["late"]["different"])];
+    assert_eq!(same + different, 200);
+    assert!(told[0]["from"].as_str() < told[0]["to"].as_str(), "{told:?}");
+    let learned_through = NOW_MS + 199_000;
+    let staleness = (NOW_MS + 10_000_000 - learned_through) as f64 / 1000.0;
+    let median = told[0]["answered"]["early"]["staleness_seconds"]["median"].as_f64().expect("it is known");
+    assert!((median / staleness - 1.0).abs() < 0.05, "{median} {staleness}");
 }
 
 #[test]

@@ -234,16 +234,15 @@ pub(super) fn count(metrics: &Metrics, graph: &Graph, replies: &[Reply]) {
         metrics.epoch_requests.observe(replies.len() as f64);
     }
     for reply in replies {
-        let Outcome::Answered { columns, row, revision, staleness_ms, .. } = &reply.outcome else { continue };
+        let Outcome::Answered { revision, staleness_ms, .. } = &reply.outcome else { continue };
         let source = reply.request.origin.source;
         if let Some(ms) = staleness_ms {
             metrics.staleness(name(source), &revision.model, *ms);
         }
         *gave.entry((source, &revision.model)).or_default() += 1;
         for other in &reply.others {
-            if let Outcome::Answered { columns: others, row: at, revision: other, .. } = other {
-                let same = said(columns, *row) == said(others, *at);
-                *compared.entry((source, &other.model, same)).or_default() += 1;
+            if let Some((model, same)) = is_same(&reply.outcome, other) {
+                *compared.entry((source, model, same)).or_default() += 1;
             }
         }
     }
@@ -251,6 +250,13 @@ pub(super) fn count(metrics: &Metrics, graph: &Graph, replies: &[Reply]) {
     for ((source, model, same), count) in compared {
         metrics.compared(name(source), model, same, count);
     }
+}
+
+/// Who gave an answer that was not given, and whether it said the same as the one that was; none where either is a refusal.
+pub fn is_same<'a>(given: &Outcome, other: &'a Outcome) -> Option<(&'a str, bool)> {
+    let Outcome::Answered { columns, row, .. } = given else { return None };
+    let Outcome::Answered { columns: others, row: at, revision, .. } = other else { return None };
+    Some((&revision.model, said(columns, *row) == said(others, *at)))
 }
 
 /// What an answer's first column says: the prediction.

@@ -36,6 +36,8 @@ pub struct Topics {
     pub dead: String,
     /// What was of note: that a stream drifted.
     pub events: String,
+    /// What was served, minute by minute.
+    pub served: String,
     /// How far each feed has come.
     pub feeds: String,
     /// Which dead letters were replayed; made by the first replay.
@@ -50,14 +52,15 @@ impl Topics {
             progress: topic("progress"),
             dead: topic("dead"),
             events: topic("events"),
+            served: topic("served"),
             feeds: topic("feeds"),
             replayed: topic("replayed"),
         }
     }
 
     /// Those that every run has.
-    pub fn of_runs(&self) -> [&String; 4] {
-        [&self.progress, &self.dead, &self.events, &self.feeds]
+    pub fn of_runs(&self) -> [&String; 5] {
+        [&self.progress, &self.dead, &self.events, &self.served, &self.feeds]
     }
 }
 

@@ -30,6 +30,7 @@ use crate::run::journal::{Record, Writer};
 use crate::run::promote::Promoter;
 use crate::run::recover::Ledger;
 use crate::run::reply;
+use crate::run::served::Served;
 use crate::run::tenure::{Appended, Tenure};
 
 /// Where answers of a request source go.
@@ -72,6 +73,8 @@ pub struct BrokerCommit {
     pub metrics: Arc<Metrics>,
     /// How far the epochs that were handed over have come.
     pub reached: Reached,
+    /// Tells what was served.
+    pub served: Served,
     /// Who waits for answers, if they can be asked for over HTTP.
     pub hub: Option<Arc<Hub>>,
 }
@@ -91,6 +94,7 @@ impl BrokerCommit {
     /// What an epoch gives, by topic; without its progress.
     fn gifts(&mut self, epochs: &[Published]) -> Result<Topical> {
         let mut topics = Topical::new();
+        topics.insert(self.topics.served.clone(), self.served.tell(epochs, &self.sources));
         for epoch in epochs {
             let now_ms = epoch.progress.binding.now_ms;
             for reply in &epoch.replies {

@@ -19,6 +19,7 @@ pub(crate) mod reply;
 pub mod rollback;
 #[doc(hidden)]
 pub mod sabotage;
+mod served;
 mod server;
 mod show;
 pub mod start;
@@ -235,6 +236,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let takes = pipeline.front.is_some() && !options.until_idle;
     let hub = takes.then(|| Arc::new(Hub::new(front::nonce(now_ms), asked)));
     let commit = BrokerCommit {
+        served: served::Served::default(),
         hub: hub.clone(),
         tenure,
         delivery: options.delivery.unwrap_or(pipeline.delivery),
