@@ -19,7 +19,7 @@ use millstream_operators::registry::{Gate, PromotionRule};
 use serde_json::Value;
 
 use crate::definition::Secrets;
-pub use crate::shape::{Checkpoints, Delivery, Epochs};
+pub use crate::shape::{Checkpoints, Delivery, Epochs, Lineage};
 
 /// A planned pipeline.
 pub struct Pipeline {
@@ -58,6 +58,8 @@ pub struct Pipeline {
     pub sinks: Vec<Sink>,
     /// How requests are taken over HTTP, if they are.
     pub front: Option<crate::front::Settings>,
+    /// Where lineage is told, if it is.
+    pub lineage: Option<Lineage>,
     /// The address that metrics are served at.
     pub metrics: Option<std::net::SocketAddr>,
     /// What must come of which records.

@@ -58,6 +58,8 @@ pub struct Definition {
     /// What the pipeline serves while it runs.
     #[serde(default)]
     pub serve: Serve,
+    /// Tells where data comes from and goes to, for those who collect that.
+    pub lineage: Option<Lineage>,
     /// What must come of which records; `millstream test` checks it.
     #[serde(default)]
     pub tests: BTreeMap<String, Test>,
@@ -324,6 +326,21 @@ pub struct Range {
     /// Whether only whole numbers are drawn.
     #[serde(default)]
     pub whole: bool,
+}
+
+/// Tells of runs, of what they read and write, and of the versions that they make, as `OpenLineage` events.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    /// The topic of the events.
+    pub topic: String,
+    /// The namespace of the job and of its models.
+    #[serde(default = "millstream")]
+    pub namespace: String,
+}
+
+fn millstream() -> String {
+    "millstream".to_owned()
 }
 
 /// What the pipeline serves while it runs.

@@ -117,6 +117,7 @@ impl Checker<'_> {
         let tests = self.tests(root, &graph, &sources);
         let metrics = self.metrics(root);
         let front = self.front(root);
+        let lineage = self.lineage(root);
         let epochs = self.epochs(root);
         let checkpoints = self.checkpoints(root);
         if matches!(root.data, Data::Map(_))
@@ -147,6 +148,7 @@ impl Checker<'_> {
             requests,
             sinks,
             front,
+            lineage,
             metrics,
             tests,
             topics: Vec::new(),

@@ -137,6 +137,16 @@ impl Checker<'_> {
         Some(front::Settings { limits: limits?, objective, waiting_max: http.max_waiting })
     }
 
+    /// Where lineage is told, if it is.
+    pub(super) fn lineage(&mut self, root: &Node) -> Option<plan::Lineage> {
+        let entry = root.entry("lineage").filter(|entry| entry.value.data != Data::Null)?;
+        let lineage: plan::Lineage = self.read(Some(&entry.value))?;
+        let topic = entry.value.entry("topic")?;
+        self.topic_name(topic);
+        self.topic(&lineage.topic, 1, topic.value.span);
+        Some(lineage)
+    }
+
     pub(super) fn metrics(&mut self, root: &Node) -> Option<SocketAddr> {
         let node = root.get("serve")?.get("metrics")?;
         let text = node.text()?;

@@ -9,11 +9,11 @@ use super::node::{Data, Entry, Node};
 /// - `epochs`, `workers`: results depend neither on how the stream was cut nor on how many work on it. Which revision
 ///   answers a request does depend on the cut, but that is recorded before it is used;
 /// - `checkpoints`, `delivery`: how often state is written down, and how what leaves becomes durable;
-/// - `serve`: an address;
+/// - `serve`: an address; `lineage`: a topic;
 /// - `sweeps`, `tests`: they run beside the pipeline.
 ///
 /// Everything else counts, also where it seems harmless: the digest is what a replay stands on.
-const OPERATIONAL: [&str; 7] = ["epochs", "workers", "checkpoints", "delivery", "serve", "sweeps", "tests"];
+const OPERATIONAL: [&str; 8] = ["epochs", "workers", "checkpoints", "delivery", "serve", "lineage", "sweeps", "tests"];
 
 /// BLAKE3 over all of the tree that may change results, in hexadecimal. Comments, blanks and quoting do not count; the
 /// order of keys does, since it numbers the sources and orders the columns. Secrets count by their references.

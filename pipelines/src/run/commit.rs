@@ -27,6 +27,7 @@ use crate::front::Hub;
 use crate::plan::Delivery;
 use crate::run::assemble::Topics;
 use crate::run::journal::{Record, Writer};
+use crate::run::lineage::Lineage;
 use crate::run::promote::Promoter;
 use crate::run::recover::Ledger;
 use crate::run::reply;
@@ -73,6 +74,8 @@ pub struct BrokerCommit {
     pub metrics: Arc<Metrics>,
     /// How far the epochs that were handed over have come.
     pub reached: Reached,
+    /// Tells of promoted versions, if that is wanted.
+    pub lineage: Option<Arc<Lineage>>,
     /// Tells what was served.
     pub served: Served,
     /// Who waits for answers, if they can be asked for over HTTP.
@@ -95,6 +98,10 @@ impl BrokerCommit {
     fn gifts(&mut self, epochs: &[Published]) -> Result<Topical> {
         let mut topics = Topical::new();
         topics.insert(self.topics.served.clone(), self.served.tell(epochs, &self.sources));
+        if let (Some(lineage), Some(first)) = (&self.lineage, epochs.first()) {
+            let versions = self.promoter.promoted_since(first.progress.binding.epoch);
+            topics.entry(lineage.topic.clone()).or_default().extend(versions.map(|version| lineage.promoted(version)));
+        }
         for epoch in epochs {
             let now_ms = epoch.progress.binding.now_ms;
             for reply in &epoch.replies {

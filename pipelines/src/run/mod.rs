@@ -10,6 +10,7 @@ pub mod change;
 mod commit;
 pub mod feed;
 pub mod journal;
+mod lineage;
 mod profiles;
 mod promote;
 pub mod receive;
@@ -53,6 +54,7 @@ pub(crate) use commit::Answers;
 use commit::{BrokerCommit, Reached};
 use feed::Feeds;
 use journal::{Definition, History, Writer};
+use lineage::Lineage;
 pub use promote::user;
 use promote::{Candidate, Promoter};
 use recover::{Decision, Ledger};
@@ -142,7 +144,7 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
         None => pipeline.broker.open(state.path())?,
     };
     let watch = Stopwatch::start();
-    let Prepared { graph, settings, commit, feeds, fed, hub } = prepare(pipeline, options, broker.clone())?;
+    let Prepared { graph, settings, commit, feeds, fed, hub, lineage } = prepare(pipeline, options, broker.clone())?;
     let metrics = settings.metrics.clone();
     let (_server, bound) = server::start(options.metrics.or(pipeline.metrics), metrics.clone(), options.book.clone())?;
     if let Some(bound) = bound.filter(|_| !options.quiet) {
@@ -161,9 +163,11 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
         watch,
     };
     let start = (settings.from.as_ref().map(Checkpoint::epoch), settings.recorded.len() as u64);
+    lineage.iter().for_each(|lineage| lineage.start());
     let outcome = drive(options, feeds, &fed, &observer, || millstream_engine::run::run(graph, settings, commit));
     hub.iter().for_each(|hub| hub.close());
     drop(front);
+    lineage.iter().for_each(|lineage| lineage.end(!options.until_idle, outcome.as_ref().err()));
     outcome?;
     let registry = Registry::open(&models_path(state.path()))?;
     Ok(observer.summary(&pipeline.name, start, &versions(&registry)?))
@@ -190,6 +194,8 @@ pub struct Prepared {
     pub fed: Arc<AtomicBool>,
     /// Who waits for answers, if they can be asked for over HTTP.
     pub hub: Option<Arc<Hub>>,
+    /// Tells where data comes from and goes to, if that is wanted.
+    pub lineage: Option<Arc<Lineage>>,
 }
 
 /// Takes over the pipeline's topics from any older run, and opens all that a run needs. The state directory is locked by
@@ -229,6 +235,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
         None => Reached::default(),
     };
     tell(&decision);
+    let lineage = Lineage::of(pipeline, &broker, options, tenure.incarnation()).map(Arc::new);
     let feeds = Feeds::open(pipeline, &world, broker, options.book.clone(), now_ms)?;
     let registry = Registry::open(&models_path(&options.state))?;
     let ledger = Arc::new(Ledger::new(definition.clone(), &decision));
@@ -237,6 +244,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let hub = takes.then(|| Arc::new(Hub::new(front::nonce(now_ms), asked)));
     let commit = BrokerCommit {
         served: served::Served::default(),
+        lineage: lineage.clone(),
         hub: hub.clone(),
         tenure,
         delivery: options.delivery.unwrap_or(pipeline.delivery),
@@ -264,7 +272,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
         }),
         ..settings(pipeline, options, metrics, decision, &definition)
     };
-    Ok(Prepared { graph, settings, commit: Box::new(commit), feeds, fed, hub })
+    Ok(Prepared { graph, settings, commit: Box::new(commit), feeds, fed, hub, lineage })
 }
 
 /// Says what is out of the ordinary about a start.
@@ -394,6 +402,7 @@ fn promoter(
         metrics,
         failing: false,
         unnoted: false,
+        promoted: Vec::new(),
     })
 }
 

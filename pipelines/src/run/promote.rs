@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use millstream_engine::binding::Epoch;
 use millstream_engine::book::Revision;
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::Measure;
@@ -50,6 +51,8 @@ pub struct Promoter {
     pub failing: bool,
     /// The same for the history.
     pub unnoted: bool,
+    /// Versions that were made of revisions of epochs that may not be durable yet.
+    pub promoted: Vec<(Epoch, Version)>,
 }
 
 /// Who started this program.
@@ -77,6 +80,12 @@ impl Candidate {
 }
 
 impl Promoter {
+    /// The versions of this and later epochs; those before are durable.
+    pub fn promoted_since(&mut self, epoch: Epoch) -> impl Iterator<Item = &Version> {
+        self.promoted.retain(|(of, _)| *of >= epoch);
+        self.promoted.iter().map(|(_, version)| version)
+    }
+
     /// Promotes what the rules say of these epochs' revisions.
     pub fn promote(&mut self, epochs: &[Published]) -> Result<()> {
         for epoch in epochs {
@@ -112,6 +121,7 @@ impl Promoter {
             let artefacts = revision.answer.artefacts()?;
             match self.registry.promote(&Promotion { metadata, artefacts }) {
                 Ok(version) => {
+                    self.promoted.push((revision.epoch, version.clone()));
                     candidate.parent = Some(version);
                     // The folder is what counts: the next change of the registry notes what was not.
                     if let Err(fault) = self.registry.note_versions(now_ms)

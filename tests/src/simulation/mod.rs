@@ -240,7 +240,7 @@ impl World<'_> {
             ..(self.options)()
         };
         let started = prepare(self.pipeline, &options, Arc::new(self.broker.clone())).and_then(|prepared| {
-            let Prepared { graph, settings, commit, feeds: _, fed, hub: _ } = prepared;
+            let Prepared { graph, settings, commit, feeds: _, fed, hub: _, lineage: _ } = prepared;
             fed.store(true, Ordering::SeqCst);
             Simulation::new(graph, settings, commit)
         });
