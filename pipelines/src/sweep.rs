@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::learn::{self, Inputs, Ran};
-use crate::plan::{Pipeline, Sweep, Trial};
+use crate::plan::{Model, Pipeline, Sweep, Trial};
 
 /// What became of a sweep.
 #[derive(Debug, Serialize)]
@@ -62,7 +62,15 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted) -> Result
     let wanted = learn::Wanted { feeds: true, ..wanted.clone() };
     let inputs = Inputs::of(pipeline, &wanted)?;
     let mut graph = inputs.graph(pipeline)?;
-    let makes = sweep.trials.iter().map(make).collect::<Result<Vec<_>>>()?;
+    let origins = wanted.origins(pipeline)?;
+    let begun = |trial: &Trial| {
+        origins.make(model, &make(trial)?).map_err(|fault| {
+            let set: Vec<String> = trial.settings.iter().map(|(path, value)| format!("{path} {value}")).collect();
+            let message = format!("with {}, {} cannot begin with {}", set.join(", "), model.name, named(model));
+            Fault { message: format!("{message}: {}", fault.message), ..fault }
+        })
+    };
+    let makes = sweep.trials.iter().map(begun).collect::<Result<Vec<_>>>()?;
     let by = sweep.by.clone().map_or_else(|| DECISIVE.map(str::to_owned).to_vec(), |by| vec![by]);
     let plan = TrialsPlan { by: by.clone(), halve_after: sweep.halve_after, threads: pipeline.workers };
     let makes = Arc::new(makes);
@@ -72,7 +80,7 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted) -> Result
         step.power = if other.node == model.node {
             let (makes, plan) = (makes.clone(), plan.clone());
             let make: MakeFold = Arc::new(move || Box::new(Trials::new(makes.clone(), plan.clone())));
-            Power::Fold(Folding { make, takes_changes: folding.takes_changes })
+            Power::Fold(Folding { make, ..folding.clone() })
         } else {
             // Other models have no part in it.
             Power::transform(Nothing(step.schema.clone()))
@@ -94,6 +102,10 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted) -> Result
         files,
         seconds: watch.seconds(),
     })
+}
+
+fn named(model: &Model) -> String {
+    model.begins.as_ref().map_or_else(String::new, ToString::to_string)
 }
 
 /// What makes a trial's model.

@@ -5,7 +5,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Spec;
+use super::{STATE, Saved, Spec};
 use crate::models::Predictor;
 use crate::models::onnx::{Signature, export};
 use crate::registry::{DESCRIPTION, EXPLANATION};
@@ -47,6 +47,7 @@ pub(super) fn write(spec: &Spec, predictor: &dyn Predictor, examples: u64) -> Re
         vec![(DESCRIPTION.to_owned(), pretty(&description)?), (EXPLANATION.to_owned(), pretty(&explanation)?)];
     files.extend(onnx.ok().map(|file| (ONNX.to_owned(), file)));
     files.push((WEIGHTS.to_owned(), weights(predictor)?));
+    files.push((STATE.to_owned(), Saved::new(spec, examples, predictor.snapshot()).write()));
     Ok(files)
 }
 

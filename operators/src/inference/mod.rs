@@ -6,6 +6,7 @@ mod artefacts;
 mod features;
 mod outputs;
 pub mod policies;
+mod saved;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::models::{Design, Matrix, Names, Predictor, Shape};
 
 pub use artefacts::{ONNX, WEIGHTS};
 pub use features::{CATEGORIES, Feature, FeatureConfig, Features, Place, is_number};
+pub use saved::{STATE, Saved};
 pub use outputs::{Outputs, PREDICTED, PREDICTED_ACTION, PREDICTED_CLASS};
 
 /// What a model is, apart from what it has learned.

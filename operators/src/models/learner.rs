@@ -137,6 +137,9 @@ pub trait Predictor: Send + Sync + 'static {
 
     /// Adds to an ONNX graph what gives the outputs that [`Predictor::predict`] gives, or says why that cannot be.
     fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed;
+
+    /// What [`Learner::snapshot`] gave when this was made: with it, learning can go on from here.
+    fn snapshot(&self) -> Vec<u8>;
 }
 
 /// Takes back an example: [`Forget::forget`].
@@ -211,11 +214,11 @@ impl<M: Model> Learner for Erased<M> {
     }
 
     fn frozen(&self) -> Arc<dyn Predictor> {
-        Arc::new(Frozen { model: self.model.clone(), outputs: self.outputs })
+        Arc::new(Frozen { model: self.model.clone(), shape: self.shape, outputs: self.outputs })
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(&(self.shape, &*self.model)).expect("vectors of numbers can be written to memory")
+        snapshot(self.shape, &*self.model)
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
@@ -228,8 +231,13 @@ impl<M: Model> Learner for Erased<M> {
     }
 }
 
+fn snapshot<M: Model>(shape: Shape, model: &M) -> Vec<u8> {
+    postcard::to_stdvec(&(shape, model)).expect("vectors of numbers can be written to memory")
+}
+
 struct Frozen<M> {
     model: Arc<M>,
+    shape: Shape,
     outputs: usize,
 }
 
@@ -252,5 +260,9 @@ impl<M: Model> Predictor for Frozen<M> {
 
     fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
         self.model.onnx(graph, rows)
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        snapshot(self.shape, &*self.model)
     }
 }

@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// Write what the best model has become to this folder.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
+    /// The pipeline's state, if it is not `.millstream/NAME`: where versions are that models begin with.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
     /// For people or for machines.
     #[arg(long, value_enum, default_value_t = Form::Text)]
     format: Form,
@@ -43,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         );
         return ExitCode::from(BAD_DEFINITION);
     };
-    let wanted = Wanted { files: arguments.from.clone(), to: arguments.to.clone(), ..Wanted::default() };
+    let wanted = Wanted { files: arguments.from.clone(), to: arguments.to.clone(), state: arguments.state.clone(), ..Wanted::default() };
     match sweep::run(&pipeline, sweep, &wanted) {
         Ok(report) => {
             show(&report, arguments.format, Report::text);
