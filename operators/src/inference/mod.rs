@@ -18,7 +18,7 @@ use millstream_engine::operator::{Answer, Rejects};
 
 use crate::models::{Design, Matrix, Names, Predictor, Shape};
 
-pub use artefacts::{ONNX, WEIGHTS};
+pub use artefacts::{ONNX, WEIGHTS, read_weights};
 pub use features::{CATEGORIES, Feature, FeatureConfig, Features, Place, is_number};
 pub use saved::{STATE, Saved};
 pub use outputs::{Outputs, PREDICTED, PREDICTED_ACTION, PREDICTED_CLASS};

@@ -82,7 +82,7 @@ impl Saved {
         }
         let mut differences = Vec::new();
         for (key, called) in [("classes", "classes"), ("features", "features"), ("parameters", "")] {
-            let (there, here) = (flat(called, &there[key]), flat(called, &here[key]));
+            let (there, here) = (flat(called, &plain(&there[key])), flat(called, &plain(&here[key])));
             let mut paths: Vec<&String> = there.keys().chain(here.keys()).collect();
             paths.sort();
             paths.dedup();
@@ -90,7 +90,7 @@ impl Saved {
                 let last = path.rsplit('.').next().unwrap_or_default();
                 there.get(**path) != here.get(**path) && !INDIFFERENT.contains(&last)
             };
-            let told = |value: Option<&Value>| value.map_or_else(|| "not there".to_owned(), Value::to_string);
+            let told = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
             let tell = |path: &String| format!("`{path}` is {} there and {} here", told(there.get(path)), told(here.get(path)));
             differences.extend(paths.iter().filter(is_other).map(|path| tell(path)));
         }
@@ -102,6 +102,18 @@ impl Saved {
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         Err(format!("it was learned otherwise: {}{more}", differences.join(", ")))
     }
+}
+
+/// A list of features as people call them; anything else as it is.
+fn plain(value: &Value) -> Value {
+    let feature = |feature: &Value| {
+        let (name, kind) = (feature["name"].as_str()?, feature["type"].as_str()?);
+        let categories = feature["category"]["categories"].as_u64();
+        let categories = categories.map_or_else(String::new, |categories| format!(", {categories} categories"));
+        Some(Value::String(format!("{name} ({kind}{categories})")))
+    };
+    let named = value.as_array().and_then(|items| items.iter().map(feature).collect::<Option<Vec<_>>>());
+    named.map_or_else(|| value.clone(), Value::Array)
 }
 
 /// The values of a tree by their paths.

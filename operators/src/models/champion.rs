@@ -220,7 +220,7 @@ impl Head for Champion {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        Answer::snapshot(self)
+        self.state()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
@@ -254,7 +254,7 @@ impl Answer for Champion {
         said.of(graph, self.state.champion as usize)
     }
 
-    fn snapshot(&self) -> Vec<u8> {
+    fn state(&self) -> Vec<u8> {
         postcard::to_stdvec(&self.state).expect("numbers can be written to memory")
     }
 

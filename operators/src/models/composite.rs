@@ -101,8 +101,8 @@ pub(super) trait Answer: Send + Sync + 'static {
         1.0
     }
 
-    /// The state of the [`Head`] that it was frozen from.
-    fn snapshot(&self) -> Vec<u8> {
+    /// What [`Head::snapshot`] gave when this was made.
+    fn state(&self) -> Vec<u8> {
         Vec::new()
     }
 }
@@ -337,7 +337,7 @@ impl Predictor for Still {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        joined(self.members.iter().map(|member| member.snapshot()), self.head.snapshot())
+        joined(self.members.iter().map(|member| member.snapshot()), self.head.state())
     }
 
     fn explain(&self, names: &Names) -> Explanation {

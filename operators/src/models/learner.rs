@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::onnx::{Expressed, Graph, Rows};
-use super::{Example, Explanation, Forget, Model, Names, Quicken, Row, Shape, Task, Tensor};
+use super::{Example, Explanation, Forget, Model, Names, Quicken, Row, Shape, Take, Task, Tensor, Weights};
 
 /// Rows of features, row after row; reused from batch to batch.
 #[derive(Clone, Debug)]
@@ -102,6 +102,12 @@ pub trait Learner: Send + 'static {
     /// Takes over a state from [`Learner::snapshot`], or says why it cannot.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String>;
 
+    /// Begins with weights of others, named and shaped as [`Predictor::tensors`] gives them, or says why it cannot; then it is of no
+    /// use. Only for one that has learned nothing.
+    fn take(&mut self, _weights: &mut Weights) -> Result<(), String> {
+        Err(NO_WEIGHTS.to_owned())
+    }
+
     /// How learning goes, for people: names and numbers.
     fn progress(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
@@ -112,6 +118,9 @@ pub trait Learner: Send + 'static {
         Vec::new()
     }
 }
+
+/// Why most learners take no weights.
+const NO_WEIGHTS: &str = "it begins with a state of its own kind, and not with weights of others";
 
 /// Something that happened while a model learned.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,6 +162,7 @@ pub(super) struct Erased<M> {
     outputs: usize,
     forget: Option<ForgetOne<M>>,
     quicken: Option<fn(&mut M, f64, f64)>,
+    take: Option<fn(&mut M, &mut Weights) -> Result<(), String>>,
     scratch: Vec<f64>,
 }
 
@@ -160,7 +170,7 @@ impl<M: Model> Erased<M> {
     /// A model for rows of this shape.
     pub(super) fn new(model: M, task: Task, shape: Shape) -> Self {
         let outputs = task.outputs(shape.classes);
-        Self { model: Arc::new(model), shape, outputs, forget: None, quicken: None, scratch: Vec::new() }
+        Self { model: Arc::new(model), shape, outputs, forget: None, quicken: None, take: None, scratch: Vec::new() }
     }
 
     /// With the ability to forget.
@@ -178,6 +188,15 @@ impl<M: Model> Erased<M> {
         M: Quicken,
     {
         self.quicken = Some(M::quicken);
+        self
+    }
+
+    /// With the ability to begin with weights of others.
+    pub(super) fn taking(mut self) -> Self
+    where
+        M: Take,
+    {
+        self.take = Some(M::take);
         self
     }
 
@@ -211,6 +230,11 @@ impl<M: Model> Learner for Erased<M> {
     fn quicken(&mut self, factor: f64, examples: f64) {
         let quicken = self.quicken.expect("planning lets only models quicken that can");
         quicken(Arc::make_mut(&mut self.model), factor, examples);
+    }
+
+    fn take(&mut self, weights: &mut Weights) -> Result<(), String> {
+        let take = self.take.ok_or(NO_WEIGHTS)?;
+        take(Arc::make_mut(&mut self.model), weights)
     }
 
     fn frozen(&self) -> Arc<dyn Predictor> {

@@ -153,7 +153,7 @@ impl Answer for Still {
         self.last.onnx(graph, &Rows { numbers, active: None, shape: self.shape })
     }
 
-    fn snapshot(&self) -> Vec<u8> {
+    fn state(&self) -> Vec<u8> {
         self.last.snapshot()
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::models::drift::{self, Detector, Level, Watcher};
-use crate::models::{Design, Example, Happening, Learner, Matrix, Shape, Task, likeliest};
+use crate::models::{Design, Example, Happening, Learner, Matrix, Shape, Task, Weights, likeliest};
 
 /// What is done when a model's errors change.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -313,18 +313,32 @@ impl Guarded {
         }
     }
 
-    /// Takes over what another learner has become, or says why it cannot. Guards watch from here on, and go back no further.
+    /// Takes over what another learner has become, or says why it cannot.
     pub(super) fn begin_with(&mut self, snapshot: &[u8]) -> Result<(), String> {
         let mut learner = (self.design.make)(self.shape);
         learner.restore(snapshot)?;
         if learner.snapshot() != snapshot {
             return Err("it is not what a learner makes of it".to_owned());
         }
+        self.begin(learner);
+        Ok(())
+    }
+
+    /// Takes over weights of others, or says why it cannot.
+    pub(super) fn take(&mut self, weights: &mut Weights) -> Result<(), String> {
+        let mut learner = (self.design.make)(self.shape);
+        learner.take(weights)?;
+        weights.finish()?;
+        self.begin(learner);
+        Ok(())
+    }
+
+    /// Guards watch from here on, and go back no further.
+    fn begin(&mut self, learner: Box<dyn Learner>) {
         for guard in self.guards.iter_mut().filter(|guard| matches!(guard.then, Action::RollBack { .. })) {
-            guard.kept.copies = [snapshot.to_vec(), snapshot.to_vec()];
+            guard.kept.copies = [learner.snapshot(), learner.snapshot()];
         }
         self.learner = learner;
-        Ok(())
     }
 
     pub(super) fn snapshot(&self) -> Vec<u8> {

@@ -22,7 +22,7 @@ use super::evaluation::{Evaluation, EvaluationConfig};
 use super::examples::Examples;
 use super::guard::{GuardPlan, Guarded};
 use super::waiting::{self, Waiting, WaitingPlan};
-use crate::inference::{Revision, Saved, Spec, accepted};
+use crate::inference::{Revision, Saved, Spec, accepted, read_weights};
 use crate::models::{Example, Matrix};
 
 /// All that makes a fold.
@@ -297,9 +297,14 @@ impl Fold for Online {
     }
 
     fn begin_with(&mut self, file: &[u8]) -> Result<()> {
+        let does_not_fit = |why: String| Fault::definition(format!("it does not fit: {why}"));
+        if !Saved::is_one(file) {
+            let mut weights = read_weights(file).map_err(Fault::definition)?;
+            return self.model.take(&mut weights).map_err(does_not_fit);
+        }
         let saved = Saved::read(file).map_err(Fault::definition)?;
         saved.check(&self.plan.spec).map_err(Fault::definition)?;
-        self.model.begin_with(&saved.learner).map_err(|why| Fault::definition(format!("its state does not fit: {why}")))?;
+        self.model.begin_with(&saved.learner).map_err(does_not_fit)?;
         self.examples = saved.examples;
         Ok(())
     }

@@ -178,11 +178,7 @@ impl Predictor for Frozen {
                 values: wide(&values[parameter.range.clone()]),
             })
             .collect();
-        let (means, deviations) = self.known.scaling.told();
-        if !means.is_empty() {
-            tensors.push(Tensor::row("inputs.mean", means));
-            tensors.push(Tensor::row("inputs.deviation", deviations));
-        }
+        tensors.extend(self.known.scaling.tensors());
         if !self.known.weights.statistics.is_empty() {
             tensors.push(Tensor::row("batch_norm.statistics", wide(&self.known.weights.statistics)));
         }

@@ -7,10 +7,11 @@ use serde_json::json;
 
 use super::super::linear::Boost;
 use super::super::random::Random;
-use super::super::{Example, Happening, Learner, Matrix, Predictor, Shape};
+use super::super::weights::within;
+use super::super::{Example, Happening, Learner, Matrix, Predictor, Shape, Weights};
 use super::Training;
 use super::compute::{Compute, Failed, Inputs, Learning, View};
-use super::graph::Architecture;
+use super::graph::{Architecture, Parameter};
 use super::host::{Host, squares};
 use super::known::{Asked, Frozen, Known, Plan, Reading};
 use super::loss::{Head, Lesson};
@@ -312,6 +313,12 @@ impl Patience {
     }
 }
 
+/// Numbers as short as a network has them.
+fn narrow(name: &str, values: Vec<f64>) -> Result<Vec<f32>, String> {
+    within(name, &values, -f64::from(f32::MAX), f64::from(f32::MAX))?;
+    Ok(values.into_iter().map(|value| value as f32).collect())
+}
+
 /// The whole state.
 pub(super) fn snapshot(shape: Shape, known: &Known, course: &Course) -> Vec<u8> {
     postcard::to_stdvec(&(shape, known, course)).expect("numbers can be written to memory")
@@ -399,6 +406,43 @@ impl Learner for NetworkLearner {
             return Err("its numbers are not those of this network".to_owned());
         }
         (self.known, self.course, self.look) = (Arc::new(known), Arc::new(course), None);
+        self.go_to_device();
+        Ok(())
+    }
+
+    fn take(&mut self, from: &mut Weights) -> Result<(), String> {
+        let plan = self.plan.clone();
+        let Plan { graph, head, shape, training, .. } = &*plan;
+        if *head == Head::Rebuild {
+            return Err("how wrong an autoencoder usually is stands in no file of weights".to_owned());
+        }
+        let (known, course) = (Arc::make_mut(&mut self.known), Arc::make_mut(&mut self.course));
+        for Parameter { name, shape, range, .. } in graph.parameters() {
+            let values = narrow(name, from.take(name, shape)?)?;
+            known.weights.values[range.clone()].copy_from_slice(&values);
+        }
+        if !known.average.is_empty() {
+            known.average.clone_from(&known.weights.values);
+        }
+        known.scaling.take(from)?;
+        let statistics = &mut known.weights.statistics;
+        if !statistics.is_empty() {
+            *statistics = narrow("batch_norm.statistics", from.take("batch_norm.statistics", &[statistics.len()])?)?;
+        }
+        if shape.active > 0 {
+            let (categories, size) = (from.any("embeddings.categories")?.values, graph.embedding());
+            let rows = narrow("embeddings", from.take("embeddings", &[categories.len(), size])?)?;
+            let (table, moments) = (&mut known.weights.table, training.optimizer.moments());
+            for (at, number) in categories.iter().enumerate() {
+                let category = *number as u32;
+                let is_one = f64::from(category) == *number && (category as usize) < shape.categories;
+                if !is_one || table.row(category).is_some() {
+                    return Err(format!("`embeddings.categories` holds {number}, which is no category, or twice"));
+                }
+                let mut row = rows[at * size..].iter();
+                course.tending.add(table, category, 0, moments, || row.next().copied().unwrap_or_default());
+            }
+        }
         self.go_to_device();
         Ok(())
     }
