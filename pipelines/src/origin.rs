@@ -214,11 +214,16 @@ impl Place<'_> {
         let was = origin.version.clone().unwrap_or_else(|| format!("a file of digest {}", origin.digest));
         let gone = |why: String| {
             let kept = self.state.join(FOLDER);
-            Fault::world(format!("it began with {was}, which is neither kept in {} nor where it was: {why}", kept.display()))
+            Fault::world(format!(
+                "it began with {was}, which is neither kept in {} nor where it was: {why}",
+                kept.display()
+            ))
         };
         match found {
             Ok(held) if held.origin.digest == origin.digest => Ok(Held { origin: origin.clone(), ..held }),
-            Ok(held) => Err(gone(format!("what is there has the digest {}, not {}", held.origin.digest, origin.digest))),
+            Ok(held) => {
+                Err(gone(format!("what is there has the digest {}, not {}", held.origin.digest, origin.digest)))
+            }
             Err(fault) => Err(gone(fault.message.clone()).because(fault)),
         }
     }
@@ -238,7 +243,9 @@ impl Place<'_> {
         let files = registry.artefacts(&version)?;
         let state = files.into_iter().find(|(name, _)| name == STATE).map(|(_, content)| content);
         let state = state.ok_or_else(|| {
-            Fault::definition(format!("version {full} holds no {STATE}: it was promoted before versions could be gone on from"))
+            Fault::definition(format!(
+                "version {full} holds no {STATE}: it was promoted before versions could be gone on from"
+            ))
         })?;
         Ok(Held::new(state, Some(full), version.metadata.frontier))
     }
@@ -250,8 +257,9 @@ impl Place<'_> {
         if path.is_dir() {
             // Versions say what they had learned through; what `millstream learn` writes does not.
             if let Ok(text) = fs::read(path.join(METADATA)) {
-                let metadata: Metadata = serde_json::from_slice(&text)
-                    .map_err(|error| Fault::world(format!("{METADATA} in {} is damaged", path.display())).because(error))?;
+                let metadata: Metadata = serde_json::from_slice(&text).map_err(|error| {
+                    Fault::world(format!("{METADATA} in {} is damaged", path.display())).because(error)
+                })?;
                 frontier = metadata.frontier;
             }
             path.push(STATE);

@@ -242,7 +242,7 @@ pub struct Begins {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry: Option<String>,
     /// Instead of a version: a folder of a model's files, as `millstream learn --to` and `models export` write them, or its
-    /// `state.bin`.
+    /// `state.bin`; or weights of others as safetensors, named and shaped as ours are, for linear models and networks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
 }

@@ -171,7 +171,10 @@ fn a_name_means_for_ever_what_it_meant_at_the_first_start() {
     // The same from a state directory that has lost what it kept: nothing else is taken instead.
     fs::remove_dir_all(site.state().join("origins")).expect("it is there");
     let message = site.try_run(&site.options()).expect_err("it is gone").message;
-    assert!(message.contains(&format!("it began with returns/{}", gone.id)) && message.contains("origins"), "{message}");
+    assert!(
+        message.contains(&format!("it began with returns/{}", gone.id)) && message.contains("origins"),
+        "{message}"
+    );
     // What is written otherwise is another model, which is made anew from the log.
     site.redefine(&one("logistic_regression", &from(&first, "returns@v3")));
     assert_eq!(site.run().models["returns"].revision, 300 + 300);
@@ -230,7 +233,8 @@ fn cuts_and_workers_do_not_matter() {
 #[test]
 fn a_pinned_version_answers_from_the_first_request_on_and_never_changes() {
     let first = taught("logistic_regression");
-    let models = format!("\n  pinned: {{{LEARNS}, learner: logistic_regression{}, learns: false}}", from(&first, "returns@v2"));
+    let models =
+        format!("\n  pinned: {{{LEARNS}, learner: logistic_regression{}, learns: false}}", from(&first, "returns@v2"));
     let site = Site::new(&definition(&models, "model: pinned"), &[]);
     let mut said: Vec<Vec<Value>> = Vec::new();
     for round in 0..3 {
@@ -247,7 +251,11 @@ fn a_pinned_version_answers_from_the_first_request_on_and_never_changes() {
         let frontier = version(&first, "returns@v2").metadata.frontier;
         for answer in answers {
             assert_eq!((&answer["model"], &answer["revision"]), (&json!("pinned"), &json!(200)));
-            assert_eq!(answer["learned_through"]["offsets"], json!(frontier.offsets), "what its version had learned through");
+            assert_eq!(
+                answer["learned_through"]["offsets"],
+                json!(frontier.offsets),
+                "what its version had learned through"
+            );
             assert!(answer["staleness_seconds"].as_f64().expect("a number") > 9000.0, "{answer}");
         }
     }
@@ -290,23 +298,26 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     let there = models_path(&first.state());
     let (there, nowhere) = (there.display(), first.folder().join("nowhere"));
     let cases = [
-        (one("linear_svm", &from(&first, "returns@v2")), "its learner is \"logistic_regression\", and this one's is \"linear_svm\""),
+        (
+            one("linear_svm", &from(&first, "returns@v2")),
+            "its learner is \"logistic_regression\", and this one's is \"linear_svm\"",
+        ),
         (
             one("{logistic_regression: {update: sgd}}", &from(&first, "returns@v2")),
             "it was learned otherwise: `update.adagrad.",
         ),
-        (one("logistic_regression", &from(&first, "returns@best")), "returns has no alias `best`; there are: none (and always `latest`)"),
+        (
+            one("logistic_regression", &from(&first, "returns@best")),
+            "returns has no alias `best`; there are: none (and always `latest`)",
+        ),
         (one("logistic_regression", &from(&first, "returns@v9")), "returns@v9 names no version that is there"),
+        (one("logistic_regression", ", from: {version: returns@latest}"), "there is no registry at"),
+        (one("logistic_regression", &format!(", from: {{file: \"{}\"}}", nowhere.display())), "cannot read"),
         (
-            one("logistic_regression", ", from: {version: returns@latest}"),
-            "there is no registry at",
-        ),
-        (
-            one("logistic_regression", &format!(", from: {{file: \"{}\"}}", nowhere.display())),
-            "cannot read",
-        ),
-        (
-            one("logistic_regression", &format!(", from: {{file: \"{there}/returns/{}/model.json\"}}", version(&first, "returns@v2").id)),
+            one(
+                "logistic_regression",
+                &format!(", from: {{file: \"{there}/returns/{}/model.json\"}}", version(&first, "returns@v2").id),
+            ),
             "it is neither a model's state nor safetensors",
         ),
     ];
@@ -326,7 +337,10 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     fs::write(&file, content).expect("it can be written");
     let site = Site::new(&one("logistic_regression", &from(&first, "returns@v2")), &[]);
     let message = site.try_run(&site.options()).expect_err("damaged").message;
-    assert!(message.ends_with(&format!("version returns/{} is damaged: its files have changed", damaged.id)), "{message}");
+    assert!(
+        message.ends_with(&format!("version returns/{} is damaged: its files have changed", damaged.id)),
+        "{message}"
+    );
 }
 
 #[test]
@@ -346,7 +360,8 @@ fn a_rollback_goes_back_to_what_was_learned_here() {
 #[test]
 fn files_are_gone_on_from_offline_and_settings_are_tried() {
     let rows = |from: u32, to: u32| {
-        let lines = orders(from, to).into_iter().map(|order| String::from_utf8(order.value.expect("a value")).expect("text"));
+        let lines =
+            orders(from, to).into_iter().map(|order| String::from_utf8(order.value.expect("a value")).expect("text"));
         (lines.collect::<Vec<_>>().join("\n") + "\n").into_bytes()
     };
     let files: [(&str, &[u8]); 3] =
@@ -368,11 +383,32 @@ fn files_are_gone_on_from_offline_and_settings_are_tried() {
     assert!(gone_on.0 == 500 && gone_on == whole, "in two parts it is the same model");
     let wanted = learn::Wanted { files: vec![(None, site.folder().join("b.ndjson"))], ..learn::Wanted::default() };
     let report = sweep::run(&site.pipeline, &site.pipeline.sweeps[0], &wanted).expect("it goes well");
-    assert!(report.trials.iter().all(|trial| trial.rows == 200 && trial.value.is_some_and(f64::is_finite)), "{report:?}");
+    assert!(
+        report.trials.iter().all(|trial| trial.rows == 200 && trial.value.is_some_and(f64::is_finite)),
+        "{report:?}"
+    );
     let message = sweep::run(&site.pipeline, &site.pipeline.sweeps[1], &wanted).expect_err("other settings").message;
     let words = "with learner.logistic_regression.update.adagrad.learning_rate 0.1, returns cannot begin with `first/returns`: it was \
                  learned otherwise: `update.adagrad.learning_rate` is ";
     assert!(message.starts_with(words), "{message}");
+}
+
+#[test]
+fn weights_are_tuned_with_other_settings() {
+    let first = taught(NETWORK);
+    let weights = version(&first, "returns@latest").folder.join("weights.safetensors");
+    let learner = "{neural_network: {training: {mini_batch: 16, optimizer: {sgd: {rate: 0.01}}}}}";
+    let site = Site::new(&one(learner, &format!(", from: {{file: \"{}\"}}", weights.display())), &[]);
+    site.append("questions", &questions(4));
+    site.run();
+    site.append("orders", &orders(400, 600));
+    let summary = site.run();
+    assert_eq!(summary.models["returns"].revision, 200);
+    let answers = one_answer_each(&site.records("questions"), &site.answers());
+    assert!(answers.iter().all(|answer| answer["revision"] == json!(0)), "as what it began with: {answers:?}");
+    let losses = &summary.models["returns"].measures["log_loss"];
+    assert!(losses["model"] < losses["majority"], "{losses:?}");
+    prove(&site);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{STATE, Saved, Spec};
-use crate::models::{Predictor, Tensor, Weights};
 use crate::models::onnx::{Signature, export};
+use crate::models::{Predictor, Tensor, Weights};
 use crate::registry::{DESCRIPTION, EXPLANATION};
 
 /// The file of the model's numbers.

@@ -20,8 +20,8 @@ use crate::models::{Design, Matrix, Names, Predictor, Shape};
 
 pub use artefacts::{ONNX, WEIGHTS, read_weights};
 pub use features::{CATEGORIES, Feature, FeatureConfig, Features, Place, is_number};
-pub use saved::{STATE, Saved};
 pub use outputs::{Outputs, PREDICTED, PREDICTED_ACTION, PREDICTED_CLASS};
+pub use saved::{STATE, Saved};
 
 /// What a model is, apart from what it has learned.
 pub struct Spec {

@@ -91,7 +91,9 @@ impl Saved {
                 there.get(**path) != here.get(**path) && !INDIFFERENT.contains(&last)
             };
             let told = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
-            let tell = |path: &String| format!("`{path}` is {} there and {} here", told(there.get(path)), told(here.get(path)));
+            let tell = |path: &String| {
+                format!("`{path}` is {} there and {} here", told(there.get(path)), told(here.get(path)))
+            };
             differences.extend(paths.iter().filter(is_other).map(|path| tell(path)));
         }
         if differences.is_empty() {

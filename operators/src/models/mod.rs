@@ -85,8 +85,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 pub use learner::{Happening, Learner, Matrix, Predictor};
-pub use weights::Weights;
 use onnx::{Expressed, Graph, Rows};
+pub use weights::Weights;
 
 /// All models.
 pub static KINDS: &[&ModelKind] = &[

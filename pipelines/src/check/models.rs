@@ -89,9 +89,7 @@ impl Checker<'_> {
 
     /// What a model begins with.
     fn begins(&mut self, entry: &Entry) -> Option<Begins> {
-        let refuse = |key: &str, code, message: &str, help: &str| {
-            vec![Problem::new(key, code, message).help(help)]
-        };
+        let refuse = |key: &str, code, message: &str, help: &str| vec![Problem::new(key, code, message).help(help)];
         let begins: Option<Begins> = self.read(entry.value.get("from"));
         let learns = learns(&entry.value);
         let problems = match &begins {
@@ -108,9 +106,12 @@ impl Checker<'_> {
                 let help = "say what it has learned: `from: {version: NAME@champion}`";
                 refuse("learns", "knows-nothing", "a model that never learns knows nothing", help)
             }
-            _ if !learns && entry.value.get("promote").is_some() => {
-                refuse("promote", "learns-nothing", "a model that never learns has no new revisions", "leave `promote` out")
-            }
+            _ if !learns && entry.value.get("promote").is_some() => refuse(
+                "promote",
+                "learns-nothing",
+                "a model that never learns has no new revisions",
+                "leave `promote` out",
+            ),
             _ => Vec::new(),
         };
         let is_sound = problems.is_empty();

@@ -33,7 +33,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(pipeline) => pipeline,
         Err(code) => return code,
     };
-    let wanted = Wanted { files: arguments.from.clone(), passes: arguments.passes, state: arguments.state.clone(), ..Wanted::default() };
+    let wanted = Wanted {
+        files: arguments.from.clone(),
+        passes: arguments.passes,
+        state: arguments.state.clone(),
+        ..Wanted::default()
+    };
     match ci::run(&pipeline, &arguments.file, &wanted, &arguments.to) {
         Ok(report) => {
             print(&pipeline.secrets.redact(&report.text()));

@@ -51,8 +51,14 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Err(code) => return code,
     };
     let Arguments { from, model, to, passes, state, .. } = arguments;
-    let wanted =
-        Wanted { files: from.clone(), model: model.clone(), to: to.clone(), passes: *passes, state: state.clone(), ..Wanted::default() };
+    let wanted = Wanted {
+        files: from.clone(),
+        model: model.clone(),
+        to: to.clone(),
+        passes: *passes,
+        state: state.clone(),
+        ..Wanted::default()
+    };
     match learn(&pipeline, &wanted) {
         Ok(learned) => {
             show(&learned, arguments.format, Learned::text);

@@ -46,7 +46,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         );
         return ExitCode::from(BAD_DEFINITION);
     };
-    let wanted = Wanted { files: arguments.from.clone(), to: arguments.to.clone(), state: arguments.state.clone(), ..Wanted::default() };
+    let wanted = Wanted {
+        files: arguments.from.clone(),
+        to: arguments.to.clone(),
+        state: arguments.state.clone(),
+        ..Wanted::default()
+    };
     match sweep::run(&pipeline, sweep, &wanted) {
         Ok(report) => {
             show(&report, arguments.format, Report::text);

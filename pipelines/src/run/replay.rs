@@ -88,7 +88,8 @@ pub fn replay(pipeline: &Pipeline, options: &Options, wanted: &Wanted) -> Result
     let (first, _) = tenure::range(&*broker, &topic)?;
     let mut graph = assemble::graph(pipeline, &world)?;
     let store = start::store(pipeline, options)?;
-    let origins = Origins::find(pipeline, &options.state, &origin::recorded(pipeline, &*broker, &topic, store.as_ref())?)?;
+    let origins =
+        Origins::find(pipeline, &options.state, &origin::recorded(pipeline, &*broker, &topic, store.as_ref())?)?;
     origins.begin(pipeline, &mut graph)?;
     let definition = Definition::of(pipeline, &graph, &origins)?;
     let requests = pipeline.requests.iter().map(|request| request.name.clone()).collect();

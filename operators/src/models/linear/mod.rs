@@ -57,7 +57,9 @@ pub(super) fn design<L: Loss>(
 }
 
 fn make<L: Loss, R: Rule>(task: Task, loss: L, rule: R) -> Make {
-    Arc::new(move |shape| Erased::new(Linear::new(shape, loss.clone(), rule), task, shape).quickening().taking().boxed())
+    Arc::new(move |shape| {
+        Erased::new(Linear::new(shape, loss.clone(), rule), task, shape).quickening().taking().boxed()
+    })
 }
 
 /// From the weighted sum to a prediction, and how wrong that is.

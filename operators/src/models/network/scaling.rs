@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Shape, Tensor, Weights};
 use super::super::onnx::{Edge, Graph, Rows};
 use super::super::spread::Spread;
+use super::super::{Shape, Tensor, Weights};
 use super::samples::Samples;
 
 /// A number further from the mean counts as one this many deviations away.
@@ -98,7 +98,11 @@ impl Scaling {
             let means = row("mean", |spread| spread.mean);
             (!spreads.is_empty()).then(|| [means, row("deviation", Spread::deviation), row("count", Spread::count)])
         };
-        [told("inputs", &self.columns), told("target", self.target.as_slice())].into_iter().flatten().flatten().collect()
+        [told("inputs", &self.columns), told("target", self.target.as_slice())]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect()
     }
 
     /// Takes it from others.

@@ -82,7 +82,11 @@ fn what_does_not_fit_is_refused_in_words() {
     let mut damaged = file.clone();
     *damaged.last_mut().expect("it is not empty") ^= 1;
     let cases = [
-        (with("learner", json!("linear_svm")), &file[..], "its learner is \"logistic_regression\", and this one's is \"linear_svm\""),
+        (
+            with("learner", json!("linear_svm")),
+            &file[..],
+            "its learner is \"logistic_regression\", and this one's is \"linear_svm\"",
+        ),
         (
             with("learner", json!({"logistic_regression": {"update": {"sgd": {"learning_rate": 0.25}}}})),
             &file,
@@ -135,9 +139,9 @@ fn weights(fold: &dyn Fold) -> [Vec<u8>; 2] {
         bytes.as_chunks().0.iter().flat_map(|bytes| (f64::from_le_bytes(*bytes) as f32).to_le_bytes()).collect()
     };
     let tensors: Vec<_> = read.iter().map(|(name, view)| (name, view.shape().to_vec(), short(view.data()))).collect();
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("of this shape"))
-    });
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("of this shape")));
     let single = serialize(views, None).expect("written");
     [double, single]
 }
@@ -152,9 +156,13 @@ fn weights_of_others_answer_as_there_and_are_taught_more() {
         ("sgd", classifier(&json!({"logistic_regression": {"update": "adamw"}}))),
         ("numbers", regression()),
         ("network", classifier(&network(&json!({"mini_batch": 8})))),
-        ("network", classifier(&network(&json!({"mini_batch": 16, "optimizer": {"sgd": {"rate": 0.01}}, "average": 0.9})))),
+        (
+            "network",
+            classifier(&network(&json!({"mini_batch": 16, "optimizer": {"sgd": {"rate": 0.01}}, "average": 0.9}))),
+        ),
     ];
-    let teachers = BTreeMap::from([("sgd", cases[0].1.clone()), ("numbers", regression()), ("network", cases[5].1.clone())]);
+    let teachers =
+        BTreeMap::from([("sgd", cases[0].1.clone()), ("numbers", regression()), ("network", cases[5].1.clone())]);
     for (teacher, config) in cases {
         let mut random = Random::seeded(7);
         let (before, asked, after) = (stream(&mut random, 3000), stream(&mut random, 200), stream(&mut random, 3000));
@@ -197,8 +205,13 @@ fn weights_that_do_not_fit_are_refused_in_words() {
         (name, Dtype::F64, vec![values.len()], values.iter().flat_map(|value| value.to_le_bytes()).collect())
     };
     let all = [
-        row("weights", &[1.0; 3]), row("bias", &[0.5]), row("categories", &[0.1; 4]), row("means", &[0.0; 3]),
-        row("scales", &[1.0; 3]), row("rows", &[100.0]), row("norms", &[300.0]),
+        row("weights", &[1.0; 3]),
+        row("bias", &[0.5]),
+        row("categories", &[0.1; 4]),
+        row("means", &[0.0; 3]),
+        row("scales", &[1.0; 3]),
+        row("rows", &[100.0]),
+        row("norms", &[300.0]),
     ];
     let with = |at: usize, other| {
         let mut tensors = all.clone();
@@ -207,7 +220,10 @@ fn weights_that_do_not_fit_are_refused_in_words() {
     };
     let cases = [
         (with(0, row("weights", &[1.0; 2])), "it does not fit: `weights` is of [2], and this model's is of [3]"),
-        (all[1..].to_vec(), "it does not fit: `weights` is missing; there are: bias, categories, means, norms, rows, scales"),
+        (
+            all[1..].to_vec(),
+            "it does not fit: `weights` is missing; there are: bias, categories, means, norms, rows, scales",
+        ),
         ([&all[..], &[row("more", &[1.0])]].concat(), "it does not fit: this model has no `more`"),
         (with(1, row("bias", &[f64::NAN])), "`bias` holds what is no number"),
         (with(1, row("bias", &[1e200])), "it does not fit: `bias` holds 1"),
@@ -221,7 +237,9 @@ fn weights_that_do_not_fit_are_refused_in_words() {
     let tree = classifier(&json!("hoeffding_tree"));
     let message = refused(&tree, &all);
     assert_eq!(message, "it does not fit: it begins with a state of its own kind, and not with weights of others");
-    for file in [&b"\xff\xff\xff\xff\xff\xff\xff\xff{}"[..], b"", b"\x02\0\0\0\0\0\0\0{}trailing", b"\x05\0\0\0\0\0\0\0{\"a\":"] {
+    for file in
+        [&b"\xff\xff\xff\xff\xff\xff\xff\xff{}"[..], b"", b"\x02\0\0\0\0\0\0\0{}trailing", b"\x05\0\0\0\0\0\0\0{\"a\":"]
+    {
         let message = fold(&config).begin_with(file).expect_err("refused").message;
         assert!(message.starts_with("it is neither a model's state nor safetensors"), "{message}");
     }
