@@ -77,8 +77,8 @@ pub fn recorded(
     }
     let (mut from, _) = tenure::range(broker, journal)?;
     let listed = store.map_or_else(|| Ok(Vec::new()), |store| checkpoint::list(&**store))?;
-    let notes = listed.into_iter().filter_map(|listed| listed.manifest.ok());
-    if let Some(note) = notes.filter_map(|manifest| serde_json::from_value::<Note>(manifest.note).ok()).next() {
+    let mut manifests = listed.into_iter().filter_map(|listed| listed.manifest.ok());
+    if let Some(note) = manifests.find_map(|manifest| serde_json::from_value::<Note>(manifest.note).ok()) {
         (named, from) = (note.definition.origins, from.max(note.journal_from));
     }
     tenure::look(broker, journal, from, |entry| {

@@ -245,7 +245,7 @@ fn a_pinned_version_answers_from_the_first_request_on_and_never_changes() {
         let summary = site.run();
         // It is judged by what it has not learned.
         let seen = summary.models["pinned"].measures.get("log_loss").and_then(|by| by.get("model")).copied();
-        assert!(seen.is_some_and(|loss| loss.is_finite()), "{seen:?}");
+        assert!(seen.is_some_and(f64::is_finite), "{seen:?}");
         let answers = one_answer_each(&site.records("questions"), &site.answers());
         said.push(answers[11 * round as usize..].iter().map(|answer| answer["answer"].clone()).collect());
         let frontier = version(&first, "returns@v2").metadata.frontier;

@@ -154,6 +154,9 @@ pub trait Predictor: Send + Sync + 'static {
 /// Takes back an example: [`Forget::forget`].
 type ForgetOne<M> = fn(&mut M, Row<'_>, Example, &mut Vec<f64>);
 
+/// Takes weights of others: [`Take::take`].
+type TakeWeights<M> = fn(&mut M, &mut Weights) -> Result<(), String>;
+
 /// Hides a model's type outside the loop over its rows.
 pub(super) struct Erased<M> {
     model: Arc<M>,
@@ -162,7 +165,7 @@ pub(super) struct Erased<M> {
     outputs: usize,
     forget: Option<ForgetOne<M>>,
     quicken: Option<fn(&mut M, f64, f64)>,
-    take: Option<fn(&mut M, &mut Weights) -> Result<(), String>>,
+    take: Option<TakeWeights<M>>,
     scratch: Vec<f64>,
 }
 
