@@ -49,6 +49,8 @@ pub struct Revision {
     pub epoch: Epoch,
     /// What it had learned through.
     pub frontier: Arc<Frontier>,
+    /// Whether that is all that is behind its answers: it is of a model that another run has taught, and this one has not.
+    pub is_foreign: bool,
     /// BLAKE3 of its fold's whole state.
     pub digest: String,
     /// What its fold had measured.
@@ -65,6 +67,8 @@ pub struct Book {
     closed: Mutex<Frontier>,
     /// By fold (node index): its revisions, oldest first.
     revisions: Mutex<BTreeMap<usize, Vec<Revision>>>,
+    /// By fold: what it has begun with.
+    begun: Mutex<BTreeMap<usize, Revision>>,
     fault: Mutex<Option<Fault>>,
     stopping: AtomicBool,
     aborted: AtomicBool,
@@ -263,13 +267,25 @@ impl Book {
         lock(&self.revisions).entry(fold).or_default().push(revision);
     }
 
+    /// A fold begins with what others have learned: it is older than all that it learns.
+    pub(crate) fn begin(&self, fold: usize, revision: Revision) {
+        lock(&self.begun).insert(fold, revision);
+    }
+
     /// The newest revision of a fold that was complete before `epoch`.
     pub(crate) fn revision_before(&self, fold: usize, epoch: Epoch) -> Option<Revision> {
-        lock(&self.revisions).get(&fold)?.iter().rev().find(|revision| revision.epoch < epoch).cloned()
+        let before = |all: &Vec<Revision>| all.iter().rev().find(|revision| revision.epoch < epoch).cloned();
+        let learned = lock(&self.revisions).get(&fold).and_then(before);
+        learned.or_else(|| lock(&self.begun).get(&fold).cloned())
     }
 
     /// The newest revision of a fold.
     pub fn newest_revision(&self, fold: usize) -> Option<Revision> {
+        self.newest_learned(fold).or_else(|| lock(&self.begun).get(&fold).cloned())
+    }
+
+    /// The newest that it made itself.
+    pub(crate) fn newest_learned(&self, fold: usize) -> Option<Revision> {
         lock(&self.revisions).get(&fold)?.last().cloned()
     }
 

@@ -15,6 +15,8 @@ pub const VARIABLE: &str = "MILLSTREAM_KILL_AT";
 pub const NAMES: &[&str] = &[
     "promote.write",
     "promote.rename",
+    "origin.write",
+    "origin.rename",
     "transaction.begin",
     "transaction.send",
     "transaction.commit",

@@ -118,7 +118,7 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
             }
             Power::Keyed(operator) => keyed::mount(ports, operator, at, site, &walks)?,
             Power::Fold(folding) => {
-                let rows = fold::mount(ports, &folding.make, at, site, &walks)?;
+                let rows = fold::mount(ports, folding, at, site, &walks)?;
                 let asked = stream_of(node.inputs[0], &sources, &nodes);
                 answer::mount(asked, rows.clone(), at, site).probe_with(&probe);
                 rows

@@ -23,10 +23,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::Result;
 use crate::batch::Lane;
+use crate::binding::Frontier;
 pub use crate::state::relational::{Given, Order, Relational, Row};
 use crate::state::{ErasedKeyed, Related, States};
+use crate::{Fault, Result};
 
 /// Rows that an operator could not take, with its reasons; and what else it has to say of its input.
 #[derive(Debug, Default)]
@@ -175,6 +176,18 @@ pub trait Fold: Send + 'static {
     /// does not depend on how the stream was cut into epochs.
     fn examples(&self) -> u64;
 
+    /// Grows with each row that changes its state: an epoch in which it has grown makes a revision. Only what judges and does
+    /// not learn changes without more examples.
+    fn changes(&self) -> u64 {
+        self.examples()
+    }
+
+    /// Takes over what another has learned, from a file of its [artefacts](Answer::artefacts), or says what does not fit. What
+    /// that had measured stays behind.
+    fn begin_with(&mut self, _file: &[u8]) -> Result<()> {
+        Err(Fault::definition("it cannot begin with what another has learned"))
+    }
+
     /// An immutable copy of the present state for answering.
     fn revision(&self) -> Arc<dyn Answer>;
 
@@ -244,6 +257,17 @@ pub struct Folding {
     pub make: MakeFold,
     /// Whether its inputs may take back rows: see [`crate::batch::DIFF`].
     pub takes_changes: bool,
+    /// What it begins with, if that is not nothing.
+    pub begun: Option<Begun>,
+}
+
+/// What a fold begins with: then it answers from the first request on.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// What that had been learned through.
+    pub learned_through: Arc<Frontier>,
+    /// Whether it learns more.
+    pub learns: bool,
 }
 
 impl Power {
@@ -274,7 +298,7 @@ impl Power {
 
     /// A fold, from what makes it in its initial state.
     pub fn fold<F: Fold>(make: impl Fn() -> F + Send + Sync + 'static) -> Self {
-        Self::Fold(Folding { make: Arc::new(move || Box::new(make())), takes_changes: false })
+        Self::Fold(Folding { make: Arc::new(move || Box::new(make())), takes_changes: false, begun: None })
     }
 }
 

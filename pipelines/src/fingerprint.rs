@@ -12,6 +12,7 @@ use blake3::Hasher;
 use millstream_engine::operator::Power;
 
 use crate::definition::{Data, Entry, Node, Span, digest_of};
+use crate::origin::Named;
 use crate::plan::{Input, Pipeline};
 
 /// Fingerprints by the names of parts: `source/NAME`, `request/NAME`, a node's label.
@@ -31,8 +32,13 @@ pub struct Part {
 }
 
 impl Pipeline {
-    /// Its parts, each after those that it reads.
+    /// Its parts, each after those that it reads; what its models begin with counts as it is written.
     pub fn parts(&self) -> Vec<Part> {
+        self.parts_with(&Named::new())
+    }
+
+    /// The same, where what they begin with counts by its content.
+    pub fn parts_with(&self, origins: &Named) -> Vec<Part> {
         let mut parts = Vec::new();
         for (index, source) in self.sources.iter().enumerate() {
             // Rows of one moment come in the order of their sources.
@@ -44,14 +50,14 @@ impl Pipeline {
                 stateful: true,
             });
         }
-        for node in &self.nodes {
+        for (index, node) in self.nodes.iter().enumerate() {
             let at = |input: &Input| match input {
                 Input::Source(index) => *index,
                 Input::Node(index) => self.sources.len() + index,
             };
             let read: Vec<&str> = node.inputs.iter().map(|input| parts[at(input)].fingerprint.as_str()).collect();
             parts.push(Part {
-                fingerprint: cone(&node.configuration, &read),
+                fingerprint: cone(&self.configuration(index, origins), &read),
                 name: node.label.clone(),
                 reads: node.inputs.iter().map(|input| self.name_of(*input)).collect(),
                 stateful: !matches!(node.step.power, Power::Transform(_)),
@@ -66,9 +72,18 @@ impl Pipeline {
         parts
     }
 
+    /// What a node's own state is made of.
+    fn configuration(&self, node: usize, origins: &Named) -> String {
+        let configuration = &self.nodes[node].configuration;
+        let model = self.models.iter().find(|model| model.node == node);
+        let Some(begins) = model.and_then(|model| model.begins.as_ref()) else { return configuration.clone() };
+        let words = begins.words();
+        cone(configuration, &[origins.get(&words).map_or(words.as_str(), |origin| &origin.digest)])
+    }
+
     /// The fingerprints of its parts.
     pub fn fingerprints(&self) -> Fingerprints {
-        self.parts().into_iter().map(|part| (part.name, part.fingerprint)).collect()
+        of_parts(self.parts())
     }
 
     fn name_of(&self, input: Input) -> String {
@@ -77,6 +92,11 @@ impl Pipeline {
             Input::Node(index) => self.nodes[index].label.clone(),
         }
     }
+}
+
+/// The fingerprints of parts.
+pub fn of_parts(parts: Vec<Part>) -> Fingerprints {
+    parts.into_iter().map(|part| (part.name, part.fingerprint)).collect()
 }
 
 fn cone(configuration: &str, reads: &[&str]) -> String {

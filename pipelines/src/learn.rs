@@ -31,7 +31,9 @@ use millstream_operators::registry::{Score, best_baseline, decisive};
 use passes::Remembering;
 use serde::Serialize;
 
+use crate::origin::{Named, Origin, Origins};
 use crate::plan::{self, Pipeline};
+use crate::run::state::default_path;
 use crate::run::{Answers, reply};
 
 /// What to learn from.
@@ -49,6 +51,16 @@ pub struct Wanted {
     pub feeds: bool,
     /// Whether it is kept how measures went on.
     pub curves: bool,
+    /// The pipeline's state directory, if it is not the usual one: its registry has the versions that models begin with.
+    pub state: Option<PathBuf>,
+}
+
+impl Wanted {
+    /// What a pipeline's models begin with: what its names mean now.
+    pub(crate) fn origins(&self, pipeline: &Pipeline) -> Result<Origins> {
+        let state = self.state.clone().unwrap_or_else(|| default_path(&pipeline.name));
+        Origins::find(pipeline, &state, &Named::new())
+    }
 }
 
 /// What was learned.
@@ -73,7 +85,10 @@ pub struct Learned {
 pub struct ModelLearned {
     /// Its name.
     pub model: String,
-    /// How many examples it has learned.
+    /// What it began with, if that was not nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub began_with: Option<Origin>,
+    /// How many examples it has learned, those of what it began with included.
     pub examples: u64,
     /// BLAKE3 of its whole state.
     pub digest: Option<String>,
@@ -113,6 +128,9 @@ impl Learned {
                 "\n{}: {} examples, each predicted{times} before it was learned",
                 model.model, model.examples
             );
+            if let Some(Origin { version, digest, examples, .. }) = &model.began_with {
+                let _ = writeln!(text, "  {examples} of them in {}", version.as_ref().unwrap_or(digest));
+            }
             let width =
                 |cell: fn(&Score) -> &str| model.measures.iter().map(|score| cell(score).len()).max().unwrap_or(0);
             let (over, name, who) = (width(|score| &score.over), width(|score| &score.name), width(|score| &score.who));
@@ -134,10 +152,12 @@ pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
     let watch = Stopwatch::start();
     let models = models(pipeline, wanted)?;
     let inputs = Inputs::of(pipeline, wanted)?;
+    let origins = wanted.origins(pipeline)?;
     let passes = wanted.passes.max(1);
     let (mut kept, mut ran) = (Remembering::default(), Ran::default());
     for pass in 0..passes {
         let mut graph = inputs.graph(pipeline)?;
+        origins.begin(pipeline, &mut graph)?;
         if passes > 1 {
             kept.go_on(&mut graph, pass > 0);
         }
@@ -153,6 +173,7 @@ pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
         }
         learned.push(ModelLearned {
             model: model.name.clone(),
+            began_with: origins.of(model).cloned(),
             examples: revision.as_ref().map_or(0, |revision| revision.number),
             digest: revision.map(|revision| revision.digest),
             measures: told.measures.remove(&model.node).unwrap_or_default(),

@@ -19,7 +19,7 @@ use millstream_operators::registry::{Gate, PromotionRule};
 use serde_json::Value;
 
 use crate::definition::Secrets;
-pub use crate::shape::{Checkpoints, Delivery, Epochs, Lineage};
+pub use crate::shape::{Begins, Checkpoints, Delivery, Epochs, Lineage};
 
 /// A planned pipeline.
 pub struct Pipeline {
@@ -161,6 +161,10 @@ pub struct Model {
     pub node: usize,
     /// The trainer's configuration.
     pub config: Value,
+    /// What it begins with, instead of nothing.
+    pub begins: Option<Begins>,
+    /// Whether it learns; else rows only judge it.
+    pub learns: bool,
     /// When a revision is kept as a version.
     pub promote: Option<PromotionRule>,
     /// What must hold of it before it is kept.

@@ -229,6 +229,42 @@ pub struct Model {
     /// `log_loss < majority_log_loss` or `"accuracy carrier=AA" > 0.6`.
     #[serde(default)]
     pub gates: Vec<String>,
+    /// What it begins with, instead of nothing: what another model has learned.
+    pub from: Option<Begins>,
+}
+
+/// What a model begins with: a version, or a file. What a name means when a pipeline first starts with it, it means for ever.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Begins {
+    /// A version as `millstream models show` takes it: `returns@champion`, `returns/1f3a`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The folder of the registry that has the version, instead of the pipeline's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
+    /// Instead of a version: a folder of a model's files, as `millstream learn --to` and `models export` write them, or its
+    /// `state.bin`; or weights of others as safetensors, named and shaped as ours are, for linear models and networks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+impl Begins {
+    /// What a definition says, as JSON: always the same.
+    pub fn words(&self) -> String {
+        serde_json::to_string(self).expect("texts are JSON")
+    }
+}
+
+impl std::fmt::Display for Begins {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { version, registry, file } = self;
+        match (version, registry, file) {
+            (Some(version), Some(registry), _) => write!(formatter, "`{version}` of {registry}"),
+            (Some(name), None, _) | (None, _, Some(name)) => write!(formatter, "`{name}`"),
+            _ => write!(formatter, "nothing"),
+        }
+    }
 }
 
 /// A topic of questions, which a model answers.

@@ -26,7 +26,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::learn::{self, Inputs, Kept, Ran};
-use crate::plan::{self, Pipeline, Sweep, Trial};
+use crate::origin::Origin;
+use crate::plan::{self, Model, Pipeline, Sweep, Trial};
 
 /// What became of a sweep.
 #[derive(Debug, Serialize)]
@@ -70,7 +71,15 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted, kept: Opt
     let wanted = learn::Wanted { feeds: true, ..wanted.clone() };
     let inputs = Inputs::of(pipeline, &wanted)?;
     let mut graph = inputs.graph(pipeline)?;
-    let makes = sweep.trials.iter().map(make).collect::<Result<Vec<_>>>()?;
+    let origins = wanted.origins(pipeline)?;
+    let begun = |trial: &Trial| {
+        origins.make(model, &make(trial)?).map_err(|fault| {
+            let set: Vec<String> = trial.settings.iter().map(|(path, value)| format!("{path} {value}")).collect();
+            let message = format!("with {}, {} cannot begin with {}", set.join(", "), model.name, named(model));
+            Fault { message: format!("{message}: {}", fault.message), ..fault }
+        })
+    };
+    let makes = sweep.trials.iter().map(begun).collect::<Result<Vec<_>>>()?;
     let by = sweep.by.clone().map_or_else(|| DECISIVE.map(str::to_owned).to_vec(), |by| vec![by]);
     let plan = TrialsPlan { by: by.clone(), halve_after: sweep.halve_after, threads: pipeline.workers };
     let makes = Arc::new(makes);
@@ -80,14 +89,14 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted, kept: Opt
         step.power = if other.node == model.node {
             let (makes, plan) = (makes.clone(), plan.clone());
             let make: MakeFold = Arc::new(move || Box::new(Trials::new(makes.clone(), plan.clone())));
-            Power::Fold(Folding { make, takes_changes: folding.takes_changes })
+            Power::Fold(Folding { make, ..folding.clone() })
         } else {
             // Other models have no part in it.
             Power::transform(Nothing(step.schema.clone()))
         };
     }
     let going_on = match kept {
-        Some(folder) => keep(folder, pipeline, sweep, &graph)?,
+        Some(folder) => keep(folder, &identity(pipeline, sweep, origins.of(model), &graph)?, &pipeline.checkpoints)?,
         None => Kept::default(),
     };
     let resumed = going_on.from.is_some();
@@ -112,17 +121,29 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted, kept: Opt
     })
 }
 
-/// Keeps checkpoints in a folder, and goes on from the newest that is there, if it is one of the same sweep of the same records.
-fn keep(folder: &Path, pipeline: &Pipeline, sweep: &Sweep, graph: &Graph) -> Result<Kept> {
+fn named(model: &Model) -> String {
+    model.begins.as_ref().map_or_else(String::new, ToString::to_string)
+}
+
+/// What a sweep's ranks follow from.
+fn identity(pipeline: &Pipeline, sweep: &Sweep, begins: Option<&Origin>, graph: &Graph) -> Result<Value> {
     let records = graph.sources.iter().map(|source| source.source.fingerprint()).collect::<Result<Vec<_>>>()?;
-    let identity = json!({"definition": pipeline.digest, "sweep": sweep.name, "records": records});
-    let identity = Value::from(digest::of(identity.to_string().as_bytes()));
+    let trials: Vec<&Value> = sweep.trials.iter().map(|trial| &trial.config).collect();
+    let identity = json!({
+        "definition": pipeline.digest, "model": sweep.model, "trials": trials, "by": sweep.by, "halve_after": sweep.halve_after,
+        "begins": begins, "records": records,
+    });
+    Ok(Value::from(digest::of(identity.to_string().as_bytes())))
+}
+
+/// Keeps checkpoints in a folder, and goes on from the newest that is there, if it is one of the same sweep of the same records.
+fn keep(folder: &Path, identity: &Value, checkpoints: &plan::Checkpoints) -> Result<Kept> {
     let open = || store::open(".", folder);
     let from = |store: &Arc<dyn Store>| {
         let mut listed = checkpoint::list(&**store)?;
         listed.sort_by_key(|listed| std::cmp::Reverse(listed.epoch));
         let sound = listed.into_iter().filter_map(|listed| listed.manifest.ok());
-        let mut fitting = sound.filter(|found| found.note == identity);
+        let mut fitting = sound.filter(|found| found.note == *identity);
         Ok::<_, Fault>(fitting.find_map(|found| checkpoint::open(store, found).ok()))
     };
     let mut store = open()?;
@@ -133,7 +154,7 @@ fn keep(folder: &Path, pipeline: &Pipeline, sweep: &Sweep, graph: &Graph) -> Res
         store = open()?;
     }
     let note = identity.clone();
-    let plan::Checkpoints { every_seconds, every_bytes, keep, .. } = pipeline.checkpoints;
+    let plan::Checkpoints { every_seconds, every_bytes, keep, .. } = *checkpoints;
     let note: Note = Box::new(move |_| Ok(note.clone()));
     let checkpoints = Checkpoints { store, every_seconds, every_bytes, keep, note, ahead: false };
     Ok(Kept { checkpoints: Some(checkpoints), from })

@@ -3,6 +3,7 @@
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::check;
 use millstream_pipelines::definition::{Definition, Secrets};
+use millstream_pipelines::origin::Origins;
 use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::report::Report;
 use millstream_pipelines::testing::{self, Tested};
@@ -49,7 +50,7 @@ fn plan(format: &str, tests: &str) -> Pipeline {
 /// What is said of the tests, without how long they took.
 fn said(format: &str, tests: &str) -> String {
     let pipeline = plan(format, tests);
-    let run = |test| testing::run(&pipeline, test);
+    let run = |test| testing::run(&pipeline, &Origins::default(), test);
     let tests = pipeline.tests.iter().map(|test| Tested { name: test.name.clone(), outcome: run(test) }).collect();
     let report = testing::Report { file: "test.yaml".to_owned(), tests, seconds: 0.0 };
     let json = report.to_json();

@@ -5,6 +5,7 @@ use std::path::Path;
 use millstream_operators::registry::Registry;
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::load;
+use millstream_pipelines::origin::Origins;
 use millstream_pipelines::plan::Test;
 use millstream_pipelines::run::state::models_path;
 use millstream_pipelines::run::{Checkpointing, Options, Summary};
@@ -146,7 +147,10 @@ fn the_examples_keep_their_own_tests() {
         let (pipeline, _) =
             load(&path, &Catalogue::shipped()).unwrap_or_else(|report| panic!("{}", report.render(false)));
         assert!(!pipeline.tests.is_empty(), "{} has no tests", path.display());
-        let run = |test: &Test| Tested { name: test.name.clone(), outcome: testing::run(&pipeline, test) };
+        let run = |test: &Test| Tested {
+            name: test.name.clone(),
+            outcome: testing::run(&pipeline, &Origins::default(), test),
+        };
         let tests: Vec<Tested> = pipeline.tests.iter().map(run).collect();
         tested += tests.len();
         let report = Report { file: path.display().to_string(), tests, seconds: 0.0 };

@@ -70,8 +70,12 @@ fn answer(epoch: Epoch, rows: &RecordBatch, at: usize, site: &Site, outlet: &Out
     });
     if let (Some(rows), Some(columns)) = (answered, columns) {
         let model = site.graph.nodes[at].name.clone();
-        // Epochs that taught the model nothing are behind it too.
-        let learned_through = site.book.frontier(epoch - 1);
+        let learned_through = if revision.is_foreign {
+            (*revision.frontier).clone()
+        } else {
+            // Epochs that taught the model nothing are behind it too.
+            site.book.frontier(epoch - 1)
+        };
         let stamp = Arc::new(Stamp { model, revision: revision.number, learned_through });
         outlet.send(Event::Answers { epoch, fold: at, rows, columns, revision: stamp });
     }

@@ -22,13 +22,13 @@ use crate::fault::{Fault, Result};
 use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
 use crate::mount::{Outlet, Rows, Site, Walks};
-use crate::operator::{Fold, MakeFold, Rejects};
+use crate::operator::{Begun, Fold, Folding, Rejects};
 use crate::publish::{Event, RevisionMark};
 use crate::state::hash;
 
 pub(crate) fn mount<'scope>(
     ports: Vec<Rows<'scope>>,
-    make: &MakeFold,
+    folding: &Folding,
     at: usize,
     site: &Site,
     walks: &Rc<Walks>,
@@ -38,9 +38,11 @@ pub(crate) fn mount<'scope>(
     let home = hash(node.name.as_bytes()) % site.workers as u64;
     let schemas: Vec<SchemaRef> = node.inputs.iter().map(|input| site.graph.schema(*input).clone()).collect();
     let outlet = site.outlet(&node.name);
-    let fold = (home == site.worker as u64).then(|| make());
-    let mut state = fold.map(|fold| State { fold, at, outlet, site: site.clone() });
+    let fold = (home == site.worker as u64).then(|| (folding.make)());
+    let begun = folding.begun.clone();
+    let mut state = fold.map(|fold| State { fold, at, begun, outlet, site: site.clone() });
     if let Some(state) = &mut state {
+        state.begin();
         site.restore(&node.name, |_| true, |_, stored| state.restore(stored))?;
     }
     let scope = ports[0].scope();
@@ -139,6 +141,7 @@ struct StoredRevision {
 struct State {
     fold: Box<dyn Fold>,
     at: usize,
+    begun: Option<Begun>,
     outlet: Outlet,
     site: Site,
 }
@@ -147,7 +150,7 @@ impl State {
     /// Hands over the state if it is time, before epoch `next`.
     fn hand_over(&self, handover: &mut Handover, next: Epoch) {
         let Some(cut) = handover.due(next) else { return };
-        let revision = self.site.book.newest_revision(self.at).map(|revision| StoredRevision {
+        let revision = self.site.book.newest_learned(self.at).map(|revision| StoredRevision {
             epoch: revision.epoch,
             frontier: (*revision.frontier).clone(),
             mark: RevisionMark { revision: revision.number, digest: revision.digest },
@@ -173,18 +176,45 @@ impl State {
             return Err(Fault::world("a stored state is not what its operator made of it"));
         }
         if let Some(StoredRevision { epoch, frontier, mark }) = stored.revision {
-            let name = &self.site.graph.nodes[self.at].name;
-            let measures: Arc<[_]> = self.fold.measures().into();
-            self.site.metrics.set_model(name, mark.revision, &measures);
-            let (frontier, answer) = (Arc::new(frontier), self.fold.revision());
-            let revision = Revision { number: mark.revision, epoch, frontier, digest: mark.digest, measures, answer };
+            let revision = self.revision(epoch, Arc::new(frontier), mark.revision, mark.digest);
+            self.tell(&revision);
             self.site.book.publish_revision(self.at, revision);
         }
         Ok(())
     }
 
+    /// Lets what it begins with answer, until it has learned something.
+    fn begin(&self) {
+        let Some(begun) = &self.begun else { return };
+        let digest = crate::digest::of(&self.fold.snapshot());
+        let revision = self.revision(0, begun.learned_through.clone(), self.fold.examples(), digest);
+        let revision = Revision { is_foreign: true, ..revision };
+        self.tell(&revision);
+        self.site.book.begin(self.at, revision);
+    }
+
+    /// What the fold is at present.
+    fn revision(&self, epoch: Epoch, frontier: Arc<Frontier>, number: u64, digest: String) -> Revision {
+        // What does not learn has learned through what it has begun with, and no further.
+        let begun = self.begun.as_ref().filter(|begun| !begun.learns);
+        Revision {
+            number,
+            epoch,
+            frontier: begun.map_or(frontier, |begun| begun.learned_through.clone()),
+            is_foreign: begun.is_some(),
+            digest,
+            measures: self.fold.measures().into(),
+            answer: self.fold.revision(),
+        }
+    }
+
+    fn tell(&self, revision: &Revision) {
+        let name = &self.site.graph.nodes[self.at].name;
+        self.site.metrics.set_model(name, revision.number, &revision.measures);
+    }
+
     fn learn(&mut self, epoch: Epoch, ports: &[RecordBatch], mut give: impl FnMut(RecordBatch)) {
-        let before = self.fold.examples();
+        let before = self.fold.changes();
         for (port, range) in runs(ports) {
             let fold = &mut self.fold;
             let rows = ports[port].slice(range.start, range.len());
@@ -193,15 +223,10 @@ impl State {
                 give(rows);
             }
         }
-        if self.fold.examples() > before && !self.site.book.is_aborted() {
-            let revision = Revision {
-                number: self.fold.examples(),
-                epoch,
-                frontier: Arc::new(self.site.book.frontier(epoch)),
-                digest: crate::digest::of(&self.fold.snapshot()),
-                measures: self.fold.measures().into(),
-                answer: self.fold.revision(),
-            };
+        if self.fold.changes() > before && !self.site.book.is_aborted() {
+            let frontier = Arc::new(self.site.book.frontier(epoch));
+            let digest = crate::digest::of(&self.fold.snapshot());
+            let revision = self.revision(epoch, frontier, self.fold.examples(), digest);
             // Before the frontier passes this epoch, so that whoever answers the next finds it.
             self.site.book.publish_revision(self.at, revision.clone());
             self.outlet.send(Event::Revised { epoch, fold: self.at, revision });

@@ -1,13 +1,14 @@
 //! A revision as files that other programs can read.
 
 use millstream_engine::{Fault, Result};
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::Serialize;
 use serde_json::json;
 
-use super::Spec;
-use crate::models::Predictor;
+use super::{STATE, Saved, Spec};
 use crate::models::onnx::{Signature, export};
+use crate::models::{Predictor, Tensor, Weights};
 use crate::registry::{DESCRIPTION, EXPLANATION};
 
 /// The file of the model's numbers.
@@ -46,6 +47,7 @@ pub(super) fn write(spec: &Spec, predictor: &dyn Predictor, examples: u64) -> Re
     let mut files =
         vec![(DESCRIPTION.to_owned(), pretty(&description)?), (EXPLANATION.to_owned(), pretty(&explanation)?)];
     files.extend(onnx.ok().map(|file| (ONNX.to_owned(), file)));
+    files.push((STATE.to_owned(), Saved::new(spec, examples, predictor.snapshot()).write()));
     files.push((WEIGHTS.to_owned(), weights(predictor)?));
     Ok(files)
 }
@@ -75,4 +77,27 @@ fn weights(predictor: &dyn Predictor) -> Result<Vec<u8>> {
         .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F64, shape.clone(), bytes).map_err(refused)?)))
         .collect::<Result<Vec<_>>>()?;
     serialize(views, None).map_err(refused)
+}
+
+/// Bytes of a header at most: it is JSON, which takes many times as much memory.
+const HEADER_BYTES_MAX: u64 = 1 << 20;
+
+/// Weights from a file of safetensors, of single or double precision, or why they cannot be read.
+pub fn read_weights(file: &[u8]) -> std::result::Result<Weights, String> {
+    let header = file.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+    if header.is_none_or(|bytes| bytes > HEADER_BYTES_MAX) {
+        return Err("it is neither a model's state nor safetensors".to_owned());
+    }
+    let read = SafeTensors::deserialize(file)
+        .map_err(|error| format!("it is neither a model's state nor safetensors: {error}"))?;
+    let tensors = read.iter().map(|(name, view)| {
+        let bytes = view.data();
+        let values = match view.dtype() {
+            Dtype::F64 => bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect(),
+            Dtype::F32 => bytes.as_chunks().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect(),
+            other => return Err(format!("`{name}` is of {other:?}, and F32 and F64 can be read")),
+        };
+        Ok(Tensor { name: name.to_owned().into(), shape: view.shape().to_vec(), values })
+    });
+    Weights::new(tensors.collect::<std::result::Result<_, _>>()?)
 }

@@ -6,6 +6,7 @@ mod artefacts;
 mod features;
 mod outputs;
 pub mod policies;
+mod saved;
 
 use std::sync::Arc;
 
@@ -17,9 +18,10 @@ use millstream_engine::operator::{Answer, Rejects};
 
 use crate::models::{Design, Matrix, Names, Predictor, Shape};
 
-pub use artefacts::{ONNX, WEIGHTS};
+pub use artefacts::{ONNX, WEIGHTS, read_weights};
 pub use features::{CATEGORIES, Feature, FeatureConfig, Features, Place, is_number};
 pub use outputs::{Outputs, PREDICTED, PREDICTED_ACTION, PREDICTED_CLASS};
+pub use saved::{STATE, Saved};
 
 /// What a model is, apart from what it has learned.
 pub struct Spec {

@@ -220,7 +220,7 @@ impl Head for Champion {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(&self.state).expect("numbers can be written to memory")
+        self.state()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
@@ -252,6 +252,10 @@ impl Answer for Champion {
 
     fn onnx(&self, graph: &mut Graph, said: &Said<'_>) -> Expressed {
         said.of(graph, self.state.champion as usize)
+    }
+
+    fn state(&self) -> Vec<u8> {
+        postcard::to_stdvec(&self.state).expect("numbers can be written to memory")
     }
 
     fn lines(&self, members: &[String]) -> Vec<String> {

@@ -100,6 +100,11 @@ pub(super) trait Answer: Send + Sync + 'static {
     fn share(&self, _member: usize) -> f64 {
         1.0
     }
+
+    /// What [`Head::snapshot`] gave when this was made.
+    fn state(&self) -> Vec<u8> {
+        Vec::new()
+    }
 }
 
 /// What the members say of the rows of an ONNX graph.
@@ -275,8 +280,7 @@ impl Learner for Composite {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        let members: Vec<Vec<u8>> = self.members.iter().map(|member| member.learner.snapshot()).collect();
-        postcard::to_stdvec(&(members, self.head.snapshot())).expect("bytes can be written to memory")
+        joined(self.members.iter().map(|member| member.learner.snapshot()), self.head.snapshot())
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
@@ -294,6 +298,11 @@ impl Learner for Composite {
     fn take_happenings(&mut self) -> Vec<Happening> {
         self.members.iter_mut().flat_map(|member| member.learner.take_happenings()).collect()
     }
+}
+
+/// The snapshots of members and of their head as one.
+fn joined(members: impl Iterator<Item = Vec<u8>>, head: Vec<u8>) -> Vec<u8> {
+    postcard::to_stdvec(&(members.collect::<Vec<_>>(), head)).expect("bytes can be written to memory")
 }
 
 struct Still {
@@ -325,6 +334,10 @@ impl Predictor for Still {
 
     fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
         self.head.onnx(graph, &Said { still: self, rows })
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        joined(self.members.iter().map(|member| member.snapshot()), self.head.state())
     }
 
     fn explain(&self, names: &Names) -> Explanation {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::onnx::{Expressed, Graph, Rows};
-use super::{Example, Explanation, Forget, Model, Names, Quicken, Row, Shape, Task, Tensor};
+use super::{Example, Explanation, Forget, Model, Names, Quicken, Row, Shape, Take, Task, Tensor, Weights};
 
 /// Rows of features, row after row; reused from batch to batch.
 #[derive(Clone, Debug)]
@@ -102,6 +102,12 @@ pub trait Learner: Send + 'static {
     /// Takes over a state from [`Learner::snapshot`], or says why it cannot.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String>;
 
+    /// Begins with weights of others, named and shaped as [`Predictor::tensors`] gives them, or says why it cannot; then it is of no
+    /// use. Only for one that has learned nothing.
+    fn take(&mut self, _weights: &mut Weights) -> Result<(), String> {
+        Err(NO_WEIGHTS.to_owned())
+    }
+
     /// How learning goes, for people: names and numbers.
     fn progress(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
@@ -112,6 +118,9 @@ pub trait Learner: Send + 'static {
         Vec::new()
     }
 }
+
+/// Why most learners take no weights.
+const NO_WEIGHTS: &str = "it begins with a state of its own kind, and not with weights of others";
 
 /// Something that happened while a model learned.
 #[derive(Clone, Debug, PartialEq)]
@@ -137,10 +146,16 @@ pub trait Predictor: Send + Sync + 'static {
 
     /// Adds to an ONNX graph what gives the outputs that [`Predictor::predict`] gives, or says why that cannot be.
     fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed;
+
+    /// What [`Learner::snapshot`] gave when this was made: with it, learning can go on from here.
+    fn snapshot(&self) -> Vec<u8>;
 }
 
 /// Takes back an example: [`Forget::forget`].
 type ForgetOne<M> = fn(&mut M, Row<'_>, Example, &mut Vec<f64>);
+
+/// Takes weights of others: [`Take::take`].
+type TakeWeights<M> = fn(&mut M, &mut Weights) -> Result<(), String>;
 
 /// Hides a model's type outside the loop over its rows.
 pub(super) struct Erased<M> {
@@ -150,6 +165,7 @@ pub(super) struct Erased<M> {
     outputs: usize,
     forget: Option<ForgetOne<M>>,
     quicken: Option<fn(&mut M, f64, f64)>,
+    take: Option<TakeWeights<M>>,
     scratch: Vec<f64>,
 }
 
@@ -157,7 +173,7 @@ impl<M: Model> Erased<M> {
     /// A model for rows of this shape.
     pub(super) fn new(model: M, task: Task, shape: Shape) -> Self {
         let outputs = task.outputs(shape.classes);
-        Self { model: Arc::new(model), shape, outputs, forget: None, quicken: None, scratch: Vec::new() }
+        Self { model: Arc::new(model), shape, outputs, forget: None, quicken: None, take: None, scratch: Vec::new() }
     }
 
     /// With the ability to forget.
@@ -175,6 +191,15 @@ impl<M: Model> Erased<M> {
         M: Quicken,
     {
         self.quicken = Some(M::quicken);
+        self
+    }
+
+    /// With the ability to begin with weights of others.
+    pub(super) fn taking(mut self) -> Self
+    where
+        M: Take,
+    {
+        self.take = Some(M::take);
         self
     }
 
@@ -210,12 +235,17 @@ impl<M: Model> Learner for Erased<M> {
         quicken(Arc::make_mut(&mut self.model), factor, examples);
     }
 
+    fn take(&mut self, weights: &mut Weights) -> Result<(), String> {
+        let take = self.take.ok_or(NO_WEIGHTS)?;
+        take(Arc::make_mut(&mut self.model), weights)
+    }
+
     fn frozen(&self) -> Arc<dyn Predictor> {
-        Arc::new(Frozen { model: self.model.clone(), outputs: self.outputs })
+        Arc::new(Frozen { model: self.model.clone(), shape: self.shape, outputs: self.outputs })
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(&(self.shape, &*self.model)).expect("vectors of numbers can be written to memory")
+        snapshot(self.shape, &*self.model)
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
@@ -228,8 +258,13 @@ impl<M: Model> Learner for Erased<M> {
     }
 }
 
+fn snapshot<M: Model>(shape: Shape, model: &M) -> Vec<u8> {
+    postcard::to_stdvec(&(shape, model)).expect("vectors of numbers can be written to memory")
+}
+
 struct Frozen<M> {
     model: Arc<M>,
+    shape: Shape,
     outputs: usize,
 }
 
@@ -252,5 +287,9 @@ impl<M: Model> Predictor for Frozen<M> {
 
     fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
         self.model.onnx(graph, rows)
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        snapshot(self.shape, &*self.model)
     }
 }

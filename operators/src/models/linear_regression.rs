@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::linear::{self, Loss, Update, with_full, with_full_update, within};
 use super::onnx::{self, Graph};
-use super::{Design, ModelKind, Task, Tensor};
+use super::{Design, ModelKind, TARGET_MAX, Task, Tensor, Weights};
 
 /// Linear regression.
 pub static KIND: ModelKind = Kind {
@@ -136,7 +136,20 @@ impl Standard {
     }
 
     pub(super) fn tensors(&self) -> Vec<Tensor> {
-        vec![Tensor::row("label_mean", vec![self.mean]), Tensor::row("label_deviation", vec![self.deviation])]
+        vec![
+            Tensor::row("label_mean", vec![self.mean]),
+            Tensor::row("label_deviation", vec![self.deviation]),
+            Tensor::row("label_count", vec![self.count]),
+        ]
+    }
+
+    /// Takes it from others.
+    fn take(&mut self, from: &mut Weights) -> Result<(), String> {
+        self.mean = from.one("label_mean", -TARGET_MAX, TARGET_MAX)?;
+        self.deviation = from.one("label_deviation", 0.0, TARGET_MAX)?;
+        self.count = from.one("label_count", 0.0, 1e15)?;
+        self.squares = self.deviation * self.deviation * self.count;
+        Ok(())
     }
 }
 
@@ -237,6 +250,10 @@ impl Loss for Regression {
 
     fn tensors(&self) -> Vec<Tensor> {
         self.label.tensors()
+    }
+
+    fn take(&mut self, weights: &mut Weights) -> Result<(), String> {
+        self.label.take(weights)
     }
 
     fn onnx(&self, graph: &mut Graph, sum: onnx::Edge) -> onnx::Edge {

@@ -74,6 +74,7 @@ mod symmetric;
 pub mod thompson_sampling;
 mod trees;
 pub mod vote;
+mod weights;
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -86,6 +87,7 @@ use serde_json::{Map, Value, json};
 
 pub use learner::{Happening, Learner, Matrix, Predictor};
 use onnx::{Expressed, Graph, Rows};
+pub use weights::Weights;
 
 /// All models.
 pub static KINDS: &[&ModelKind] = &[
@@ -296,6 +298,12 @@ pub trait Model: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
 pub trait Forget: Model {
     /// Takes back an example that was learned, in any order.
     fn forget(&mut self, row: Row<'_>, example: Example, scratch: &mut Vec<f64>);
+}
+
+/// A model that can begin with weights of others.
+pub trait Take: Model {
+    /// Takes them over, or says what does not fit; then it is of no use. Nothing has been learned yet.
+    fn take(&mut self, weights: &mut Weights) -> Result<(), String>;
 }
 
 /// A model whose steps can be made longer for a while, to follow a change.

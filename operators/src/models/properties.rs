@@ -251,9 +251,11 @@ fn a_frozen_model_does_not_learn_on() {
         let frozen = learner.frozen();
         let (mut before, mut after) = (Vec::new(), Vec::new());
         frozen.predict(&asked.rows, &mut before);
+        let snapshot = learner.snapshot();
         learn(&mut *learner, &case.stream(&mut random, 60, false));
         frozen.predict(&asked.rows, &mut after);
         assert_eq!(bits(&before), bits(&after), "{}", case.name);
+        assert_eq!(snapshot, frozen.snapshot(), "{}: it can be gone on from", case.name);
     }
 }
 

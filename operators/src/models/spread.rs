@@ -47,6 +47,16 @@ impl Spread {
         if deviation > 0.0 { ((value - self.mean) / deviation).clamp(-farthest, farthest) } else { 0.0 }
     }
 
+    /// Of so many values.
+    pub(super) fn new(count: f64, mean: f64, deviation: f64) -> Self {
+        Self { count, mean, variance: deviation * deviation }
+    }
+
+    /// How many values there were.
+    pub(super) fn count(&self) -> f64 {
+        self.count
+    }
+
     pub(super) fn is_sound(&self) -> bool {
         [self.count, self.variance].iter().all(|number| *number >= 0.0 && number.is_finite()) && self.mean.is_finite()
     }

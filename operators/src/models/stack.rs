@@ -153,6 +153,10 @@ impl Answer for Still {
         self.last.onnx(graph, &Rows { numbers, active: None, shape: self.shape })
     }
 
+    fn state(&self) -> Vec<u8> {
+        self.last.snapshot()
+    }
+
     fn lines(&self, members: &[String]) -> Vec<String> {
         let width = self.shape.dense / members.len();
         let dense = members.iter().flat_map(|name| {

@@ -213,7 +213,7 @@ impl Card<'_> {
 
     fn reproduce(&self) -> String {
         let Metadata { model, revision, .. } = self.metadata;
-        let Metadata { definition_digest, seed, device, reason, promoted_by, parent, .. } = self.metadata;
+        let Metadata { definition_digest, seed, device, reason, promoted_by, parent, began_with, .. } = self.metadata;
         let mut text = format!(
             "## How to reproduce\n\nThe log and the definition give the same bits again:\n\n```sh\nmillstream replay {} --model {model} \
              --revision {revision} --save FOLDER\n```\n\n",
@@ -233,6 +233,7 @@ impl Card<'_> {
             ("by", promoted_by.clone().unwrap_or_default()),
             ("because of", reason.clone()),
             ("parent", parent.clone().unwrap_or_default()),
+            ("began with", began_with.clone().unwrap_or_default()),
             ("took", durations.join(", ")),
         ];
         for (what, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {

@@ -139,6 +139,7 @@ fn fixed(of: &Sound<'_>) -> Vec<(String, ArrayRef)> {
         ("promoted_by", text(|_, metadata| metadata.promoted_by.clone())),
         ("reason", text(|_, metadata| Some(metadata.reason.clone()))),
         ("parent", text(|_, metadata| metadata.parent.clone())),
+        ("began_with", text(|_, metadata| metadata.began_with.clone())),
         ("device", text(|_, metadata| metadata.device.clone())),
         ("baseline", Arc::new(baseline.collect::<Float64Array>())),
     ];

@@ -80,6 +80,9 @@ pub struct Metadata {
     pub promoted_by: Option<String>,
     /// The version that was promoted before.
     pub parent: Option<String>,
+    /// What its model began with, if that was not nothing: a version, `returns/1f3a…`, or the digest of a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_with: Option<String>,
 }
 
 impl Metadata {

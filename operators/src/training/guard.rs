@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::models::drift::{self, Detector, Level, Watcher};
-use crate::models::{Design, Example, Happening, Learner, Matrix, Shape, Task, likeliest};
+use crate::models::{Design, Example, Happening, Learner, Matrix, Shape, Task, Weights, likeliest};
 
 /// What is done when a model's errors change.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -37,7 +37,7 @@ pub enum Action {
     /// Nothing but to tell.
     #[default]
     Warn,
-    /// The model begins anew.
+    /// The model begins anew, with nothing learned.
     Reset,
     /// Steps become longer for a while, of models that have a learning rate.
     Quicken {
@@ -67,7 +67,7 @@ pub(super) struct GuardPlan {
 
 impl GuardPlan {
     /// Checks guards, problems below `drift.N`.
-    pub(super) fn plan_all(configs: &[GuardConfig], design: &Design) -> Planned<Vec<Self>> {
+    pub(super) fn plan_all(configs: &[GuardConfig], design: &Design, learns: bool) -> Planned<Vec<Self>> {
         let mut problems = Problems::default();
         let mut guards = Vec::new();
         for (at, config) in configs.iter().enumerate() {
@@ -75,6 +75,10 @@ impl GuardPlan {
             let watcher = drift::plan(&config.detector)
                 .map_err(|found| found.into_iter().map(|problem| below(problem.under("detector"))).collect());
             problems.take(config.then.check(design).map_err(|problem| below(problem.under("then"))));
+            if !learns && config.then != Action::Warn {
+                let message = format!("`{}` would change a model that learns nothing", config.then.name());
+                problems.push(below(Problem::new("then", "learns-nothing", message).help("write `warn`")));
+            }
             if !matches!(design.task, Task::Classification | Task::Regression) {
                 let message = format!("`{}` has no errors that could be watched", design.kind);
                 problems.push(below(Problem::new("", "nothing-to-watch", message)));
@@ -307,6 +311,34 @@ impl Guarded {
         if wins {
             self.learner = challenger.learner;
         }
+    }
+
+    /// Takes over what another learner has become, or says why it cannot.
+    pub(super) fn begin_with(&mut self, snapshot: &[u8]) -> Result<(), String> {
+        let mut learner = (self.design.make)(self.shape);
+        learner.restore(snapshot)?;
+        if learner.snapshot() != snapshot {
+            return Err("it is not what a learner makes of it".to_owned());
+        }
+        self.begin(learner);
+        Ok(())
+    }
+
+    /// Takes over weights of others, or says why it cannot.
+    pub(super) fn take(&mut self, weights: &mut Weights) -> Result<(), String> {
+        let mut learner = (self.design.make)(self.shape);
+        learner.take(weights)?;
+        weights.finish()?;
+        self.begin(learner);
+        Ok(())
+    }
+
+    /// Guards watch from here on, and go back no further.
+    fn begin(&mut self, learner: Box<dyn Learner>) {
+        for guard in self.guards.iter_mut().filter(|guard| matches!(guard.then, Action::RollBack { .. })) {
+            guard.kept.copies = [learner.snapshot(), learner.snapshot()];
+        }
+        self.learner = learner;
     }
 
     pub(super) fn snapshot(&self) -> Vec<u8> {

@@ -66,9 +66,16 @@ pub struct TrainingConfig {
     /// What watches its errors, and what is done when they change.
     #[serde(default)]
     pub drift: Vec<GuardConfig>,
+    /// Whether it learns. Without, it answers as what it begins with (`from`) for ever, and rows only judge it.
+    #[serde(default = "yes")]
+    pub learns: bool,
     /// The kind of model, with its settings.
     #[schemars(schema_with = "models::schema")]
     pub learner: Value,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What a model learns to tell.
@@ -125,7 +132,7 @@ pub fn plan(value: &Value, input: &StepInput<'_>) -> Planned<Step> {
     };
     let outputs = outputs(&config, &design, &mut problems);
     let told = Examples::plan(input, &config, design.task, &outputs, &mut problems);
-    let guards = problems.take_all(GuardPlan::plan_all(&config.drift, &design));
+    let guards = problems.take_all(GuardPlan::plan_all(&config.drift, &design, config.learns));
     let number = |value: &Value| Examples::constant(value, design.task, &outputs);
     let waiting = match &config.label {
         Some(LabelConfig::Later(later)) => problems.take_all(WaitingPlan::plan(later, input, number)),
@@ -154,9 +161,10 @@ pub fn plan(value: &Value, input: &StepInput<'_>) -> Planned<Step> {
     let schema = with_fields(&Schema::new_with_metadata(kept, input.schema.metadata().clone()), added);
     let label = config.label.map(|label| label.column().to_owned());
     let spec = Arc::new(Spec { design, features, label, outputs });
-    let plan = OnlinePlan { spec, told, evaluation, slices, guards, waiting, schema: schema.clone() };
+    let learns = config.learns;
+    let plan = OnlinePlan { spec, told, evaluation, slices, guards, waiting, learns, schema: schema.clone() };
     let make: MakeFold = Arc::new(move || Box::new(Online::new(plan.clone())));
-    Ok(Step { schema, others, power: Power::Fold(Folding { make, takes_changes }) })
+    Ok(Step { schema, others, power: Power::Fold(Folding { make, takes_changes, begun: None }) })
 }
 
 /// The columns by which rows are judged apart.

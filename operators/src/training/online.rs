@@ -6,6 +6,7 @@
 //! labels ───────────────────────────────────────┴► judge ─► learn
 //! ```
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use super::evaluation::{Evaluation, EvaluationConfig};
 use super::examples::Examples;
 use super::guard::{GuardPlan, Guarded};
 use super::waiting::{self, Waiting, WaitingPlan};
-use crate::inference::{Revision, Spec, accepted};
+use crate::inference::{Revision, Saved, Spec, accepted, read_weights};
 use crate::models::{Example, Matrix};
 
 /// All that makes a fold.
@@ -34,6 +35,8 @@ pub(super) struct OnlinePlan {
     pub(super) slices: Vec<usize>,
     pub(super) guards: Vec<GuardPlan>,
     pub(super) waiting: Option<WaitingPlan>,
+    /// Whether it learns; else rows only judge it.
+    pub(super) learns: bool,
     /// The output's.
     pub(super) schema: SchemaRef,
 }
@@ -45,6 +48,8 @@ pub(super) struct Online {
     evaluation: Evaluation,
     waiting: Option<Waiting>,
     examples: u64,
+    /// How many rows were judged since it was made.
+    judged: u64,
     buffers: Buffers,
 }
 
@@ -89,6 +94,7 @@ impl Online {
             evaluation: plan.evaluation(),
             waiting: plan.waiting.clone().map(Waiting::new),
             examples: 0,
+            judged: 0,
             buffers: Buffers { matrix: Matrix::new(shape), examples: Vec::new(), outputs: Vec::new() },
             plan,
         }
@@ -131,9 +137,11 @@ impl Online {
         let slices = self.slices(&rows)?;
         let number = |row: usize| numbers.get(row).copied().unwrap_or(row);
         let Buffers { matrix, examples, outputs } = &mut self.buffers;
-        self.examples += rows.num_rows() as u64;
+        self.judged += rows.num_rows() as u64;
+        let learns = self.plan.learns;
+        self.examples += if learns { rows.num_rows() as u64 } else { 0 };
         let Some(diffs) = batch::diffs(&rows) else {
-            self.model.learn(matrix, examples, outputs, number, rejects);
+            self.model.learn(matrix, &lesson(learns, examples), outputs, number, rejects);
             self.evaluation.judge(outputs, examples, &slices);
             return output(&self.plan, &rows, outputs, examples);
         };
@@ -143,10 +151,12 @@ impl Online {
             range.clone().for_each(|row| part.push(matrix.row(row)));
             let part_examples = &examples[range.clone()];
             if diffs[range.start] < 0 {
-                self.model.learner().forget(&part, part_examples);
+                if learns {
+                    self.model.learner().forget(&part, part_examples);
+                }
                 continue;
             }
-            self.model.learn(&part, part_examples, outputs, |row| number(range.start + row), rejects);
+            self.model.learn(&part, &lesson(learns, part_examples), outputs, |row| number(range.start + row), rejects);
             let parts: Vec<StringArray> = slices.iter().map(|texts| texts.slice(range.start, range.len())).collect();
             self.evaluation.judge(outputs, part_examples, &parts);
             said.extend_from_slice(outputs);
@@ -234,8 +244,10 @@ impl Online {
             .collect();
         self.evaluation.judge(&waiter.outputs, &example, &slices);
         let matrix = waiting::matrix(self.plan.spec.shape(), std::slice::from_ref(waiter));
-        self.model.learn(&matrix, &example, &mut self.buffers.outputs, |_| row, rejects);
-        self.examples += 1;
+        let learns = self.plan.learns;
+        self.model.learn(&matrix, &lesson(learns, &example), &mut self.buffers.outputs, |_| row, rejects);
+        self.judged += 1;
+        self.examples += u64::from(learns);
     }
 }
 
@@ -247,6 +259,14 @@ fn output(plan: &OnlinePlan, rows: &RecordBatch, outputs: &[f64], examples: &[Ex
     }
     columns.extend(plan.spec.outputs.training_columns(outputs, examples));
     Ok(RecordBatch::try_new(plan.schema.clone(), columns)?)
+}
+
+/// What is taught by these examples: nothing, where nothing is to be learned.
+fn lesson(learns: bool, examples: &[Example]) -> Cow<'_, [Example]> {
+    if learns {
+        return Cow::Borrowed(examples);
+    }
+    examples.iter().map(|example| Example { weight: 0.0, ..*example }).collect()
 }
 
 /// Runs of rows that are added, and of rows that are taken back.
@@ -270,6 +290,23 @@ impl Fold for Online {
 
     fn examples(&self) -> u64 {
         self.examples
+    }
+
+    fn changes(&self) -> u64 {
+        self.judged
+    }
+
+    fn begin_with(&mut self, file: &[u8]) -> Result<()> {
+        let does_not_fit = |why: String| Fault::definition(format!("it does not fit: {why}"));
+        if !Saved::is_one(file) {
+            let mut weights = read_weights(file).map_err(Fault::definition)?;
+            return self.model.take(&mut weights).map_err(does_not_fit);
+        }
+        let saved = Saved::read(file).map_err(Fault::definition)?;
+        saved.check(&self.plan.spec).map_err(Fault::definition)?;
+        self.model.begin_with(&saved.learner).map_err(does_not_fit)?;
+        self.examples = saved.examples;
+        Ok(())
     }
 
     fn revision(&self) -> Arc<dyn Answer> {

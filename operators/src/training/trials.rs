@@ -175,6 +175,10 @@ impl Fold for Trials {
         self.left.first().map_or(0, |(_, fold)| fold.examples())
     }
 
+    fn changes(&self) -> u64 {
+        self.left.first().map_or(0, |(_, fold)| fold.changes())
+    }
+
     fn revision(&self) -> Arc<dyn Answer> {
         let best = self.standings()[0].trial;
         let fold = self.left.iter().find(|(trial, _)| *trial == best).unwrap_or(&self.left[0]);

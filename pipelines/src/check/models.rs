@@ -2,7 +2,7 @@
 
 use millstream_connectors::sources::PlannedSource;
 use millstream_engine::batch::{is_changing, schema_of};
-use millstream_engine::catalogue::{StepInput, column};
+use millstream_engine::catalogue::{Problem, StepInput, column};
 use millstream_engine::operator::Choosing;
 use millstream_operators::inference::policies::PlannedChoice;
 use millstream_operators::registry::{Gate, PromotionRule};
@@ -13,11 +13,19 @@ use super::policies::{Around, Beside};
 use super::sources::{Columns, Tried};
 use super::streams::{Graph, plan_node, takes_no_changes};
 use super::{Checker, Known, config, section_of};
-use crate::definition::{Entry, Node, Span};
+use crate::definition::{Data, Entry, Node, Span};
 use crate::fingerprint;
-use crate::plan::{self, Input};
+use crate::plan::{self, Begins, Input};
 use crate::report::Finding;
 use crate::shape;
+
+/// The keys of a model that the trainer knows nothing of.
+const OF_PIPELINES: [&str; 4] = ["input", "promote", "gates", "from"];
+
+/// Whether a model learns.
+fn learns(model: &Node) -> bool {
+    model.get("learns").is_none_or(|learns| learns.data != Data::Bool(false))
+}
 
 impl Checker<'_> {
     pub(super) fn models(&mut self, root: &Node, graph: &mut Graph) -> Vec<plan::Model> {
@@ -32,11 +40,13 @@ impl Checker<'_> {
             let planned = self.model(entry, &input, graph);
             let mut known = Known { doubt: Doubt::of_all(), ..input.clone() };
             let gates = self.gates(entry);
+            let begins = self.begins(entry);
             if let Some((node, config, promote)) = planned {
                 known =
                     Known { schema: node.step.schema.clone(), output: Input::Node(graph.nodes.len()), ..input.clone() };
                 let (name, enters) = (entry.key.clone(), input.head.unwrap_or_default());
-                models.push(plan::Model { name, node: graph.nodes.len(), config, promote, gates, enters });
+                let (node_at, learns) = (graph.nodes.len(), learns(&entry.value));
+                models.push(plan::Model { name, node: node_at, config, begins, learns, promote, gates, enters });
                 graph.nodes.push(node);
             }
             outputs.push((entry.key.clone(), known));
@@ -59,7 +69,7 @@ impl Checker<'_> {
         let mut config = config(entry, &self.secrets);
         let promote = self.promotion(entry, config.get("promote"));
         let own = config.as_object_mut()?;
-        own.retain(|key, _| !matches!(key.as_str(), "input" | "promote" | "gates"));
+        own.retain(|key, _| !OF_PIPELINES.contains(&key.as_str()));
         let streams = graph.known.iter().map(|(name, known)| (name.clone(), known.schema.clone())).collect();
         match (self.catalogue.model.plan)(&config, &StepInput { schema: &input.schema, streams: &streams }) {
             Ok(step) if !step.power.takes_changes() && is_changing(&input.schema) => {
@@ -67,8 +77,8 @@ impl Checker<'_> {
                 None
             }
             Ok(step) => {
-                // When versions are promoted does not change what is learned.
-                let own = fingerprint::of_keys("model", &entry.value, &["input", "promote", "gates"]);
+                // When versions are promoted does not change what is learned. What it begins with counts by its content.
+                let own = fingerprint::of_keys("model", &entry.value, &OF_PIPELINES);
                 let node = plan_node((entry.key.clone(), &entry.key), ("model", own), step, input, graph);
                 Some((node, config, promote))
             }
@@ -77,6 +87,38 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// What a model begins with.
+    fn begins(&mut self, entry: &Entry) -> Option<Begins> {
+        let refuse = |key: &str, code, message: &str, help: &str| vec![Problem::new(key, code, message).help(help)];
+        let begins: Option<Begins> = self.read(entry.value.get("from"));
+        let learns = learns(&entry.value);
+        let problems = match &begins {
+            Some(Begins { version: None, file: None, .. }) => {
+                refuse("from", "missing-key", "`from` names neither a `version` nor a `file`", "name one of them")
+            }
+            Some(Begins { version: Some(_), file: Some(_), .. }) => {
+                refuse("from", "two-origins", "`from` names a `version` and a `file`", "name one of them")
+            }
+            Some(Begins { registry: Some(_), version: None, .. }) => {
+                refuse("from.registry", "no-version", "a `file` is in no registry", "leave `registry` out")
+            }
+            None if !learns && entry.value.get("from").is_none() => {
+                let help = "say what it has learned: `from: {version: NAME@champion}`";
+                refuse("learns", "knows-nothing", "a model that never learns knows nothing", help)
+            }
+            _ if !learns && entry.value.get("promote").is_some() => refuse(
+                "promote",
+                "learns-nothing",
+                "a model that never learns has no new revisions",
+                "leave `promote` out",
+            ),
+            _ => Vec::new(),
+        };
+        let is_sound = problems.is_empty();
+        self.problems(entry, problems);
+        begins.filter(|_| is_sound)
     }
 
     /// What must hold of a model.

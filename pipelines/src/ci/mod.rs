@@ -57,7 +57,8 @@ pub struct ModelGates {
 /// `wanted` stand for its sources.
 pub fn run(pipeline: &Pipeline, file: &Path, wanted: &learn::Wanted, folder: &Path) -> Result<Report> {
     let watch = Stopwatch::start();
-    let test = |test: &Test| Tested { name: test.name.clone(), outcome: testing::run(pipeline, test) };
+    let origins = wanted.origins(pipeline)?;
+    let test = |test: &Test| Tested { name: test.name.clone(), outcome: testing::run(pipeline, &origins, test) };
     let tests = pipeline.tests.iter().map(test).collect();
     let tests = testing::Report { file: file.display().to_string(), tests, seconds: watch.seconds() };
     let learned = if pipeline.models.is_empty() {

@@ -20,6 +20,9 @@ pub(crate) struct Arguments {
     /// Where the report and the models' files go.
     #[arg(long, value_name = "FOLDER", default_value = "ci-report")]
     to: PathBuf,
+    /// The pipeline's state, if it is not `.millstream/NAME`: where versions are that models begin with.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
     /// How often the models get the files.
     #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     passes: u32,
@@ -30,7 +33,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(pipeline) => pipeline,
         Err(code) => return code,
     };
-    let wanted = Wanted { files: arguments.from.clone(), passes: arguments.passes, ..Wanted::default() };
+    let wanted = Wanted {
+        files: arguments.from.clone(),
+        passes: arguments.passes,
+        state: arguments.state.clone(),
+        ..Wanted::default()
+    };
     match ci::run(&pipeline, &arguments.file, &wanted, &arguments.to) {
         Ok(report) => {
             print(&pipeline.secrets.redact(&report.text()));

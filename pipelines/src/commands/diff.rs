@@ -7,8 +7,11 @@ use millstream_engine::Result;
 use millstream_pipelines::audit;
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::diff::{State, table, verdicts};
+use millstream_pipelines::fingerprint::of_parts;
 use millstream_pipelines::inspect;
+use millstream_pipelines::origin::{self, Named, Origins};
 use millstream_pipelines::plan::Pipeline;
+use millstream_pipelines::run::assemble::Topics;
 use millstream_pipelines::run::{open_broker, state};
 use serde_json::json;
 
@@ -39,14 +42,14 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         (Err(code), _) | (_, Err(code)) => return code,
     };
     let state = arguments.state.clone().unwrap_or_else(|| state::default_path(&new.name));
-    let log_is_whole = if state.exists() {
-        match whole(&arguments.new, &state) {
-            Ok(Ok(whole)) => whole,
+    let Past { log_is_whole, began, begins } = if state.exists() {
+        match past(&arguments.new, &state) {
+            Ok(Ok(past)) => past,
             Ok(Err(fault)) => return failed(&new, &fault),
             Err(code) => return code,
         }
     } else {
-        None
+        Past::default()
     };
     let mut notes = Vec::new();
     if old.name != new.name {
@@ -58,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     if old.digest == new.digest {
         notes.push("nothing has changed that a result depends on".to_owned());
     }
-    let verdicts = verdicts(&old.fingerprints(), &new.parts(), log_is_whole);
+    let verdicts = verdicts(&of_parts(old.parts_with(&began)), &new.parts_with(&begins), log_is_whole);
     match arguments.format {
         Form::Text => {
             print(&table(&verdicts));
@@ -82,8 +85,24 @@ fn plan(file: &Path) -> Result<Pipeline, ExitCode> {
     pipeline.ok_or(ExitCode::from(BAD_DEFINITION))
 }
 
-/// Whether the log still holds everything, as far as its broker can be asked.
-fn whole(file: &Path, state: &Path) -> Result<Result<Option<bool>>, ExitCode> {
+/// What a pipeline has done, as far as its broker can be asked.
+#[derive(Default)]
+struct Past {
+    /// Whether the log still holds everything.
+    log_is_whole: Option<bool>,
+    /// What its models began with.
+    began: Named,
+    /// What they would begin with.
+    begins: Named,
+}
+
+fn past(file: &Path, state: &Path) -> Result<Result<Past>, ExitCode> {
     let pipeline = load(file)?;
-    Ok(open_broker(&pipeline, state).and_then(|broker| audit::log_is_whole(&pipeline, &*broker)))
+    let look = || {
+        let broker = open_broker(&pipeline, state)?;
+        let began = origin::recorded(&pipeline, &*broker, &Topics::of(&pipeline.name).progress, None)?;
+        let begins = Origins::find(&pipeline, state, &began)?.named();
+        Ok(Past { log_is_whole: audit::log_is_whole(&pipeline, &*broker)?, began, begins })
+    };
+    Ok(look())
 }

@@ -27,6 +27,9 @@ pub(crate) struct Arguments {
     /// have a `weight` of 0, and a column for `evaluate: {by: [...]}`.
     #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     passes: u32,
+    /// The pipeline's state, if it is not `.millstream/NAME`: where versions are that models begin with.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
     /// For people or for machines.
     #[arg(long, value_enum, default_value_t = Form::Text)]
     format: Form,
@@ -47,9 +50,15 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(pipeline) => pipeline,
         Err(code) => return code,
     };
-    let Arguments { from, model, to, passes, .. } = arguments;
-    let wanted =
-        Wanted { files: from.clone(), model: model.clone(), to: to.clone(), passes: *passes, ..Wanted::default() };
+    let Arguments { from, model, to, passes, state, .. } = arguments;
+    let wanted = Wanted {
+        files: from.clone(),
+        model: model.clone(),
+        to: to.clone(),
+        passes: *passes,
+        state: state.clone(),
+        ..Wanted::default()
+    };
     match learn(&pipeline, &wanted) {
         Ok(learned) => {
             show(&learned, arguments.format, Learned::text);

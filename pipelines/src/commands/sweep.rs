@@ -24,7 +24,8 @@ pub(crate) struct Arguments {
     /// Write what the best model has become to this folder.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
-    /// Where the pipeline's state is, if it is not `.millstream/NAME`: a sweep that is broken off goes on from what it keeps there.
+    /// The pipeline's state, if it is not `.millstream/NAME`: where versions are that models begin with, and what a sweep that is
+    /// broken off goes on from.
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
     /// For people or for machines.
@@ -47,7 +48,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         );
         return ExitCode::from(BAD_DEFINITION);
     };
-    let wanted = Wanted { files: arguments.from.clone(), to: arguments.to.clone(), ..Wanted::default() };
+    let wanted = Wanted {
+        files: arguments.from.clone(),
+        to: arguments.to.clone(),
+        state: arguments.state.clone(),
+        ..Wanted::default()
+    };
     let state = arguments.state.clone().unwrap_or_else(|| state_dir::default_path(&pipeline.name));
     // Of one sweep there is one run at a time.
     let folder = state.join("sweeps").join(&sweep.name);

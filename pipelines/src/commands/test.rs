@@ -5,11 +5,13 @@ use std::process::ExitCode;
 
 use millstream_engine::time::Stopwatch;
 use millstream_pipelines::catalogue::Catalogue;
+use millstream_pipelines::origin::{Named, Origins};
 use millstream_pipelines::plan::{Pipeline, Test};
+use millstream_pipelines::run::state;
 use millstream_pipelines::testing::{self, Report, Tested};
 use millstream_pipelines::{inspect, pattern};
 
-use super::{BAD_DEFINITION, complain, print};
+use super::{BAD_DEFINITION, complain, failed, print};
 use crate::Form;
 
 /// Arguments of `test`.
@@ -35,7 +37,11 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         return ExitCode::from(BAD_DEFINITION);
     }
     let watch = Stopwatch::start();
-    let run = |test: &&Test| Tested { name: test.name.clone(), outcome: testing::run(&pipeline, test) };
+    let origins = match Origins::find(&pipeline, &state::default_path(&pipeline.name), &Named::new()) {
+        Ok(origins) => origins,
+        Err(fault) => return failed(&pipeline, &fault),
+    };
+    let run = |test: &&Test| Tested { name: test.name.clone(), outcome: testing::run(&pipeline, &origins, test) };
     let tests = tests.iter().map(run).collect();
     let report = Report { file: file.to_string(), tests, seconds: watch.seconds() };
     match arguments.format {

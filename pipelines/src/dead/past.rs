@@ -9,7 +9,7 @@ use millstream_connectors::broker::Broker;
 use millstream_engine::Result;
 
 use super::Letter;
-use crate::fingerprint::{Fingerprints, Part};
+use crate::fingerprint::{Fingerprints, Part, of_parts};
 use crate::plan::Pipeline;
 use crate::run::assemble::Topics;
 use crate::run::journal::History;
@@ -38,8 +38,12 @@ impl Past {
         for past in &history.epochs {
             epochs.entry(past.committed.binding.now_ms).or_insert(past.start);
         }
+        // What models began with is what the newest start says.
+        let origins = history.starts.last().map(|(_, definition)| definition.origins.clone()).unwrap_or_default();
         let starts = history.starts.into_iter().map(|(_, definition)| definition.fingerprints).collect();
-        Ok(Self { starts, epochs, now: pipeline.fingerprints(), remembered: remembered(&pipeline.parts()) })
+        let parts = pipeline.parts_with(&origins);
+        let remembered = remembered(&parts);
+        Ok(Self { starts, epochs, now: of_parts(parts), remembered })
     }
 
     /// Whether the record has been taken, or will be by the next run, without a replay.

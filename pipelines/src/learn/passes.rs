@@ -47,6 +47,14 @@ impl Fold for Remembered {
         self.fold.examples()
     }
 
+    fn changes(&self) -> u64 {
+        self.fold.changes()
+    }
+
+    fn begin_with(&mut self, file: &[u8]) -> Result<()> {
+        self.fold.begin_with(file)
+    }
+
     fn revision(&self) -> Arc<dyn Answer> {
         self.fold.revision()
     }

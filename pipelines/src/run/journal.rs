@@ -17,6 +17,7 @@ use millstream_engine::{Fault, Result, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::origin::Named;
 use crate::run::change::Change;
 use crate::run::tenure::{self, Entry, Tenure};
 
@@ -41,6 +42,9 @@ pub struct Definition {
     pub sources: Vec<String>,
     /// The fingerprints of its parts, by name.
     pub fingerprints: BTreeMap<String, String>,
+    /// What its models began with.
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
+    pub origins: Named,
 }
 
 /// An epoch that was committed.

@@ -47,6 +47,7 @@ use millstream_engine::{Fault, Result};
 use millstream_operators::registry::Registry;
 
 use crate::front::{self, Around, Hub};
+use crate::origin::{self, Origins};
 use crate::plan::{Delivery, Pipeline};
 use assemble::Topics;
 use change::Change;
@@ -207,14 +208,19 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let mut graph = assemble::graph(pipeline, &world)?;
     let metrics = Arc::new(Metrics::default());
     graph.observers = profiles::observers(pipeline, &metrics);
-    let definition = Definition::of(pipeline, &graph);
+    let store = start::store(pipeline, options)?;
+    let named = origin::recorded(pipeline, &*broker, &topics.progress, store.as_ref())?;
+    let origins = Origins::find(pipeline, &options.state, &named)?;
+    origins.begin(pipeline, &mut graph)?;
+    // Before the journal says so.
+    origins.keep(&options.state)?;
+    let definition = Definition::of(pipeline, &graph, &origins)?;
     let now_ms = options.clock.now_ms();
     let early = (options.sabotage == Some(Sabotage::ProgressReadBeforeFencing))
         .then(|| tenure::range(&*broker, &topics.progress).map(|(_, end)| end))
         .transpose()?;
     // Fences an older run first: what is read after this is final.
     let mut tenure = Tenure::take(broker.clone(), &topics.progress, definition.says()?, now_ms)?;
-    let store = start::store(pipeline, options)?;
     let first = tenure.first()?;
     let requests = pipeline.requests.iter().map(|request| request.name.clone()).collect();
     let start = Start {
@@ -251,7 +257,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
         sources: definition.sources.clone(),
         answers: answers(pipeline),
         sinks: commit::open_sinks(pipeline)?,
-        promoter: promoter(pipeline, registry, &decision, now_ms, metrics.clone())?,
+        promoter: promoter(pipeline, registry, (&decision, &origins), now_ms, metrics.clone())?,
         topics,
         journal: Writer::new(definition.clone()),
         ledger: ledger.clone(),
@@ -370,7 +376,7 @@ pub(crate) fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
 fn promoter(
     pipeline: &Pipeline,
     registry: Registry,
-    decision: &Decision<Checkpoint>,
+    (decision, origins): (&Decision<Checkpoint>, &Origins),
     now_ms: i64,
     metrics: Arc<Metrics>,
 ) -> Result<Promoter> {
@@ -381,11 +387,13 @@ fn promoter(
     for model in &pipeline.models {
         let Some(rule) = model.promote else { continue };
         let reached = reached.and_then(|revisions| revisions.get(&model.name));
+        let origin = origins.of(model);
         let candidate = Candidate {
             model: model.name.clone(),
             rule,
             gates: model.gates.clone(),
-            examples: reached.map_or(0, |mark| mark.revision),
+            examples: reached.map_or_else(|| origin.map_or(0, |origin| origin.examples), |mark| mark.revision),
+            began_with: origin.map(|origin| origin.version.clone().unwrap_or_else(|| origin.digest.clone())),
             parent: registry.newest(&model.name)?,
         };
         candidates.insert(model.node, candidate);

@@ -24,6 +24,8 @@ pub struct Candidate {
     pub examples: u64,
     /// Its newest version.
     pub parent: Option<Version>,
+    /// What it began with, if that was not nothing: a version, or the digest of a file.
+    pub began_with: Option<String>,
 }
 
 /// Writes versions. They are content-addressed and nothing refers to them before the commit, so writing one twice after a
@@ -117,6 +119,7 @@ impl Promoter {
                 reason,
                 promoted_by: Some(self.user.clone()),
                 parent: candidate.parent.as_ref().map(|parent| parent.id.clone()),
+                began_with: candidate.began_with.clone(),
             };
             let artefacts = revision.answer.artefacts()?;
             match self.registry.promote(&Promotion { metadata, artefacts }) {

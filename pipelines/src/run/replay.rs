@@ -15,6 +15,7 @@ use millstream_engine::time::Stopwatch;
 use millstream_engine::{Fault, Result};
 use serde::Serialize;
 
+use crate::origin::{self, Origins};
 use crate::plan::Pipeline;
 use crate::run::assemble::{self, Topics};
 use crate::run::commit::Answers;
@@ -85,12 +86,16 @@ pub fn replay(pipeline: &Pipeline, options: &Options, wanted: &Wanted) -> Result
     let world = assemble::world(pipeline, broker.clone());
     let topic = Topics::of(&pipeline.name).progress;
     let (first, _) = tenure::range(&*broker, &topic)?;
-    let graph = assemble::graph(pipeline, &world)?;
-    let definition = Definition::of(pipeline, &graph);
+    let mut graph = assemble::graph(pipeline, &world)?;
+    let store = start::store(pipeline, options)?;
+    let origins =
+        Origins::find(pipeline, &options.state, &origin::recorded(pipeline, &*broker, &topic, store.as_ref())?)?;
+    origins.begin(pipeline, &mut graph)?;
+    let definition = Definition::of(pipeline, &graph, &origins)?;
     let requests = pipeline.requests.iter().map(|request| request.name.clone()).collect();
     let history = History::look(&*broker, &topic, first, &requests)?;
     let (epoch, model) = find(&history, wanted)?;
-    let store = start::store(pipeline, options)?.filter(|_| !wanted.from_start);
+    let store = store.filter(|_| !wanted.from_start);
     let start = Start {
         topic: &topic,
         definition: &definition,

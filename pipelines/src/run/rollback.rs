@@ -4,6 +4,7 @@ use millstream_connectors::broker::Append;
 use millstream_engine::{Fault, Result, checkpoint};
 use millstream_operators::registry::Registry;
 
+use crate::origin::{self, Origins};
 use crate::plan::Pipeline;
 use crate::run::assemble::{self, Topics};
 use crate::run::journal::{Definition, History, Record, Rollback, Skip};
@@ -68,8 +69,11 @@ pub fn rollback(pipeline: &Pipeline, options: &Options, version: &str, poison: &
         return Err(Fault::definition(format!("{name} is a version of pipeline {}", metadata.pipeline)));
     }
     let graph = assemble::graph(pipeline, &assemble::world(pipeline, broker.clone()))?;
-    let definition = Definition::of(pipeline, &graph);
     let topic = Topics::of(&pipeline.name).progress;
+    let store = start::store(pipeline, options)?;
+    let named = origin::recorded(pipeline, &*broker, &topic, store.as_ref())?;
+    let origins = Origins::find(pipeline, state.path(), &named)?;
+    let definition = Definition::of(pipeline, &graph, &origins)?;
     let mut tenure = Tenure::take(broker, &topic, definition.says()?, options.clock.now_ms())?;
     let requests = pipeline.requests.iter().map(|request| request.name.clone()).collect();
     let history = History::read(&tenure, tenure.first()?, &requests)?;

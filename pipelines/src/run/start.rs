@@ -8,9 +8,11 @@ use millstream_engine::binding::Epoch;
 use millstream_engine::checkpoint::{self, Checkpoint, Listed, Store};
 use millstream_engine::graph::Graph;
 use millstream_engine::run::Skip;
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result, digest};
 
 use crate::audit;
+use crate::fingerprint;
+use crate::origin::Origins;
 use crate::plan::Pipeline;
 use crate::run::change::Change;
 use crate::run::journal::{self, Definition, History};
@@ -18,13 +20,21 @@ use crate::run::recover::{Candidate, Choice, Decision};
 use crate::run::{Checkpointing, Options};
 
 impl Definition {
-    /// Of a pipeline and its graph.
-    pub fn of(pipeline: &Pipeline, graph: &Graph) -> Self {
-        Self {
-            definition: pipeline.digest.clone(),
-            sources: graph.sources.iter().map(|source| source.name.clone()).collect(),
-            fingerprints: pipeline.fingerprints(),
+    /// Of a pipeline, its graph, and what its models begin with.
+    pub fn of(pipeline: &Pipeline, graph: &Graph, origins: &Origins) -> Result<Self> {
+        let origins = origins.named();
+        let mut definition = pipeline.digest.clone();
+        if !origins.is_empty() {
+            let text = serde_json::to_string(&origins)
+                .map_err(|error| Fault::ours("what models begin with cannot be written").because(error))?;
+            definition = digest::of(format!("{definition}{text}").as_bytes());
         }
+        Ok(Self {
+            definition,
+            sources: graph.sources.iter().map(|source| source.name.clone()).collect(),
+            fingerprints: fingerprint::of_parts(pipeline.parts_with(&origins)),
+            origins,
+        })
     }
 
     /// What rollbacks said is never to be taken, by the sources' indices.
@@ -87,7 +97,7 @@ impl Start<'_> {
         let choice = Choice {
             topic: self.topic,
             definition: self.definition,
-            parts: &pipeline.parts(),
+            parts: &pipeline.parts_with(&self.definition.origins),
             accept_loss: self.accept_loss,
             candidates: &candidates,
             read: self.read,

@@ -4,7 +4,7 @@
 //! given ─► sources in memory ─► graph (the places asked for as outputs) ─► collected ─► compared
 //!                 ask ──────────────────────▲ once all that is given has been learned
 //! ```
-//! Each test starts with no state. No clock, topic, file or network has a part in it, so a test always gives the same.
+//! Each test starts with no state but what its models begin with. No clock, topic, file or network has a part in it, so a test always gives the same.
 
 mod compare;
 mod given;
@@ -28,6 +28,7 @@ use millstream_engine::{Fault, Result};
 pub use compare::{Compared, Line};
 pub use show::{Report, Tested};
 
+use crate::origin::Origins;
 use crate::plan::{Expected, Given, Pipeline, Place, Test};
 use crate::run::assemble;
 use crate::run::reply;
@@ -49,9 +50,9 @@ pub(crate) fn without_records(source: &crate::plan::Source) -> Result<(Arc<dyn S
     given::source(source, &[])
 }
 
-/// Runs a test: what was compared, place by place.
-pub fn run(pipeline: &Pipeline, test: &Test) -> Result<Vec<Compared>> {
-    let collected = collect(pipeline, test)?;
+/// Runs a test of models that begin with `origins`: what was compared, place by place.
+pub fn run(pipeline: &Pipeline, origins: &Origins, test: &Test) -> Result<Vec<Compared>> {
+    let collected = collect(pipeline, origins, test)?;
     let mut outputs = collected.rows.into_iter();
     let compare = |expected: &Expected| {
         let found = match expected.place {
@@ -65,12 +66,13 @@ pub fn run(pipeline: &Pipeline, test: &Test) -> Result<Vec<Compared>> {
 }
 
 /// Runs what is given through the whole pipeline.
-fn collect(pipeline: &Pipeline, test: &Test) -> Result<Collected> {
+fn collect(pipeline: &Pipeline, origins: &Origins, test: &Test) -> Result<Collected> {
     let given: BTreeMap<usize, &[Given]> =
         test.given.iter().map(|(source, records)| (*source, records.as_slice())).collect();
     let mut graph = assemble::graph_of(pipeline, assemble::RECORD_BYTES_MAX, |at, source| {
         given::source(source, given.get(&at).copied().unwrap_or_default())
     })?;
+    origins.begin(pipeline, &mut graph)?;
     let output = |expected: &Expected| match expected.place {
         Place::Rows(from) => Some(Output { name: expected.name.clone(), from: assemble::input(from) }),
         Place::Dead | Place::Answers(_) => None,

@@ -25,7 +25,7 @@ pub(super) use update::{Rule, Update, with_full, with_full_update, with_rule, wi
 
 use super::learner::Erased;
 use super::onnx::{self, Graph};
-use super::{Design, Make, ModelKind, Task, Tensor};
+use super::{Design, Make, ModelKind, Task, Tensor, Weights};
 
 /// Settings of linear models.
 #[derive(Debug, Default, Deserialize, JsonSchema, Serialize)]
@@ -57,7 +57,9 @@ pub(super) fn design<L: Loss>(
 }
 
 fn make<L: Loss, R: Rule>(task: Task, loss: L, rule: R) -> Make {
-    Arc::new(move |shape| Erased::new(Linear::new(shape, loss.clone(), rule), task, shape).quickening().boxed())
+    Arc::new(move |shape| {
+        Erased::new(Linear::new(shape, loss.clone(), rule), task, shape).quickening().taking().boxed()
+    })
 }
 
 /// From the weighted sum to a prediction, and how wrong that is.
@@ -81,6 +83,11 @@ pub(super) trait Loss: Clone + Serialize + DeserializeOwned + Send + Sync + 'sta
 
     /// What is needed to turn sums into predictions.
     fn tensors(&self) -> Vec<Tensor>;
+
+    /// Takes these from others.
+    fn take(&mut self, _weights: &mut Weights) -> Result<(), String> {
+        Ok(())
+    }
 
     /// The same in an ONNX graph as [`Loss::output`].
     fn onnx(&self, graph: &mut Graph, sum: onnx::Edge) -> onnx::Edge;

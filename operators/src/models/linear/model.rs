@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::onnx::{Expressed, Graph, Rows};
 use super::super::packed::{self, Pack};
-use super::super::{Example, Explanation, Model, Names, Quicken, Row, Shape, Tensor};
+use super::super::weights::within;
+use super::super::{Example, Explanation, Model, Names, Quicken, Row, Shape, Take, Tensor, Weights};
 use super::{Boost, Loss, Rule, Scaling, dot};
 
 /// A weight, and what its rule remembers of it: side by side, since of many categories they come from far.
@@ -160,6 +161,31 @@ impl<L: Loss, R: Rule> Model for Linear<L, R> {
             && self.weights.len() == shape.dense
             && self.cells.len() == shape.dense
             && self.categories.len() == shape.categories
+    }
+}
+
+/// The largest magnitude of a weight of others: sums of them need room.
+const WEIGHT_MAX: f64 = 1e100;
+
+impl<L: Loss, R: Rule> Take for Linear<L, R> {
+    /// What rules remember begins with nothing, as far as a weight does not follow from it.
+    fn take(&mut self, from: &mut Weights) -> Result<(), String> {
+        let mut take = |name: &str, len: usize| {
+            let values = from.take(name, &[len])?;
+            within(name, &values, -WEIGHT_MAX, WEIGHT_MAX).map(|()| values)
+        };
+        self.weights = take("weights", self.weights.len())?;
+        let bias = take("bias", 1)?;
+        let categories = take("categories", self.categories.len())?;
+        let rule = self.rule;
+        self.weights.iter_mut().zip(&mut self.cells).for_each(|(weight, cell)| rule.rescale(weight, cell, 1.0));
+        let all = self.categories.iter_mut().zip(categories).map(|(to, weight)| (to, weight, rule));
+        for (Coordinate { weight, cell }, value, rule) in all.chain([(&mut self.bias, bias[0], rule.unregularised())]) {
+            *weight = value;
+            rule.rescale(weight, cell, 1.0);
+        }
+        self.scaling.take(from)?;
+        self.loss.take(from)
     }
 }
 

@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::onnx::{Edge, Graph, Rows};
-use super::super::{Row, Shape, Tensor};
+use super::super::weights::within;
+use super::super::{Row, Shape, Tensor, Weights};
 
 /// The running means and scales of the numbers, and how long rows are.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -122,14 +123,36 @@ impl Scaling {
         Some(graph.clamp(scaled, -1.0, 1.0))
     }
 
-    pub(in crate::models) fn tensors(&self) -> [Tensor; 2] {
-        [Tensor::row("means", self.means.clone()), Tensor::row("scales", self.scales.clone())]
+    /// With how many rows they are of, and the sum of their squared norms.
+    pub(in crate::models) fn tensors(&self) -> [Tensor; 4] {
+        [
+            Tensor::row("means", self.means.clone()),
+            Tensor::row("scales", self.scales.clone()),
+            Tensor::row("rows", vec![self.rows]),
+            Tensor::row("norms", vec![self.norms]),
+        ]
+    }
+
+    /// Takes them from others.
+    pub(in crate::models) fn take(&mut self, from: &mut Weights) -> Result<(), String> {
+        self.means = from.take("means", &[self.means.len()])?;
+        within("means", &self.means, -VALUE_MAX, VALUE_MAX)?;
+        self.scales = from.take("scales", &[self.scales.len()])?;
+        within("scales", &self.scales, 0.0, f64::MAX)?;
+        // What is not normal became nothing where it was written shorter.
+        self.scales.iter_mut().for_each(|scale| *scale = scale.max(f64::MIN_POSITIVE));
+        self.rows = from.one("rows", 0.0, ROWS_MAX)?;
+        self.norms = from.one("norms", 0.0, f64::MAX)?;
+        Ok(())
     }
 
     pub(in crate::models) fn fits(&self, shape: Shape) -> bool {
         self.means.len() == shape.dense && self.scales.len() == shape.dense
     }
 }
+
+/// Rows of others count as so many at most.
+const ROWS_MAX: f64 = 1e15;
 
 /// Numbers so large that differences of them would overflow count as this.
 const VALUE_MAX: f64 = 1e300;

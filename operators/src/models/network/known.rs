@@ -10,6 +10,7 @@ use super::super::{Explanation, Matrix, Names, Predictor, Shape, Tensor};
 use super::compute::{Compute, Failed, Inputs, View, Weights};
 use super::graph::{Architecture, Graph, Node};
 use super::host::{Host, squares};
+use super::learner::{Course, snapshot};
 use super::loss::{Head, classes};
 use super::onnx::express;
 use super::scaling::Scaling;
@@ -153,6 +154,8 @@ impl Known {
 pub(super) struct Frozen {
     pub(super) plan: Arc<Plan>,
     pub(super) known: Arc<Known>,
+    /// What learning goes on with.
+    pub(super) course: Arc<Course>,
 }
 
 impl Predictor for Frozen {
@@ -175,11 +178,7 @@ impl Predictor for Frozen {
                 values: wide(&values[parameter.range.clone()]),
             })
             .collect();
-        let (means, deviations) = self.known.scaling.told();
-        if !means.is_empty() {
-            tensors.push(Tensor::row("inputs.mean", means));
-            tensors.push(Tensor::row("inputs.deviation", deviations));
-        }
+        tensors.extend(self.known.scaling.tensors());
         if !self.known.weights.statistics.is_empty() {
             tensors.push(Tensor::row("batch_norm.statistics", wide(&self.known.weights.statistics)));
         }
@@ -193,6 +192,10 @@ impl Predictor for Frozen {
 
     fn onnx(&self, graph: &mut onnx::Graph, rows: &onnx::Rows) -> onnx::Expressed {
         express(self, graph, rows)
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        snapshot(self.plan.shape, &self.known, &self.course)
     }
 
     fn explain(&self, names: &Names) -> Explanation {

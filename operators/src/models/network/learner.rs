@@ -7,10 +7,11 @@ use serde_json::json;
 
 use super::super::linear::Boost;
 use super::super::random::Random;
-use super::super::{Example, Happening, Learner, Matrix, Predictor, Shape};
+use super::super::weights::within;
+use super::super::{Example, Happening, Learner, Matrix, Predictor, Shape, Weights};
 use super::Training;
 use super::compute::{Compute, Failed, Inputs, Learning, View};
-use super::graph::Architecture;
+use super::graph::{Architecture, Parameter};
 use super::host::{Host, squares};
 use super::known::{Asked, Frozen, Known, Plan, Reading};
 use super::loss::{Head, Lesson};
@@ -20,7 +21,7 @@ use super::table::{Sparse, Tending};
 
 /// What learning needs besides.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct Course {
+pub(super) struct Course {
     open: Samples,
     replay: Option<Replay>,
     random: Random,
@@ -54,7 +55,7 @@ struct Patience {
 pub(super) struct NetworkLearner {
     plan: Arc<Plan>,
     known: Arc<Known>,
-    course: Course,
+    course: Arc<Course>,
     /// None before the first step since it was made or restored.
     look: Option<Look>,
     happenings: Vec<Happening>,
@@ -113,7 +114,7 @@ impl NetworkLearner {
         let known = plan.known(&mut random);
         let mut learner = Self {
             known: Arc::new(known),
-            course: Course::new(&plan, random),
+            course: Arc::new(Course::new(&plan, random)),
             look: None,
             happenings: Vec::new(),
             host: Host::new(&plan.graph, plan.output, plan.training.threads as usize),
@@ -178,7 +179,7 @@ impl NetworkLearner {
             let (start, has_stopped, waited) = (at, self.has_stopped(), self.course.open.len());
             while at < examples.len() && (has_stopped || self.course.open.len() < size) {
                 if examples[at].weight > 0.0 && !has_stopped {
-                    self.course.open.push(rows.row(at), examples[at]);
+                    Arc::make_mut(&mut self.course).open.push(rows.row(at), examples[at]);
                 }
                 at += 1;
             }
@@ -198,7 +199,7 @@ impl NetworkLearner {
     fn step(&mut self, compute: &mut dyn Compute, last: usize, mut is_computed: bool) -> Result<(), Failed> {
         let plan = self.plan.clone();
         let Plan { graph, output, head, shape, training, .. } = &*plan;
-        let (known, course) = (Arc::make_mut(&mut self.known), &mut self.course);
+        let (known, course) = (Arc::make_mut(&mut self.known), Arc::make_mut(&mut self.course));
         let Buffers { reading: Reading { numbers, .. }, gradient, sparse, batch, targets } = &mut self.buffers;
         let (rule, moments) = (&training.optimizer, training.optimizer.moments());
         let fresh = course.open.len();
@@ -312,6 +313,17 @@ impl Patience {
     }
 }
 
+/// Numbers as short as a network has them.
+fn narrow(name: &str, values: Vec<f64>) -> Result<Vec<f32>, String> {
+    within(name, &values, -f64::from(f32::MAX), f64::from(f32::MAX))?;
+    Ok(values.into_iter().map(|value| value as f32).collect())
+}
+
+/// The whole state.
+pub(super) fn snapshot(shape: Shape, known: &Known, course: &Course) -> Vec<u8> {
+    postcard::to_stdvec(&(shape, known, course)).expect("numbers can be written to memory")
+}
+
 impl Learner for NetworkLearner {
     fn learn(&mut self, rows: &Matrix, examples: &[Example], outputs: &mut Vec<f64>) {
         outputs.resize(rows.len() * self.plan.width, 0.0);
@@ -322,7 +334,8 @@ impl Learner for NetworkLearner {
                 if self.has_stopped() {
                     return Ok(());
                 }
-                device.read(&mut Arc::make_mut(&mut self.known).weights.values, &mut self.course.moments)
+                let moments = &mut Arc::make_mut(&mut self.course).moments;
+                device.read(&mut Arc::make_mut(&mut self.known).weights.values, moments)
             });
             match learned {
                 Ok(()) => {
@@ -348,15 +361,15 @@ impl Learner for NetworkLearner {
     }
 
     fn quicken(&mut self, factor: f64, examples: f64) {
-        self.course.boost = Boost::start(factor, examples);
+        Arc::make_mut(&mut self.course).boost = Boost::start(factor, examples);
     }
 
     fn frozen(&self) -> Arc<dyn Predictor> {
-        Arc::new(Frozen { plan: self.plan.clone(), known: self.known.clone() })
+        Arc::new(Frozen { plan: self.plan.clone(), known: self.known.clone(), course: self.course.clone() })
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        postcard::to_stdvec(&(self.plan.shape, &*self.known, &self.course)).expect("numbers can be written to memory")
+        snapshot(self.plan.shape, &self.known, &self.course)
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
@@ -392,7 +405,44 @@ impl Learner for NetworkLearner {
         if !is_sound {
             return Err("its numbers are not those of this network".to_owned());
         }
-        (self.known, self.course, self.look) = (Arc::new(known), course, None);
+        (self.known, self.course, self.look) = (Arc::new(known), Arc::new(course), None);
+        self.go_to_device();
+        Ok(())
+    }
+
+    fn take(&mut self, from: &mut Weights) -> Result<(), String> {
+        let plan = self.plan.clone();
+        let Plan { graph, head, shape, training, .. } = &*plan;
+        if *head == Head::Rebuild {
+            return Err("how wrong an autoencoder usually is stands in no file of weights".to_owned());
+        }
+        let (known, course) = (Arc::make_mut(&mut self.known), Arc::make_mut(&mut self.course));
+        for Parameter { name, shape, range, .. } in graph.parameters() {
+            let values = narrow(name, from.take(name, shape)?)?;
+            known.weights.values[range.clone()].copy_from_slice(&values);
+        }
+        if !known.average.is_empty() {
+            known.average.clone_from(&known.weights.values);
+        }
+        known.scaling.take(from)?;
+        let statistics = &mut known.weights.statistics;
+        if !statistics.is_empty() {
+            *statistics = narrow("batch_norm.statistics", from.take("batch_norm.statistics", &[statistics.len()])?)?;
+        }
+        if shape.active > 0 {
+            let (categories, size) = (from.any("embeddings.categories")?.values, graph.embedding());
+            let rows = narrow("embeddings", from.take("embeddings", &[categories.len(), size])?)?;
+            let (table, moments) = (&mut known.weights.table, training.optimizer.moments());
+            for (at, number) in categories.iter().enumerate() {
+                let category = *number as u32;
+                let is_one = f64::from(category) == *number && (category as usize) < shape.categories;
+                if !is_one || table.row(category).is_some() {
+                    return Err(format!("`embeddings.categories` holds {number}, which is no category, or twice"));
+                }
+                let mut row = rows[at * size..].iter();
+                course.tending.add(table, category, 0, moments, || row.next().copied().unwrap_or_default());
+            }
+        }
         self.go_to_device();
         Ok(())
     }

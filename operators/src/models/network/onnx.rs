@@ -8,7 +8,7 @@ use super::loss::Head;
 
 /// What the network tells of the rows.
 pub(super) fn express(frozen: &Frozen, graph: &mut Graph, rows: &Rows) -> Expressed {
-    let Frozen { plan, known } = frozen;
+    let Frozen { plan, known, .. } = frozen;
     let numbers = known.scaling.onnx(graph, rows).map(|numbers| graph.as_floats(numbers));
     let mut network = Operations { plan, known, rows, numbers, values: vec![None; plan.graph.nodes()] };
     for (at, operation) in plan.graph.operations() {

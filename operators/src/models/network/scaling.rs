@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::Shape;
 use super::super::onnx::{Edge, Graph, Rows};
 use super::super::spread::Spread;
+use super::super::{Shape, Tensor, Weights};
 use super::samples::Samples;
 
 /// A number further from the mean counts as one this many deviations away.
@@ -89,7 +89,41 @@ impl Scaling {
             && self.columns.iter().chain(&self.target).all(Spread::is_sound)
     }
 
-    /// Means and deviations of the columns, for artefacts.
+    /// All of it, for artefacts.
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
+        let told = |what: &str, spreads: &[Spread]| {
+            let row = |name: &str, of: fn(&Spread) -> f64| {
+                Tensor::row(format!("{what}.{name}"), spreads.iter().map(of).collect())
+            };
+            let means = row("mean", |spread| spread.mean);
+            (!spreads.is_empty()).then(|| [means, row("deviation", Spread::deviation), row("count", Spread::count)])
+        };
+        [told("inputs", &self.columns), told("target", self.target.as_slice())]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect()
+    }
+
+    /// Takes it from others.
+    pub(super) fn take(&mut self, from: &mut Weights) -> Result<(), String> {
+        for (what, spreads) in [("inputs", &mut self.columns[..]), ("target", self.target.as_mut_slice())] {
+            if spreads.is_empty() {
+                continue;
+            }
+            let mut row = |name: &str| from.take(&format!("{what}.{name}"), &[spreads.len()]);
+            let (means, deviations, counts) = (row("mean")?, row("deviation")?, row("count")?);
+            for (at, spread) in spreads.iter_mut().enumerate() {
+                *spread = Spread::new(counts[at], means[at], deviations[at]);
+                if !spread.is_sound() || deviations[at] < 0.0 {
+                    return Err(format!("`{what}.deviation` or `{what}.count` is out of range at {at}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Means and deviations of the columns.
     pub(super) fn told(&self) -> (Vec<f64>, Vec<f64>) {
         let columns = self.columns.iter();
         (columns.clone().map(|spread| spread.mean).collect(), columns.map(Spread::deviation).collect())

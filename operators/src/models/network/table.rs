@@ -190,19 +190,29 @@ impl Tending {
             }
             self.rare.remove(&category);
         }
+        let mut random = Random::new(self.seed, u64::from(category));
+        let reach = 1.0 / (table.size.max(1) as f64).sqrt();
+        self.add(table, category, now, moments, || (reach * random.signed()) as f32);
+        true
+    }
+
+    /// Gives a category that has none a row.
+    pub(super) fn add(
+        &mut self,
+        table: &mut Table,
+        category: u32,
+        now: u64,
+        moments: usize,
+        mut value: impl FnMut() -> f32,
+    ) {
         let (slot, size) = (table.len, table.size);
         table.len += 1;
         table.set_slot(category, Some(slot));
         table.rows.grow(table.len * size, &0.0);
-        let mut random = Random::new(self.seed, u64::from(category));
-        let reach = 1.0 / (size.max(1) as f64).sqrt();
-        for value in table.rows.get_mut(slot * size, size) {
-            *value = (reach * random.signed()) as f32;
-        }
+        table.rows.get_mut(slot * size, size).iter_mut().for_each(|to| *to = value());
         self.categories.push(category);
         self.seen.push(now);
         self.moments.extend(std::iter::repeat_n(0.0, moments * size));
-        true
     }
 
     /// Drops what has not been seen for long; a look at all of them, so it is taken seldom.

@@ -1,5 +1,6 @@
 //! The operator as a whole, on seeded streams.
 
+mod begun;
 mod classes;
 mod guards;
 mod later;

@@ -18,7 +18,7 @@ fn definition(name: &str) -> Definition {
     let model = if name == "second" { "4" } else { "3" };
     let parts = [("source/orders", "1"), ("request/questions", "2"), ("m", model), ("n", "5")];
     let fingerprints = parts.map(|(name, fingerprint)| (name.to_owned(), fingerprint.to_owned())).into();
-    Definition { definition: name.to_owned(), sources, fingerprints }
+    Definition { definition: name.to_owned(), sources, fingerprints, ..Definition::default() }
 }
 
 /// An epoch that takes ten orders, and answers one question; a partition is idle in every third.
