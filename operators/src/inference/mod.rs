@@ -6,6 +6,7 @@ mod artefacts;
 mod features;
 mod outputs;
 pub mod policies;
+mod reasons;
 mod saved;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::models::{Design, Matrix, Names, Predictor, Shape};
 pub use artefacts::{ONNX, WEIGHTS, read_weights};
 pub use features::{CATEGORIES, Feature, FeatureConfig, Features, Place, is_number};
 pub use outputs::{Outputs, PREDICTED, PREDICTED_ACTION, PREDICTED_CLASS};
+pub use reasons::{BECAUSE, Usual, can_explain};
 pub use saved::{STATE, Saved};
 
 /// What a model is, apart from what it has learned.
@@ -52,6 +54,8 @@ pub struct Revision {
     spec: Arc<Spec>,
     predictor: Arc<dyn Predictor>,
     examples: u64,
+    /// What rows usually look like, and by how many features answers are explained.
+    explains: Option<(Usual, usize)>,
     schema: SchemaRef,
 }
 
@@ -59,7 +63,15 @@ impl Revision {
     /// A revision from a frozen model.
     pub fn new(spec: Arc<Spec>, predictor: Arc<dyn Predictor>, examples: u64) -> Self {
         let schema = Arc::new(Schema::new(spec.outputs.answer_fields()));
-        Self { spec, predictor, examples, schema }
+        Self { spec, predictor, examples, explains: None, schema }
+    }
+
+    /// The same, with answers that say what the features that matter most add to them.
+    #[must_use]
+    pub fn explaining(self, usual: Usual, most: usize) -> Self {
+        let fields = self.schema.fields().iter().map(|field| field.as_ref().clone()).chain([reasons::field()]);
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Self { explains: Some((usual, most)), schema, ..self }
     }
 }
 
@@ -76,7 +88,10 @@ impl Answer for Revision {
         let (mut matrix, mut outputs) = (Matrix::new(self.spec.shape()), Vec::new());
         features.read(&rows, &mut matrix)?;
         self.predictor.predict(&matrix, &mut outputs);
-        let columns = meaning.answer_columns(&rows, self.examples, &outputs);
+        let mut columns = meaning.answer_columns(&rows, self.examples, &outputs);
+        if let Some((usual, most)) = &self.explains {
+            columns.push(reasons::reasons(&self.spec, &*self.predictor, (usual, *most), &matrix, &outputs));
+        }
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }
 

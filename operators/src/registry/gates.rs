@@ -1,8 +1,6 @@
 //! What must hold of a model before it becomes a version, or passes `millstream ci`: SQL conditions on what it has measured.
 //!
-//! `log_loss < 0.5 and log_loss < majority_log_loss`: a measure of the model over all rows has its own name, one of a baseline the
-//! baseline's before it, and one over other rows these behind it: `"accuracy carrier=AA"`, `"log_loss last 1000"`, `"log_loss faded"`.
-//! `examples` is how many it has learned.
+//! `log_loss < 0.5 and log_loss < majority_log_loss`: measures are called as in `millstream models list`; `examples` is how many it has learned.
 
 use std::sync::Arc;
 
@@ -14,6 +12,7 @@ use millstream_engine::operator::Rejects;
 use serde::Serialize;
 
 use super::Score;
+use super::measures::column;
 use crate::expression::Expression;
 
 /// A condition.
@@ -79,12 +78,7 @@ impl Gate {
 fn row(examples: u64, measures: &[Score]) -> Result<RecordBatch> {
     let mut fields = vec![("examples".to_owned(), Arc::new(Int64Array::from(vec![examples as i64])) as ArrayRef)];
     for score in measures {
-        let name = match (score.who.as_str(), score.over.as_str()) {
-            ("model", "all") => score.name.clone(),
-            ("model", over) => format!("{} {over}", score.name),
-            (who, "all") => format!("{who}_{}", score.name),
-            (who, over) => format!("{who}_{} {over}", score.name),
-        };
+        let name = column(score);
         // What is not a number is not known.
         let value = Some(score.value).filter(|value| !value.is_nan());
         if fields.iter().all(|(other, _)| *other != name) {

@@ -26,6 +26,18 @@ pub fn best_baseline<'a>(measures: &'a [Score], name: &str) -> Option<&'a Score>
     baselines.min_by(|a, b| a.value.total_cmp(&b.value))
 }
 
+/// What a measure is called in SQL: one of the model over all rows by its own name, one of a baseline with the baseline's before it, one
+/// over other rows with these behind it: `log_loss`, `majority_log_loss`, `"accuracy carrier=AA"`.
+pub(super) fn column(score: &Score) -> String {
+    let Score { name, who, over, .. } = score;
+    match (who.as_str(), over.as_str()) {
+        ("model", "all") => name.clone(),
+        ("model", over) => format!("{name} {over}"),
+        (who, "all") => format!("{who}_{name}"),
+        (who, over) => format!("{who}_{name} {over}"),
+    }
+}
+
 /// Measures of which more is better; of all others, less is.
 const MORE_IS_BETTER: [&str; 9] =
     ["accuracy", "auc", "f1", "mcc", "kappa", "kappa_temporal", "r2", "reward", "reward_ips"];

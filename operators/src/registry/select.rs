@@ -11,6 +11,7 @@ use millstream_engine::operator::Rejects;
 use millstream_engine::{Fault, Result};
 
 use super::changes::Entry;
+use super::measures::column;
 use super::version::{Metadata, Version};
 use crate::expression::Expression;
 
@@ -146,7 +147,7 @@ fn fixed(of: &Sound<'_>) -> Vec<(String, ArrayRef)> {
     columns.into_iter().map(|(name, column)| (name.to_owned(), column)).collect()
 }
 
-/// What some versions have: measures (`log_loss`, `"majority.log_loss"`, `"log_loss[carrier=AA]"`), durations
+/// What some versions have: measures (`log_loss`, `majority_log_loss`, `"log_loss carrier=AA"`), durations
 /// (`"seconds.since_start"`), tags (`"tag.stage"`).
 fn named(of: &Sound<'_>) -> Vec<(String, ArrayRef)> {
     let mut numbers: BTreeMap<String, Vec<Option<f64>>> = BTreeMap::new();
@@ -155,9 +156,7 @@ fn named(of: &Sound<'_>) -> Vec<(String, ArrayRef)> {
     };
     for (row, (_, version)) in of.iter().enumerate() {
         for score in &version.metadata.measures {
-            let over = if score.over == "all" { String::new() } else { format!("[{}]", score.over) };
-            let who = if score.who == "model" { String::new() } else { format!("{}.", score.who) };
-            put(format!("{who}{}{over}", score.name), row, score.value);
+            put(column(score), row, score.value);
         }
         for (what, seconds) in &version.metadata.durations_seconds {
             put(format!("seconds.{what}"), row, *seconds);

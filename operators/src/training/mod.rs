@@ -21,7 +21,7 @@ use serde_json::Value;
 
 pub use trials::{STANDING, STANDING_ROWS, Trials, TrialsPlan};
 
-use crate::inference::{FeatureConfig, Features, Outputs, Spec};
+use crate::inference::{FeatureConfig, Features, Outputs, Spec, can_explain};
 use crate::models::{self, CLASSES_MAX, Design, Task};
 use evaluation::EvaluationConfig;
 use examples::Examples;
@@ -60,6 +60,11 @@ pub struct TrainingConfig {
     pub actions: Option<Vec<Value>>,
     /// For a model that chooses: the column that says with which probability the action was taken.
     pub propensity: Option<String>,
+    /// By how many features each answer is explained, those first that matter most for it: what they add to the prediction, beside what
+    /// it would be if each alone were as usual. It costs a prediction more for each feature of the model. 0 is none.
+    #[serde(default)]
+    #[schemars(range(max = 1000))]
+    pub explain: u32,
     /// How it is judged, besides by all rows.
     #[serde(default)]
     pub evaluate: EvaluationConfig,
@@ -132,6 +137,11 @@ pub fn plan(value: &Value, input: &StepInput<'_>) -> Planned<Step> {
     };
     let outputs = outputs(&config, &design, &mut problems);
     let told = Examples::plan(input, &config, design.task, &outputs, &mut problems);
+    let explain = config.explain as usize;
+    if explain > 0 && !can_explain(design.task) {
+        let message = format!("what `{}` says is no single number that features could add to", design.kind);
+        problems.push(Problem::new("explain", "bad-value", message).help("leave it out"));
+    }
     let guards = problems.take_all(GuardPlan::plan_all(&config.drift, &design, config.learns));
     let number = |value: &Value| Examples::constant(value, design.task, &outputs);
     let waiting = match &config.label {
@@ -162,7 +172,7 @@ pub fn plan(value: &Value, input: &StepInput<'_>) -> Planned<Step> {
     let label = config.label.map(|label| label.column().to_owned());
     let spec = Arc::new(Spec { design, features, label, outputs });
     let learns = config.learns;
-    let plan = OnlinePlan { spec, told, evaluation, slices, guards, waiting, learns, schema: schema.clone() };
+    let plan = OnlinePlan { spec, told, evaluation, slices, guards, waiting, learns, explain, schema: schema.clone() };
     let make: MakeFold = Arc::new(move || Box::new(Online::new(plan.clone())));
     Ok(Step { schema, others, power: Power::Fold(Folding { make, takes_changes, begun: None }) })
 }

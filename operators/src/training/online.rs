@@ -22,7 +22,7 @@ use super::evaluation::{Evaluation, EvaluationConfig};
 use super::examples::Examples;
 use super::guard::{GuardPlan, Guarded};
 use super::waiting::{self, Waiting, WaitingPlan};
-use crate::inference::{Revision, Saved, Spec, accepted, read_weights};
+use crate::inference::{Revision, Saved, Spec, Usual, accepted, read_weights};
 use crate::models::{Example, Matrix};
 
 /// All that makes a fold.
@@ -37,6 +37,8 @@ pub(super) struct OnlinePlan {
     pub(super) waiting: Option<WaitingPlan>,
     /// Whether it learns; else rows only judge it.
     pub(super) learns: bool,
+    /// By how many features answers are explained.
+    pub(super) explain: usize,
     /// The output's.
     pub(super) schema: SchemaRef,
 }
@@ -47,6 +49,8 @@ pub(super) struct Online {
     model: Guarded,
     evaluation: Evaluation,
     waiting: Option<Waiting>,
+    /// What rows look like, where answers are explained.
+    usual: Option<Usual>,
     examples: u64,
     /// How many rows were judged since it was made.
     judged: u64,
@@ -69,6 +73,7 @@ struct State {
     model: Vec<u8>,
     evaluation: Evaluation,
     waiting: Option<Vec<u8>>,
+    usual: Option<Usual>,
 }
 
 /// Where a null stands in a column by which rows are judged apart.
@@ -93,6 +98,7 @@ impl Online {
             model: Guarded::new(spec.design.clone(), shape, &plan.guards),
             evaluation: plan.evaluation(),
             waiting: plan.waiting.clone().map(Waiting::new),
+            usual: (plan.explain > 0).then(|| Usual::new(shape)),
             examples: 0,
             judged: 0,
             buffers: Buffers { matrix: Matrix::new(shape), examples: Vec::new(), outputs: Vec::new() },
@@ -128,6 +134,9 @@ impl Online {
         }
         let rows = accepted(rows, rejects)?;
         self.plan.spec.features.read(&rows, matrix)?;
+        if let Some(usual) = &mut self.usual {
+            usual.see(matrix);
+        }
         Ok((rows, numbers))
     }
 
@@ -310,7 +319,11 @@ impl Fold for Online {
     }
 
     fn revision(&self) -> Arc<dyn Answer> {
-        Arc::new(Revision::new(self.plan.spec.clone(), self.model.model().frozen(), self.examples))
+        let revision = Revision::new(self.plan.spec.clone(), self.model.model().frozen(), self.examples);
+        Arc::new(match &self.usual {
+            Some(usual) => revision.explaining(usual.clone(), self.plan.explain),
+            None => revision,
+        })
     }
 
     fn measures(&self) -> Vec<Measure> {
@@ -337,6 +350,7 @@ impl Fold for Online {
             model: self.model.snapshot(),
             evaluation: self.evaluation.clone(),
             waiting: self.waiting.as_ref().map(Waiting::snapshot),
+            usual: self.usual.clone(),
         };
         postcard::to_stdvec(&state).expect("numbers and strings can be written to memory")
     }
@@ -358,7 +372,12 @@ impl Fold for Online {
             let (outputs, slices) = (self.plan.spec.outputs.width(), self.plan.slices.len());
             waiting.restore(stored, self.plan.spec.shape(), outputs, slices).map_err(damaged)?;
         }
+        let (shape, explains) = (self.plan.spec.shape(), self.usual.is_some());
+        if state.usual.is_some() != explains || state.usual.as_ref().is_some_and(|usual| !usual.fits(shape)) {
+            return Err(damaged("what is usual does not fit".to_owned()));
+        }
         self.model.restore(&state.model).map_err(damaged)?;
+        self.usual = state.usual;
         self.evaluation = state.evaluation;
         self.examples = state.examples;
         Ok(())

@@ -217,6 +217,7 @@ impl Commit for BrokerCommit {
             if rest.is_empty() {
                 self.tell(epochs)?;
                 self.hub.iter().for_each(|hub| hub.published(epochs));
+                self.promoter.note();
                 return Ok(());
             }
             // Once lost, it is looked for in the next round.

@@ -410,6 +410,7 @@ fn promoter(
         metrics,
         failing: false,
         unnoted: false,
+        to_note_ms: None,
         promoted: Vec::new(),
     })
 }

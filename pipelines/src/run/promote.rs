@@ -53,6 +53,8 @@ pub struct Promoter {
     pub failing: bool,
     /// The same for the history.
     pub unnoted: bool,
+    /// When a version was made that is not in the history yet.
+    pub to_note_ms: Option<i64>,
     /// Versions that were made of revisions of epochs that may not be durable yet.
     pub promoted: Vec<(Epoch, Version)>,
 }
@@ -98,6 +100,17 @@ impl Promoter {
         Ok(())
     }
 
+    /// Writes the history of what was promoted, once it is committed: nobody waits for that. The folder is what counts, and the next
+    /// change of the registry notes what was not.
+    pub fn note(&mut self) {
+        if let Some(now_ms) = self.to_note_ms.take()
+            && let Err(fault) = self.registry.note_versions(now_ms)
+            && !std::mem::replace(&mut self.unnoted, true)
+        {
+            eprintln!("a version is promoted, and its history is not written: {fault}");
+        }
+    }
+
     fn consider(&mut self, fold: usize, revision: &Revision, now_ms: i64) -> Result<()> {
         let Some(candidate) = self.candidates.get_mut(&fold) else { return Ok(()) };
         if let Some(reason) = candidate.decide(revision, &self.metrics)? {
@@ -126,12 +139,7 @@ impl Promoter {
                 Ok(version) => {
                     self.promoted.push((revision.epoch, version.clone()));
                     candidate.parent = Some(version);
-                    // The folder is what counts: the next change of the registry notes what was not.
-                    if let Err(fault) = self.registry.note_versions(now_ms)
-                        && !std::mem::replace(&mut self.unnoted, true)
-                    {
-                        eprintln!("{} is promoted, and its history is not written: {fault}", candidate.model);
-                    }
+                    self.to_note_ms = Some(now_ms);
                     if std::mem::take(&mut self.failing) {
                         eprintln!("{}: promoted again", candidate.model);
                     }

@@ -143,6 +143,12 @@ pub(crate) fn value(column: &dyn Array, row: usize) -> Result<Value> {
         DataType::Int64 => Ok(json!(column.as_primitive::<Int64Type>().value(row))),
         DataType::Boolean => Ok(json!(column.as_boolean().value(row))),
         DataType::Utf8 => Ok(json!(column.as_string::<i32>().value(row))),
+        DataType::Map(..) => {
+            let entries = column.as_map().value(row);
+            let (names, values) = (entries.column(0).as_string::<i32>(), entries.column(1));
+            let entry = |at: usize| Ok((names.value(at).to_owned(), value(values, at)?));
+            Ok(Value::Object((0..entries.len()).map(entry).collect::<Result<_>>()?))
+        }
         other => Err(Fault::ours(format!("answers have no columns of type {other}"))),
     }
 }

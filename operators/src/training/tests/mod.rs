@@ -2,6 +2,7 @@
 
 mod begun;
 mod classes;
+mod explained;
 mod guards;
 mod later;
 

@@ -36,8 +36,8 @@ enum Command {
         model: Option<String>,
         /// Only versions that meet this SQL condition: `log_loss < 0.5 and examples > 10000`, `"tag.stage" = 'live'`.
         ///
-        /// There are, besides what `show` tells, the measures of the model (`log_loss`), of baselines (`"majority.log_loss"`) and
-        /// of slices (`"log_loss[carrier=AA]"`), the best `baseline`, `"seconds.since_start"` and `"tag.NAME"`.
+        /// There are, besides what `show` tells, the measures of the model (`log_loss`), of baselines (`majority_log_loss`) and
+        /// of slices (`"log_loss carrier=AA"`), the best `baseline`, `"seconds.since_start"` and `"tag.NAME"`.
         #[arg(long = "where", value_name = "SQL")]
         condition: Option<String>,
         /// In this order instead: `log_loss`, `promoted desc`.
