@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use millstream_connectors::broker::Message;
+use millstream_engine::Fault;
 use millstream_engine::book::Request;
 use millstream_engine::publish::Outcome;
-use millstream_engine::{Fault, Result};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde::ser::{Error as _, SerializeMap, Serializer};
 
 use crate::run::commit::Answers;
 
@@ -42,7 +42,7 @@ struct Asked<'a> {
 #[serde(untagged)]
 enum Body<'a> {
     Answered {
-        answer: Value,
+        answer: Columns<'a>,
         model: &'a str,
         revision: u64,
         learned_through: LearnedThrough<'a>,
@@ -66,11 +66,11 @@ struct Refusal<'a> {
 }
 
 /// The answer to a request as it is written.
-pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result<Vec<u8>> {
+pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> millstream_engine::Result<Vec<u8>> {
     let origin = request.origin;
     let body = match outcome {
-        Outcome::Answered { columns, row, revision, staleness_ms } => Body::Answered {
-            answer: object(columns, *row)?,
+        Outcome::Answered { columns, row, revision, staleness_ms, .. } => Body::Answered {
+            answer: Columns(columns, *row),
             model: &revision.model,
             revision: revision.revision,
             learned_through: LearnedThrough {
@@ -83,8 +83,10 @@ pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result
     };
     let key = request.key.as_deref().map(String::from_utf8_lossy);
     let request = Asked { topic: &answers.asked, partition: origin.partition, offset: origin.offset, key };
-    serde_json::to_vec(&Written { request, body })
-        .map_err(|error| Fault::ours("an answer cannot be written").because(error))
+    let mut text = Vec::with_capacity(512);
+    serde_json::to_writer(&mut text, &Written { request, body })
+        .map_err(|error| Fault::ours("an answer cannot be written").because(error))?;
+    Ok(text)
 }
 
 /// The answer to a request as a message for a topic with so many partitions.
@@ -105,24 +107,38 @@ pub fn time(ms: i64) -> String {
         .map_or_else(|| format!("{ms} ms"), |time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
-fn object(columns: &RecordBatch, row: usize) -> Result<Value> {
-    let mut object = Map::new();
-    for (field, column) in columns.schema_ref().fields().iter().zip(columns.columns()) {
-        object.insert(field.name().clone(), value(column, row)?);
+/// A row's columns as an object, whose keys are in the order of the alphabet.
+struct Columns<'a>(&'a RecordBatch, usize);
+
+impl Serialize for Columns<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(columns, row) = self;
+        let fields = columns.schema_ref().fields();
+        let mut order: Vec<usize> = (0..fields.len()).collect();
+        order.sort_unstable_by_key(|at| fields[*at].name());
+        let mut object = serializer.serialize_map(Some(fields.len()))?;
+        for at in order {
+            object.serialize_entry(fields[at].name(), &Datum(columns.column(at), *row))?;
+        }
+        object.end()
     }
-    Ok(Value::Object(object))
 }
 
-/// A value of an answer, as JSON.
-pub(crate) fn value(column: &dyn Array, row: usize) -> Result<Value> {
-    if column.is_null(row) {
-        return Ok(Value::Null);
-    }
-    match column.data_type() {
-        DataType::Float64 => Ok(json!(column.as_primitive::<Float64Type>().value(row))),
-        DataType::Int64 => Ok(json!(column.as_primitive::<Int64Type>().value(row))),
-        DataType::Boolean => Ok(json!(column.as_boolean().value(row))),
-        DataType::Utf8 => Ok(json!(column.as_string::<i32>().value(row))),
-        other => Err(Fault::ours(format!("answers have no columns of type {other}"))),
+/// A value of an answer: a row of a column.
+pub(crate) struct Datum<'a>(pub(crate) &'a dyn Array, pub(crate) usize);
+
+impl Serialize for Datum<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(column, row) = *self;
+        if column.is_null(row) {
+            return serializer.serialize_unit();
+        }
+        match column.data_type() {
+            DataType::Float64 => serializer.serialize_f64(column.as_primitive::<Float64Type>().value(row)),
+            DataType::Int64 => serializer.serialize_i64(column.as_primitive::<Int64Type>().value(row)),
+            DataType::Boolean => serializer.serialize_bool(column.as_boolean().value(row)),
+            DataType::Utf8 => serializer.serialize_str(column.as_string::<i32>().value(row)),
+            other => Err(S::Error::custom(format!("answers have no columns of type {other}"))),
+        }
     }
 }
