@@ -431,5 +431,6 @@ fn triton_clients_are_answered() {
             println!("{}", said(&output.stdout));
         }
     });
-    assert_eq!(one_answer_each(&site.records("questions"), &site.answers()).len(), 12);
+    // Five times three heats; one of them got an answer in the log, and asked for an output that is none.
+    assert_eq!(one_answer_each(&site.records("questions"), &site.answers()).len(), 15);
 }

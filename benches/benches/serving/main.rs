@@ -71,6 +71,7 @@ fn main() {
         "promotions",
         "CPU s a s",
         "ours, us a request",
+        "epochs /s",
     ]);
     for (name, called, rate, connections) in CASES.into_iter().filter(|(name, ..)| is_chosen(name)) {
         let found = measure(name, rate, connections, seconds);
@@ -95,6 +96,7 @@ fn main() {
             found.promotions.to_string(),
             format!("{:.2}", found.cpu),
             format!("{:.1}", found.cpu_us),
+            thousands(found.epochs),
         ]);
     }
     table.print("Logistic regression on 39 features, while it learns 1,000 rows a second");
@@ -154,6 +156,8 @@ struct Found {
     cpu: f64,
     /// Without the thread that asks, for each request, with all that is learned beside it.
     cpu_us: f64,
+    /// A second.
+    epochs: f64,
 }
 
 fn measure(name: &str, rate: f64, connections: usize, seconds: f64) -> Found {
@@ -189,6 +193,7 @@ fn measure(name: &str, rate: f64, connections: usize, seconds: f64) -> Found {
             });
         });
         let (before, asker, watch) = (cpu_seconds(), thread_cpu_seconds(), Instant::now());
+        let first = book.published();
         let all = WARM_UP_SECONDS + seconds;
         let asked = if connections == 0 {
             ask_topic(&*broker, rate, all, scope)
@@ -201,6 +206,7 @@ fn measure(name: &str, rate: f64, connections: usize, seconds: f64) -> Found {
             asked
         };
         let spent = cpu_seconds() - before;
+        let epochs = (book.published() - first) as f64 / watch.elapsed().as_secs_f64();
         let cpu = spent / watch.elapsed().as_secs_f64();
         let cpu_us = (spent - (thread_cpu_seconds() - asker)) / asked.len() as f64 * 1e6;
         stop.store(true, Ordering::SeqCst);
@@ -210,7 +216,7 @@ fn measure(name: &str, rate: f64, connections: usize, seconds: f64) -> Found {
         let in_time = asked.into_iter().filter(|(due, _, status)| *due > WARM_UP_SECONDS && *status > 0);
         let samples = in_time.map(|(_, took, status)| (took, status)).collect();
         let promotions = summary.models["line"].versions.len();
-        Found { samples, lost, promotions, cpu, cpu_us }
+        Found { samples, lost, promotions, cpu, cpu_us, epochs }
     })
 }
 

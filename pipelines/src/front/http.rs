@@ -42,6 +42,12 @@ struct Wanted<'a> {
     name: Cow<'a, str>,
 }
 
+impl AsRef<str> for Wanted<'_> {
+    fn as_ref(&self) -> &str {
+        &self.name
+    }
+}
+
 /// The service.
 pub(super) struct Front {
     pub(super) limits: Limits,
@@ -171,8 +177,9 @@ fn read(body: &Bytes, length: Option<usize>) -> Result<(Sent<'_>, &[u8]), Refusa
             body.split_at_checked(length).ok_or_else(longer)?
         }
     };
-    let sent =
-        serde_json::from_slice(text).map_err(|error| bad(format!("the request cannot be understood: {error}")))?;
+    // Once for all: what is read from bytes is looked through again in each of its texts.
+    let text = std::str::from_utf8(text).map_err(|_| bad("the request is not UTF-8"))?;
+    let sent = serde_json::from_str(text).map_err(|error| bad(format!("the request cannot be understood: {error}")))?;
     Ok((sent, binary))
 }
 
@@ -234,7 +241,7 @@ fn response(
         Ok(answered) => answered,
         Err(errors) => return in_json(StatusCode::UNPROCESSABLE_ENTITY, &errors),
     };
-    let outputs = answered.outputs(wanted.iter().map(|wanted| &*wanted.name))?;
+    let outputs = answered.outputs(wanted)?;
     let oldest = answered.oldest;
     let given = Given {
         model_name: name,

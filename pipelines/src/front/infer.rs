@@ -247,27 +247,22 @@ impl<'o> Answered<'o> {
                 Outcome::Refused { step, reason } => errors.push(RowError { row: at, step, reason }),
             }
         }
-        match oldest.filter(|_| errors.is_empty()) {
-            Some(oldest) => Ok(Self { rows, oldest, staleness_ms }),
-            None => {
-                let why = errors.first().map_or("nobody has answered", |error| error.reason);
-                let error = format!("{} of {} rows cannot be answered: {why}", errors.len(), outcomes.len());
-                Err(Errors { error, errors })
-            }
+        if let Some(oldest) = oldest.filter(|_| errors.is_empty()) {
+            return Ok(Self { rows, oldest, staleness_ms });
         }
+        let why = errors.first().map_or("nobody has answered", |error| error.reason);
+        let error = format!("{} of {} rows cannot be answered: {why}", errors.len(), outcomes.len());
+        Err(Errors { error, errors })
     }
 
     /// The columns of the answer that are wanted, all where none is named.
-    pub(super) fn outputs<'n>(
-        &self,
-        wanted: impl Iterator<Item = &'n str> + Clone,
-    ) -> Result<Vec<Output<'_>>, Refusal> {
+    pub(super) fn outputs(&self, wanted: &[impl AsRef<str>]) -> Result<Vec<Output<'_>>, Refusal> {
         let schema = self.rows[0].0.schema_ref();
-        if let Some(unknown) = wanted.clone().find(|name| schema.index_of(name).is_err()) {
+        if let Some(unknown) = wanted.iter().find(|name| schema.index_of(name.as_ref()).is_err()) {
             let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-            return Err(bad(format!("there is no output `{unknown}`; there are {}", names.join(", "))));
+            return Err(bad(format!("there is no output `{}`; there are {}", unknown.as_ref(), names.join(", "))));
         }
-        let is_wanted = |name: &str| wanted.clone().next().is_none() || wanted.clone().any(|wanted| wanted == name);
+        let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted.as_ref() == name);
         let fields = schema.fields().iter().enumerate().filter(|(_, field)| is_wanted(field.name()));
         Ok(fields.map(|(at, _)| Output { rows: &self.rows, at }).collect())
     }

@@ -42,6 +42,10 @@ use admission::Admission;
 pub use hub::Hub;
 use tensors::Columns;
 
+/// How much of the time in which requests should be answered one may wait for others, where few do: a tenth, and no longer than this.
+const PACES: u32 = 10;
+const PACE_MAX: Duration = Duration::from_millis(2);
+
 /// Why a version cannot be asked.
 const NEWEST_ONLY: &str = "answers come from the newest revision, and say which it was; ask without a version";
 
@@ -89,7 +93,7 @@ pub fn start(pipeline: &Pipeline, around: &Around<'_>) -> Result<Option<Running>
     let (mut endpoints, mut writings, mut inlets) = (Vec::new(), Vec::<Writing>::new(), Vec::new());
     for (at, request) in pipeline.requests.iter().enumerate() {
         let inlet = around.inlet(pipeline, request);
-        let (intake, writing) = Intake::start(&inlet, Repeats::Sender)?;
+        let (intake, writing) = Intake::paced(&inlet, Repeats::Sender, (settings.objective / PACES).min(PACE_MAX))?;
         endpoints.push(Endpoint::new(pipeline, at, intake, &settings, around, &counts));
         writings.push(writing);
         inlets.push(inlet);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use millstream_connectors::broker::Message;
+use millstream_connectors::formats::timestamp;
 use millstream_engine::Fault;
 use millstream_engine::book::Request;
 use millstream_engine::publish::Outcome;
@@ -103,8 +104,9 @@ pub fn message(request: &Request, value: Vec<u8>, partitions: u32, now_ms: i64) 
 
 /// Milliseconds since 1970 as RFC 3339.
 pub fn time(ms: i64) -> String {
-    arrow::temporal_conversions::timestamp_ms_to_datetime(ms)
-        .map_or_else(|| format!("{ms} ms"), |time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+    let mut text = Vec::with_capacity(24);
+    timestamp::write(ms, &mut text);
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// A row's columns as an object, whose keys are in the order of the alphabet.

@@ -119,6 +119,12 @@ pub(super) struct Wanted {
     pub(super) name: String,
 }
 
+impl AsRef<str> for Wanted {
+    fn as_ref(&self) -> &str {
+        &self.name
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Parameter {
     #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5")]

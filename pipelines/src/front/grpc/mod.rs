@@ -224,7 +224,7 @@ fn parameters(said: &HashMap<String, Parameter>) -> Result<Parameters, Refusal> 
 fn response(name: &str, id: &str, wanted: &[Wanted], outcomes: &[Outcome]) -> Result<InferResponse, Refusal> {
     let answered =
         Answered::of(outcomes).map_err(|errors| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, errors.error))?;
-    let found = answered.outputs(wanted.iter().map(|wanted| wanted.name.as_str()))?;
+    let found = answered.outputs(wanted)?;
     let (mut outputs, mut raw) = (Vec::new(), Vec::new());
     for output in &found {
         let (name, datatype) = (output.name().to_owned(), output.datatype().to_owned());
