@@ -27,7 +27,12 @@ pub fn quantile(samples: &mut [f64], share: f64) -> f64 {
 /// The seconds that all cores together have spent on this process so far, in steps of 10 ms; zero where `/proc` does not
 /// tell. Unlike the time of day it does not grow with what else the machine does.
 pub fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    cpu_seconds_of("self")
+}
+
+/// The same of another process, by its id.
+pub fn cpu_seconds_of(process: &str) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // The program's name may hold anything, but no bracket comes after it; user and system time are the 12th and 13th field after it.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or_default();

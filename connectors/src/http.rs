@@ -5,21 +5,23 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use hyper::server::conn::http1;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::http::uri::Authority;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use millstream_engine::Result;
 use millstream_engine::catalogue::{Problem, Problems};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::sources::within;
@@ -43,6 +45,9 @@ pub fn timeout_seconds() -> f64 {
 
 /// What a connection may use for headers.
 const BUFFER_BYTES: usize = 64 << 10;
+/// Over HTTP/2: requests that a connection may have at a time, and bytes of their bodies that may wait to be read.
+const STREAMS_MAX: u32 = 1024;
+const WINDOW_BYTES: u32 = 256 << 10;
 /// How long a connection lives at most; then its client makes a new one.
 const LIFE: Duration = Duration::from_mins(10);
 /// How long is waited when no connection can be accepted, for want of file descriptors.
@@ -121,9 +126,12 @@ pub struct Limits {
 impl Limits {
     /// Refuses who does not send the token, or, where there is none, who asks under a name that is not this machine's: a page in a
     /// browser could have a name of its own that leads here.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub fn admit<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
+        let headers = request.headers();
         let Some(expected) = self.token else {
-            let host = headers.get(HOST).and_then(|value| value.to_str().ok());
+            let named = || headers.get(HOST).and_then(|value| value.to_str().ok());
+            // Over HTTP/2 it is a part of the address.
+            let host = request.uri().authority().map(Authority::as_str).or_else(named);
             let message = "without a token only this machine may ask, as 127.0.0.1 or localhost";
             let is_here = host.is_some_and(is_loopback);
             return if is_here { Ok(()) } else { Err(Refusal::new(StatusCode::FORBIDDEN, message)) };
@@ -165,10 +173,20 @@ pub trait Serve: Send + Sync + 'static {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
 }
 
+/// What is spoken on connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// One request after the other.
+    Http1,
+    /// Many at a time, without TLS: the client knows that it is spoken here.
+    Http2,
+}
+
 /// Serves connections until it is told to stop, and those that are open to their end.
 pub async fn listen<S: Serve>(
     listener: TcpListener,
     limits: Limits,
+    protocol: Protocol,
     service: Arc<S>,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<()> {
@@ -183,26 +201,29 @@ pub async fn listen<S: Serve>(
             connection = connection => connection,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
-        match accepted {
-            Ok((stream, _)) => drop(tokio::spawn(converse(stream, limits, service.clone(), slot, stopping.clone()))),
-            Err(_) => sleep(REST).await,
-        }
+        let Ok((stream, _)) = accepted else {
+            sleep(REST).await;
+            continue;
+        };
+        // Answers are small, and somebody waits for them; where it cannot be set, they come a little later.
+        drop(stream.set_nodelay(true));
+        let (service, stopping) = (service.clone(), stopping.clone());
+        drop(tokio::spawn(async move {
+            match protocol {
+                Protocol::Http1 => one_by_one(stream, limits, service, stopping).await,
+                Protocol::Http2 => many(stream, limits, service, stopping).await,
+            }
+            // It is free again.
+            drop(slot);
+        }));
     }
     drop(listener);
     drop(slots.acquire_many(limits.connections_max as u32).await);
     Ok(())
 }
 
-/// Serves a connection; its `slot` is free again in the end.
-async fn converse<S: Serve>(
-    stream: TcpStream,
-    limits: Limits,
-    service: Arc<S>,
-    slot: Option<OwnedSemaphorePermit>,
-    mut stopping: watch::Receiver<bool>,
-) {
-    // Answers are small, and somebody waits for them; where it cannot be set, they come a little later.
-    drop(stream.set_nodelay(true));
+/// Serves a connection over HTTP/1.1.
+async fn one_by_one<S: Serve>(stream: TcpStream, limits: Limits, service: Arc<S>, stopping: watch::Receiver<bool>) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header).max_buf_size(BUFFER_BYTES);
     let service = service_fn(move |request| {
@@ -212,13 +233,85 @@ async fn converse<S: Serve>(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         // Whatever broke a connection, its client knows.
-        _ = connection.as_mut() => return drop(slot),
-        _ = stopping.wait_for(|stopping| *stopping) => {}
-        () = sleep(LIFE) => {}
+        _ = connection.as_mut() => return,
+        () = ending(stopping) => {}
     }
     connection.as_mut().graceful_shutdown();
     drop(timeout(2 * limits.patience, connection).await);
-    drop(slot);
+}
+
+/// Serves a connection over HTTP/2.
+async fn many<S: Serve>(stream: TcpStream, limits: Limits, service: Arc<S>, stopping: watch::Receiver<bool>) {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.timer(TokioTimer::new()).max_header_list_size(BUFFER_BYTES as u32).max_concurrent_streams(STREAMS_MAX);
+    builder.initial_connection_window_size(WINDOW_BYTES).initial_stream_window_size(WINDOW_BYTES);
+    let open = Arc::new(Open::default());
+    let counted = open.clone();
+    let service = service_fn(move |request| {
+        let (service, one) = (service.clone(), One::new(&counted));
+        async move {
+            let response = service.answer(request).await;
+            drop(one);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = ending(stopping) => {}
+        // Nothing in the protocol ends a connection on which nothing is asked.
+        () = open.silence(limits.header) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    // A client that has not even begun to speak does not hear that.
+    let rest = if open.count.load(Ordering::SeqCst) == 0 { limits.header } else { 2 * limits.patience };
+    drop(timeout(rest, connection).await);
+}
+
+/// Waits until a connection has to end in peace.
+async fn ending(mut stopping: watch::Receiver<bool>) {
+    tokio::select! {
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+        () = sleep(LIFE) => {}
+    }
+}
+
+/// The requests of a connection that are being answered.
+#[derive(Default)]
+struct Open {
+    count: AtomicUsize,
+    /// How many there have been.
+    begun: AtomicUsize,
+}
+
+impl Open {
+    /// Waits until there have been none for so long; it may take twice as long to see it.
+    async fn silence(&self, long: Duration) {
+        loop {
+            let begun = self.begun.load(Ordering::SeqCst);
+            sleep(long).await;
+            if self.count.load(Ordering::SeqCst) == 0 && self.begun.load(Ordering::SeqCst) == begun {
+                return;
+            }
+        }
+    }
+}
+
+/// A request that is being answered, until this is dropped.
+struct One(Arc<Open>);
+
+impl One {
+    fn new(open: &Arc<Open>) -> Self {
+        open.count.fetch_add(1, Ordering::SeqCst);
+        open.begun.fetch_add(1, Ordering::SeqCst);
+        Self(open.clone())
+    }
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Why a request was not taken.

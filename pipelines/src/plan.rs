@@ -56,7 +56,7 @@ pub struct Pipeline {
     pub requests: Vec<Request>,
     /// Where rows go.
     pub sinks: Vec<Sink>,
-    /// How requests are taken over HTTP, if they are.
+    /// How requests are taken over HTTP and gRPC, if they are.
     pub front: Option<crate::front::Settings>,
     /// Where lineage is told, if it is.
     pub lineage: Option<Lineage>,

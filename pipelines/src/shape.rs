@@ -385,15 +385,18 @@ fn millstream() -> String {
 pub struct Serve {
     /// The address of the Prometheus metrics: `127.0.0.1:9464`.
     pub metrics: Option<String>,
-    /// Takes requests over HTTP: all those under `requests`, each under its name.
-    pub http: Option<Http>,
+    /// Takes requests over HTTP: all those under `requests`, each under its name. `POST /v2/models/NAME/infer`.
+    pub http: Option<Front>,
+    /// Takes them over gRPC, as `inference.GRPCInferenceService`, without TLS.
+    pub grpc: Option<Front>,
 }
 
-/// Requests over HTTP, by the Open Inference Protocol: `POST /v2/models/NAME/infer`, where NAME is that of the requests. They go
-/// through the requests' topic as others do, so each is answered once and a replay answers it the same.
+/// Requests by the Open Inference Protocol, version 2; a model's name there is that of the requests. They go through the requests'
+/// topic as others do, so each is answered once and a replay answers it the same. Of HTTP and gRPC together only so many rows wait
+/// as the stricter one says.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Http {
+pub struct Front {
     /// The address and port to listen at; port 0 takes a free one.
     pub listen: String,
     /// What clients must send as `Authorization: Bearer …`; written as a reference to a secret. It can only be left

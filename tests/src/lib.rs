@@ -1,6 +1,7 @@
 //! What the tests share: a pipeline on disk with its topics and runs, and one small pipeline with its input.
 
 pub mod crash;
+pub mod grpc;
 pub mod http;
 pub mod simulation;
 pub mod small;

@@ -1,6 +1,7 @@
-//! Requests over HTTP are requests like others: in the log, answered once, by a revision that a replay rebuilds.
+//! Requests over HTTP and gRPC are requests like others: in the log, answered once, by a revision that a replay rebuilds.
 
-use std::io::{BufRead, BufReader, Write as _};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, mpsc};
@@ -9,6 +10,7 @@ use millstream_engine::book::Book;
 use millstream_engine::time::SystemClock;
 use millstream_pipelines::audit::audit;
 use millstream_pipelines::run::{Checkpointing, Options, assemble};
+use millstream_tests::grpc::{self, field, framed};
 use millstream_tests::http::{call, get, post};
 use millstream_tests::{NOW_MS, Site, message, one_answer_each};
 use serde_json::{Value, json};
@@ -62,8 +64,14 @@ fn asking(heats: &[f64]) -> Value {
     ]})
 }
 
-/// Runs the pipeline without end, and does something while it runs.
-fn while_running(site: &Site, act: impl FnOnce(SocketAddr)) {
+/// The same pipeline, which is asked over gRPC, too.
+fn with_grpc(settings: &str) -> String {
+    let door = format!("serve:\n  grpc: {{listen: \"127.0.0.1:0\", max_body_bytes: 5000{settings}}}\n");
+    DEFINITION.replace("serve:\n", &door)
+}
+
+/// Runs the pipeline without end, and does something while it runs: with the addresses of HTTP and of gRPC.
+fn while_serving(site: &Site, act: impl FnOnce(SocketAddr, SocketAddr)) {
     let book = Arc::new(Book::default());
     let (tell, listening) = mpsc::channel();
     let endless = Options {
@@ -73,20 +81,28 @@ fn while_running(site: &Site, act: impl FnOnce(SocketAddr)) {
         clock: Arc::new(SystemClock),
         ..site.options()
     };
+    let doors = site.pipeline.front.map_or(0, |front| [front.http, front.grpc].into_iter().flatten().count());
     std::thread::scope(|scope| {
         let running = scope.spawn(|| site.try_run(&endless));
-        let Ok((source, address)) = listening.recv() else {
+        let addresses: BTreeMap<String, SocketAddr> = listening.iter().take(doors).collect();
+        let Some(http) = addresses.get("serve.http").copied() else {
             running.join().expect("no panic").expect("it runs");
             panic!("it ended before it listened");
         };
-        assert_eq!(source, "serve.http");
         // A failed assertion must not leave the run going.
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(address)));
+        let act = || act(http, addresses.get("serve.grpc").copied().unwrap_or(http));
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
         book.stop();
         running.join().expect("no panic").expect("it was stopped in peace");
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+        for address in addresses.values() {
+            assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+        }
     });
+}
+
+fn while_running(site: &Site, act: impl FnOnce(SocketAddr)) {
+    while_serving(site, |http, _| act(http));
 }
 
 const INFER: &str = "/v2/models/questions/infer";
@@ -267,22 +283,154 @@ fn a_token_is_asked_for() {
     });
 }
 
-/// A client that nobody here wrote.
+/// A message that asks with a heat in raw contents, with what else it says.
+fn asked(heat: f64, more: &[Vec<u8>]) -> Vec<u8> {
+    let input = [field(1, b"heat"), field(2, b"FP64"), field(3, &[1])].concat();
+    let message = [field(1, b"questions"), field(5, &input), field(7, &heat.to_le_bytes())];
+    framed(&[message.concat(), more.concat()].concat())
+}
+
+/// A parameter that is a number.
+fn number(name: &str, number: u8) -> Vec<u8> {
+    field(4, &[field(1, name.as_bytes()), field(2, &[2 << 3, number])].concat())
+}
+
 #[test]
-fn a_triton_client_is_answered() {
+fn over_grpc_the_same_is_answered() {
+    let site = Site::new(&with_grpc(""), &[]);
+    site.append("readings", &readings(0, 400));
+    let mut probability = [0; 8];
+    while_serving(&site, |http, grpc| {
+        while get(http, "/v2/health/ready").status != 200 {}
+        assert_eq!(grpc::call(grpc, "ServerReady", &[], &framed(b"")).message, [1 << 3, 1]);
+        let reached = field(4, &[field(1, b"at_least"), field(2, &field(3, br#"{"readings/0": 400}"#))].concat());
+        let reply = grpc::call(grpc, "ModelInfer", &[("grpc-timeout", "30S")], &asked(35.0, &[reached]));
+        assert_eq!((reply.status, &*reply.reason), (0, ""), "{reply:?}");
+        // The last field is the last output's: eight bytes.
+        probability = *reply.message.last_chunk().expect("raw contents");
+        let again =
+            post(http, INFER, &json!({"inputs": [{"name": "heat", "shape": [1], "datatype": "FP64", "data": [35]}]}));
+        assert_eq!(again.json()["outputs"][1]["data"][0].as_f64(), Some(f64::from_le_bytes(probability)), "{again:?}");
+    });
+    let answers = one_answer_each(&site.records("questions"), &site.answers());
+    assert_eq!(answers.len(), 2);
+    for answer in &answers {
+        assert_eq!(answer["answer"]["probability"].as_f64(), Some(f64::from_le_bytes(probability)));
+    }
+    let report = audit(&site.pipeline, &assemble::world(&site.pipeline, site.broker())).expect("it can be audited");
+    assert_eq!(report.wrong().count(), 0, "{}", report.text());
+}
+
+#[test]
+fn what_nobody_would_send_over_grpc_is_refused_with_its_reason() {
+    let site = Site::new(&with_grpc(""), &[]);
+    while_serving(&site, |http, grpc| {
+        let infer = |body: &[u8]| grpc::call(grpc, "ModelInfer", &[], body);
+        let early = infer(&asked(1.0, &[]));
+        assert_eq!((early.status, &*early.reason), (14, "the model has learned nothing yet"));
+        site.append("readings", &readings(0, 100));
+        while get(http, "/v2/health/ready").status != 200 {}
+        let input = |more: &[u8]| field(5, &[&field(1, b"heat"), &field(2, b"FP64"), &field(3, &[1]), more].concat());
+        let of = |parts: &[Vec<u8>]| infer(&framed(&[field(1, b"questions"), parts.concat()].concat()));
+        let contents = |contents: &[u8]| field(5, contents);
+        let one = 1_f64.to_le_bytes();
+        let with = |name, value, body: &[u8]| grpc::call(grpc, "ModelInfer", &[(name, value)], body);
+        let whole = asked(1.0, &[]);
+        for (what, status, reason) in [
+            (grpc::call(grpc, "Sing", &[], &framed(b"")), 12, "call /inference"),
+            (with("content-type", "application/json", &whole), 12, "only gRPC"),
+            (with("grpc-timeout", "soon", &whole), 3, "eight digits"),
+            (infer(b""), 3, "cut short"),
+            (infer(&whole[..4]), 3, "cut short"),
+            (infer(&whole[..whole.len() - 1]), 3, "cut short"),
+            (infer(&[whole.clone(), vec![0]].concat()), 3, "nothing behind it"),
+            (infer(&[&[1], &whole[1..]].concat()), 12, "not compressed"),
+            (infer(&[0, 255, 255, 255, 255]), 8, "5000 bytes"),
+            (infer(&framed(&[0; 5001])), 8, "5000 bytes"),
+            (infer(&framed(&[255; 100])), 3, "cannot be understood"),
+            (infer(&framed(&field(1, b"\xff"))), 3, "cannot be understood"),
+            (infer(&framed(b"")), 5, "there are questions"),
+            (grpc::call(grpc, "ModelReady", &[], &framed(&field(1, "ü\n".as_bytes()))), 5, "`%C3%BC%0A`; there are"),
+            (of(&[field(2, b"3")]), 5, "newest revision"),
+            (of(&[]), 3, "no rows"),
+            (of(&[field(5, b"").repeat(1000)]), 3, "1000 inputs, and 5 columns"),
+            (of(&[field(5, &[255; 100])]), 3, "cannot be understood"),
+            (of(&[input(b"")]), 3, "0 values for 1 rows"),
+            (of(&[input(b""), field(7, &one[1..])]), 3, "7 bytes hold no whole number"),
+            (of(&[input(b""), field(7, &one), field(7, &one)]), 3, "raw contents of 2"),
+            (of(&[input(&contents(&field(7, &one))), field(7, &one)]), 3, "there twice"),
+            (of(&[input(&contents(&field(2, &[1])))]), 3, "0 values for 1 rows"),
+            (of(&[input(&field(3, &[1, 1]))]), 3, "shape [1, 1, 1]"),
+            (
+                of(&[input(&field(3, &[255, 255, 255, 255, 255, 255, 255, 255, 255, 1]))]),
+                3,
+                "shape [1, 18446744073709551615]",
+            ),
+            (of(&[field(5, &[field(1, b"heet"), field(3, &[1])].concat())]), 3, "no input `heet`"),
+            (infer(&asked(1.0, &[field(6, &field(1, b"chance"))])), 3, "no output `chance`"),
+            (infer(&asked(2000.0, &[])), 3, "1 of 1 rows"),
+            (
+                infer(&asked(1.0, &[field(4, &[field(1, b"timeout"), field(2, &field(3, b"x"))].concat())])),
+                3,
+                "microseconds",
+            ),
+            (
+                infer(&asked(1.0, &[field(4, &[field(1, b"at_least"), field(2, &field(3, b"x"))].concat())])),
+                3,
+                "a revision",
+            ),
+            (infer(&asked(1.0, &[number("at_least", 127), number("timeout", 100)])), 4, "not reached"),
+            (with("grpc-timeout", "1m", &asked(1.0, &[number("at_least", 127)])), 4, "took"),
+        ] {
+            assert_eq!(what.status, status, "{reason}: {what:?}");
+            assert!(what.reason.replace("%25", "%").contains(reason), "{reason}: {what:?}");
+        }
+        assert_eq!(infer(&whole).status, 0, "after all that, it is answered");
+        assert_eq!(grpc::call(grpc, "ModelReady", &[], &framed(&field(1, b"questions"))).message, [1 << 3, 1]);
+    });
+    assert_eq!(site.dead_letters().len(), 1, "the row that a step refused");
+}
+
+#[test]
+fn a_connection_on_which_nothing_is_asked_ends() {
+    let site = Site::new(&with_grpc(", header_seconds: 0.05, token: \"${file:token}\""), &[("token", b"open-sesame")]);
+    while_serving(&site, |_, grpc| {
+        // Silence, a beginning of what is spoken there, and something else.
+        for beginning in
+            [b"".as_slice(), b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"]
+        {
+            let mut connection = TcpStream::connect(grpc).expect("it listens");
+            connection.write_all(beginning).expect("it is read");
+            let mut rest = Vec::new();
+            // It is closed, in peace or not.
+            drop(connection.read_to_end(&mut rest));
+        }
+        let ready = |headers: &[(&str, &str)]| grpc::call(grpc, "ServerLive", headers, &framed(b"")).status;
+        assert_eq!(ready(&[]), 16);
+        assert_eq!(ready(&[("authorization", "Bearer open")]), 16);
+        assert_eq!(ready(&[("authorization", "Bearer open-sesame")]), 0);
+    });
+}
+
+/// Clients that nobody here wrote.
+#[test]
+fn triton_clients_are_answered() {
     let Some(python) = std::env::var_os("MILLSTREAM_PYTHON") else {
         println!("skipped: MILLSTREAM_PYTHON names no interpreter with `tritonclient` (see .ci/with-python)");
         return;
     };
-    let site = Site::new(DEFINITION, &[]);
+    let site = Site::new(&with_grpc(""), &[]);
     site.append("readings", &readings(0, 400));
-    while_running(&site, |address| {
-        while get(address, "/v2/health/ready").status != 200 {}
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/triton_client.py");
-        let output = Command::new(&python).args([script, &address.to_string()]).output().expect("it runs");
-        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
-        println!("{}", said(&output.stdout));
+    while_serving(&site, |http, grpc| {
+        while get(http, "/v2/health/ready").status != 200 {}
+        for (script, address) in [("triton_client.py", http), ("triton_grpc_client.py", grpc)] {
+            let script = format!("{}/clients/{script}", env!("CARGO_MANIFEST_DIR"));
+            let output = Command::new(&python).args([script, address.to_string()]).output().expect("it runs");
+            let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
+            println!("{}", said(&output.stdout));
+        }
     });
-    assert_eq!(one_answer_each(&site.records("questions"), &site.answers()).len(), 6);
+    // Five times three heats; one of them got an answer in the log, and asked for an output that is none.
+    assert_eq!(one_answer_each(&site.records("questions"), &site.answers()).len(), 15);
 }

@@ -1,7 +1,9 @@
 //! How many requests are answered a second, and how soon: logistic regression on 39 features, through a topic and over HTTP, while the
 //! model goes on learning and is promoted.
 //!
-//!     cargo bench -p millstream-benches --bench serving [-- SECONDS]
+//!     cargo bench -p millstream-benches --bench serving [-- SECONDS [NAME…]]
+//!
+//! Names choose among what is measured: `topic`, `http`, `more`, `slow`, `overload`, `peers`.
 //!
 //! Where `SERVING_PEER_PYTHON` names a Python interpreter with what `peers/serving_onnxruntime.txt` lists, a network and a forest are also served
 //! by ONNX Runtime behind uvicorn, from the files that their versions hold, and asked by the same clients.
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use millstream_benches::flights::options;
 use millstream_benches::table::{Table, thousands};
-use millstream_benches::{cpu_seconds, quantile};
+use millstream_benches::{cpu_seconds, quantile, thread_cpu_seconds};
 use millstream_connectors::broker::{Append, Broker, Message};
 use millstream_engine::book::Book;
 use millstream_engine::raw::Payload;
@@ -32,7 +34,14 @@ mod peer;
 
 use client::{Asked, CATEGORIES, NUMBERS, Random, ask_http};
 
-const SLOW: &str = "HTTP, beside 1,000 slow";
+/// Requests a second and connections, by what it is called: in an argument, and in the table.
+const CASES: [(&str, &str, f64, usize); 5] = [
+    ("topic", "topic", 20_000.0, 0),
+    ("http", "HTTP", 7_500.0, 256),
+    ("more", "HTTP", 10_000.0, 256),
+    ("slow", "HTTP, beside 1,000 slow", 7_500.0, 256),
+    ("overload", "HTTP, overload", 30_000.0, 512),
+];
 /// Between two appends of labelled rows, and of questions to the topic.
 const ROWS_TICK: Duration = Duration::from_millis(10);
 const TICK: Duration = Duration::from_millis(2);
@@ -42,8 +51,12 @@ const ROWS_PER_SECOND: usize = 1000;
 const WARM_UP_SECONDS: f64 = 2.0;
 
 fn main() {
-    peer::compare();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let names = arguments.get(1..).unwrap_or_default();
+    let is_chosen = |name: &str| names.is_empty() || names.iter().any(|chosen| chosen == name);
+    if is_chosen("peers") {
+        peer::compare();
+    }
     let seconds = arguments.first().map_or(10.0, |seconds| seconds.parse().expect("seconds"));
     let mut table = Table::new(&[
         "requests",
@@ -57,15 +70,11 @@ fn main() {
         "refusal p99 ms",
         "promotions",
         "CPU s a s",
+        "ours, us a request",
+        "epochs /s",
     ]);
-    for (called, rate, connections) in [
-        ("topic", 20_000.0, 0),
-        ("HTTP", 7_500.0, 256),
-        ("HTTP", 10_000.0, 256),
-        (SLOW, 7_500.0, 256),
-        ("HTTP, overload", 30_000.0, 512),
-    ] {
-        let found = measure(called, rate, connections, seconds);
+    for (name, called, rate, connections) in CASES.into_iter().filter(|(name, ..)| is_chosen(name)) {
+        let found = measure(name, rate, connections, seconds);
         let (mut took, mut refused): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
         for (seconds, status) in &found.samples {
             if *status == 200 { &mut took } else { &mut refused }.push(*seconds);
@@ -86,6 +95,8 @@ fn main() {
             ms(&mut refused, 0.99),
             found.promotions.to_string(),
             format!("{:.2}", found.cpu),
+            format!("{:.1}", found.cpu_us),
+            thousands(found.epochs),
         ]);
     }
     table.print("Logistic regression on 39 features, while it learns 1,000 rows a second");
@@ -127,13 +138,13 @@ fn message(value: Vec<u8>) -> Message {
 }
 
 /// A thousand clients that begin a request and do not end it, where that is asked for.
-fn slow(address: SocketAddr, called: &str) -> Vec<std::net::TcpStream> {
+fn slow(address: SocketAddr, name: &str) -> Vec<std::net::TcpStream> {
     let one = |_| {
         let mut stream = std::net::TcpStream::connect(address).expect("it listens");
         stream.write_all(b"POST /v2/models/questions/infer HTTP/1.1\r\nHost: local").expect("it is read");
         stream
     };
-    (0..if called == SLOW { 1000 } else { 0 }).map(one).collect()
+    (0..if name == "slow" { 1000 } else { 0 }).map(one).collect()
 }
 
 /// What was found: the seconds of each answer with its status, after the warm-up.
@@ -141,10 +152,15 @@ struct Found {
     samples: Vec<(f64, u16)>,
     lost: usize,
     promotions: usize,
+    /// Of all cores, those who ask included.
     cpu: f64,
+    /// Without the thread that asks, for each request, with all that is learned beside it.
+    cpu_us: f64,
+    /// A second.
+    epochs: f64,
 }
 
-fn measure(called: &str, rate: f64, connections: usize, seconds: f64) -> Found {
+fn measure(name: &str, rate: f64, connections: usize, seconds: f64) -> Found {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (pipeline, state) = (plan(folder.path(), &definition()), folder.path().join("state"));
     std::fs::create_dir_all(&state).expect("a folder that can be written");
@@ -176,19 +192,23 @@ fn measure(called: &str, rate: f64, connections: usize, seconds: f64) -> Found {
                 producer.append(&[Append { topic: "rows".to_owned(), messages }]).expect("a broker");
             });
         });
-        let (before, watch) = (cpu_seconds(), Instant::now());
+        let (before, asker, watch) = (cpu_seconds(), thread_cpu_seconds(), Instant::now());
+        let first = book.published();
         let all = WARM_UP_SECONDS + seconds;
         let asked = if connections == 0 {
             ask_topic(&*broker, rate, all, scope)
         } else {
             let mut random = Random(2);
             let requests = (0..256).map(|_| random.request()).collect();
-            let slow = slow(address, called);
+            let slow = slow(address, name);
             let asked = ask_http(address, requests, rate, all, connections);
             drop(slow);
             asked
         };
-        let cpu = (cpu_seconds() - before) / watch.elapsed().as_secs_f64();
+        let spent = cpu_seconds() - before;
+        let epochs = (book.published() - first) as f64 / watch.elapsed().as_secs_f64();
+        let cpu = spent / watch.elapsed().as_secs_f64();
+        let cpu_us = (spent - (thread_cpu_seconds() - asker)) / asked.len() as f64 * 1e6;
         stop.store(true, Ordering::SeqCst);
         book.stop();
         let summary = running.join().expect("the run ends well");
@@ -196,7 +216,7 @@ fn measure(called: &str, rate: f64, connections: usize, seconds: f64) -> Found {
         let in_time = asked.into_iter().filter(|(due, _, status)| *due > WARM_UP_SECONDS && *status > 0);
         let samples = in_time.map(|(_, took, status)| (took, status)).collect();
         let promotions = summary.models["line"].versions.len();
-        Found { samples, lost, promotions, cpu }
+        Found { samples, lost, promotions, cpu, cpu_us, epochs }
     })
 }
 

@@ -7,8 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use millstream_benches::flights::options;
-use millstream_benches::quantile;
 use millstream_benches::table::{Table, thousands};
+use millstream_benches::{cpu_seconds, cpu_seconds_of, quantile, thread_cpu_seconds};
 use millstream_connectors::broker::Append;
 use millstream_engine::book::Book;
 use millstream_pipelines::run::{Options, run};
@@ -45,15 +45,21 @@ pub fn compare() {
         listening: Some(tell),
         ..options(&state, 1, Some(broker.clone()))
     };
-    let mut table = Table::new(&["model", "who answers", "answers /s", "median ms", "p99 ms"]);
+    let mut table = Table::new(&["model", "who answers", "answers /s", "median ms", "p99 ms", "its CPU us an answer"]);
     std::thread::scope(|scope| {
         let running = scope.spawn(|| run_pipeline(&pipeline, &ours));
         let (_, address) = listening.recv().expect("it listens");
         std::thread::sleep(Duration::from_secs(4));
         for model in ["network", "forest"] {
-            row(&mut table, model, "Millstream", &ask(address, model, &mut random));
+            let (before, asker) = (cpu_seconds(), thread_cpu_seconds());
+            let asked = ask(address, model, &mut random);
+            let spent = cpu_seconds() - before - (thread_cpu_seconds() - asker);
+            row(&mut table, model, "Millstream", &asked, spent);
             let (mut server, address) = peer(&python, &file(&state, model));
-            row(&mut table, model, "ONNX Runtime behind uvicorn", &ask(address, model, &mut random));
+            let id = server.id().to_string();
+            let before = cpu_seconds_of(&id);
+            let asked = ask(address, model, &mut random);
+            row(&mut table, model, "ONNX Runtime behind uvicorn", &asked, cpu_seconds_of(&id) - before);
             server.kill().expect("it runs");
             server.wait().expect("it has ended");
         }
@@ -113,12 +119,14 @@ fn ask(address: SocketAddr, model: &str, random: &mut Random) -> Asked {
     ask_http(address, requests(model, random), 1e6, SECONDS, CONNECTIONS)
 }
 
-fn row(table: &mut Table, model: &str, who: &str, asked: &Asked) {
+fn row(table: &mut Table, model: &str, who: &str, asked: &Asked, spent: f64) {
     let mut took: Vec<f64> = asked.iter().filter(|(_, _, status)| *status == 200).map(|(_, took, _)| *took).collect();
     assert!(!took.is_empty(), "{who} answers nothing");
     let rate = took.len() as f64 / SECONDS;
     let ms = |took: &mut [f64], share| format!("{:.1}", quantile(took, share) * 1e3);
-    table.row([model.to_owned(), who.to_owned(), thousands(rate), ms(&mut took, 0.5), ms(&mut took, 0.99)]);
+    let (median, p99) = (ms(&mut took, 0.5), ms(&mut took, 0.99));
+    let cpu = format!("{:.1}", spent / took.len() as f64 * 1e6);
+    table.row([model.to_owned(), who.to_owned(), thousands(rate), median, p99, cpu]);
 }
 
 /// The file of a model's newest version.

@@ -3,10 +3,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{Array, BinaryArray, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray, UInt64Array, new_null_array,
+};
 use arrow::buffer::Buffer;
 use arrow::compute::concat_batches;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use millstream_engine::Result;
@@ -20,7 +23,7 @@ use serde_json::Value;
 use super::cells::Writing;
 use super::record::{TOMBSTONE, bytes_of};
 use super::rows::select;
-use super::{Encoder, Format, FormatKind};
+use super::{Cell, Encoder, Format, FormatKind};
 
 /// How Arrow IPC is read.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
@@ -51,10 +54,10 @@ pub static KIND: FormatKind = Kind {
 
 fn plan(value: &Value, columns: &SchemaRef) -> Planned<Format> {
     let config: Config = configuration(value)?;
-    let columns = columns.clone();
+    let (columns, writer) = (columns.clone(), Writer(columns.clone()));
     Ok(Format {
         decoder: Arc::new(move || Box::new(Ipc { columns: columns.clone(), config })),
-        encoder: Arc::new(|| Box::new(Writer)),
+        encoder: Arc::new(move || Box::new(writer.clone())),
     })
 }
 
@@ -121,17 +124,40 @@ fn read(mut stream: Buffer, rows_max: usize) -> Result<Vec<RecordBatch>, String>
 }
 
 /// Writes streams of one row.
-struct Writer;
+#[derive(Clone)]
+struct Writer(SchemaRef);
 
 impl Encoder for Writer {
     fn encode(&mut self, rows: &RecordBatch) -> Result<BinaryArray> {
         let mut writing = Writing::new(rows.num_rows());
         for row in 0..rows.num_rows() {
-            let mut writer = StreamWriter::try_new(&mut writing.bytes, rows.schema_ref())?;
-            writer.write(&rows.slice(row, 1))?;
-            writer.finish()?;
+            write(&rows.slice(row, 1), &mut writing.bytes)?;
             writing.end()?;
         }
         Ok(writing.finish())
+    }
+
+    fn row(&mut self, row: &[Cell<'_>], out: &mut Vec<u8>) -> Result<()> {
+        let columns = self.0.fields().iter().zip(row).map(|(field, cell)| one(cell, field.data_type()));
+        write(&RecordBatch::try_new(self.0.clone(), columns.collect())?, out)
+    }
+}
+
+fn write(row: &RecordBatch, out: &mut Vec<u8>) -> Result<()> {
+    let mut writer = StreamWriter::try_new(out, row.schema_ref())?;
+    writer.write(row)?;
+    Ok(writer.finish()?)
+}
+
+/// A column of one row.
+fn one(cell: &Cell<'_>, kind: &DataType) -> ArrayRef {
+    match cell {
+        Cell::Missing => new_null_array(kind, 1),
+        Cell::Int(value) => Arc::new(Int64Array::from_value(*value, 1)),
+        Cell::UInt(value) => Arc::new(UInt64Array::from_value(*value, 1)),
+        Cell::Float(value) => Arc::new(Float64Array::from_value(*value, 1)),
+        Cell::Bool(value) => Arc::new(BooleanArray::from(vec![*value])),
+        Cell::Timestamp(ms) => Arc::new(TimestampMillisecondArray::from_value(*ms, 1)),
+        Cell::Text(text) => Arc::new(StringArray::from_iter_values([text])),
     }
 }

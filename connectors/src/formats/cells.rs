@@ -1,5 +1,7 @@
 //! What the formats share that write rows as text: the kinds of values, and the records' buffer.
 
+use std::borrow::Cow;
+
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
     TimestampMillisecondArray, UInt64Array,
@@ -38,6 +40,46 @@ pub(crate) fn check(columns: &SchemaRef) -> Planned<()> {
     problems.finish()
 }
 
+/// A value of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell<'a> {
+    /// There is none.
+    Missing,
+    /// An int.
+    Int(i64),
+    /// An int that is not negative.
+    UInt(u64),
+    /// A float, which is finite.
+    Float(f64),
+    /// Yes or no.
+    Bool(bool),
+    /// Milliseconds since 1970.
+    Timestamp(i64),
+    /// A text.
+    Text(Cow<'a, str>),
+}
+
+impl Cell<'_> {
+    /// A float; one that is not finite cannot be written, and is missing.
+    pub fn float(value: f64) -> Self {
+        if value.is_finite() { Self::Float(value) } else { Self::Missing }
+    }
+
+    /// The same, without owning any text.
+    #[must_use]
+    pub fn borrowed(&self) -> Cell<'_> {
+        match self {
+            Self::Missing => Cell::Missing,
+            Self::Int(value) => Cell::Int(*value),
+            Self::UInt(value) => Cell::UInt(*value),
+            Self::Float(value) => Cell::Float(*value),
+            Self::Bool(value) => Cell::Bool(*value),
+            Self::Timestamp(ms) => Cell::Timestamp(*ms),
+            Self::Text(text) => Cell::Text(Cow::Borrowed(text)),
+        }
+    }
+}
+
 /// A column of values to write.
 pub(crate) enum Cells {
     Int(Int64Array),
@@ -67,15 +109,17 @@ impl Cells {
         })
     }
 
-    /// Whether a row has no value to write: it is null, or a float that is not finite.
-    pub(crate) fn is_null(&self, row: usize) -> bool {
+    /// The value of a row.
+    #[inline]
+    pub(crate) fn get(&self, row: usize) -> Cell<'_> {
         match self {
-            Self::Int(cells) => cells.is_null(row),
-            Self::UInt(cells) => cells.is_null(row),
-            Self::Float(cells) => cells.is_null(row) || !cells.value(row).is_finite(),
-            Self::Bool(cells) => cells.is_null(row),
-            Self::Timestamp(cells) => cells.is_null(row),
-            Self::Text(cells) => cells.is_null(row),
+            Self::Int(cells) if cells.is_valid(row) => Cell::Int(cells.value(row)),
+            Self::UInt(cells) if cells.is_valid(row) => Cell::UInt(cells.value(row)),
+            Self::Float(cells) if cells.is_valid(row) => Cell::float(cells.value(row)),
+            Self::Bool(cells) if cells.is_valid(row) => Cell::Bool(cells.value(row)),
+            Self::Timestamp(cells) if cells.is_valid(row) => Cell::Timestamp(cells.value(row)),
+            Self::Text(cells) if cells.is_valid(row) => Cell::Text(Cow::Borrowed(cells.value(row))),
+            _ => Cell::Missing,
         }
     }
 }

@@ -25,6 +25,7 @@ mod rows;
 pub(crate) mod tests;
 pub mod timestamp;
 
+pub use cells::Cell;
 pub use required::required;
 pub use rows::rows_decoder;
 
@@ -47,6 +48,10 @@ pub type MakeEncoder = Arc<dyn Fn() -> Box<dyn Encoder> + Send + Sync>;
 pub trait Encoder: Send {
     /// One record for each row. `rows` have the schema that the format was planned with.
     fn encode(&mut self, rows: &RecordBatch) -> Result<BinaryArray>;
+
+    /// Appends the record of one row: a value of its type, or none, for each of the columns. The same as [`encode`](Self::encode)
+    /// gives, for rows that come one by one and are no columns yet.
+    fn row(&mut self, row: &[Cell<'_>], out: &mut Vec<u8>) -> Result<()>;
 }
 
 /// All formats.

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::columns::{Column, Columns};
 use super::record::{RowDecoder, RowFormat, TOMBSTONE, bytes_of};
-use super::{Encoder, Format, FormatKind};
+use super::{Cell, Encoder, Format, FormatKind};
 
 /// There is nothing to configure.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -89,5 +89,12 @@ struct Writer;
 impl Encoder for Writer {
     fn encode(&mut self, rows: &RecordBatch) -> Result<BinaryArray> {
         Ok(cast(rows.column(0), &DataType::Binary)?.as_binary().clone())
+    }
+
+    fn row(&mut self, row: &[Cell<'_>], out: &mut Vec<u8>) -> Result<()> {
+        if let [Cell::Text(text)] = row {
+            out.extend_from_slice(text.as_bytes());
+        }
+        Ok(())
     }
 }

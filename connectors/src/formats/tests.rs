@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::json;
 
+use super::cells::Cells;
 use super::*;
 
 /// Properties with the same cases each time, unless `PROPTEST_RNG_SEED` says otherwise.
@@ -233,10 +234,20 @@ proptest! {
         let rows = batch(&rows);
         for format in [json!("json"), json!({"json": {"nulls": "omit"}}), json!("csv"), json!({"csv": {"delimiter": "\t"}}), json!("arrow_ipc")] {
             let planned = plan(&format, &rows.schema()).expect("good");
-            let records = (planned.encoder)().encode(&rows).expect("writable");
-            let decoded = (planned.decoder)().decode(&raw_batch(records.iter())).expect("bytes");
-            prop_assert_eq!(&decoded.rejects, &vec![], "{}", format);
-            prop_assert_eq!(&decoded.rows, &rows, "{}", format);
+            let mut encoder = (planned.encoder)();
+            let records = encoder.encode(&rows).expect("writable");
+            let columns = Cells::of(&rows).expect("writable");
+            let mut alone = vec![Vec::new(); rows.num_rows()];
+            for (at, record) in alone.iter_mut().enumerate() {
+                let row: Vec<_> = columns.iter().map(|cells| cells.get(at)).collect();
+                encoder.row(&row, record).expect("writable");
+            }
+            let alone: BinaryArray = alone.into_iter().map(Some).collect();
+            for records in [records, alone] {
+                let decoded = (planned.decoder)().decode(&raw_batch(records.iter())).expect("bytes");
+                prop_assert_eq!(&decoded.rejects, &vec![], "{}", format);
+                prop_assert_eq!(&decoded.rows, &rows, "{}", format);
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn from_number(number: f64, unit_ms: f64) -> Option<i64> {
 }
 
 /// Writes `YYYY-MM-DDTHH:MM:SS.mmmZ`; an instant beyond the years 1 to 9999 keeps more digits and its sign.
-pub(crate) fn write(ms: i64, out: &mut Vec<u8>) {
+pub fn write(ms: i64, out: &mut Vec<u8>) {
     let (year, month, day) = civil(ms.div_euclid(86_400_000));
     if (0..=9999).contains(&year) {
         digits(year as u64, 4, out);

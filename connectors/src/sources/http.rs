@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::intake::{self, Inlet, Intake, Outcome, RECORD_BYTES, ROOM_BYTES, Receiver, Repeats};
 use super::{PlannedReceiver, PlannedSource, SourceKind, check_kept, topic};
 use crate::broker::Message;
-use crate::http::{BODY_BYTES_MAX, Body, Configured, Limits, Refusal, Serve, listen, respond};
+use crate::http::{BODY_BYTES_MAX, Body, Configured, Limits, Protocol, Refusal, Serve, listen, respond};
 
 /// Records in one body at most.
 const RECORDS_MAX: usize = 10_000;
@@ -121,7 +121,7 @@ fn start(limits: Limits, path: &str, inlet: &Inlet) -> Result<Receiver> {
     let (path, topic) = (path.to_owned(), inlet.topic.clone());
     let post = Post { limits, path, topic, clock: inlet.clock.clone(), intake };
     let (stop, stopping) = watch::channel(false);
-    let work = listen(listener, limits, Arc::new(post), stopping);
+    let work = listen(listener, limits, Protocol::Http1, Arc::new(post), stopping);
     Ok(Receiver::spawn(runtime, vec![writing], stop, inlet, work).at(address))
 }
 
@@ -195,7 +195,7 @@ impl Post {
             let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "records are posted");
             return Err(refusal.with((ALLOW.as_str(), "POST")));
         }
-        self.limits.admit(request.headers())?;
+        self.limits.admit(request)?;
         let content_type =
             request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

@@ -11,12 +11,12 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use millstream_engine::time::Clock;
+use millstream_engine::time::{Clock, Stopwatch};
 use millstream_engine::{Fault, Result, failpoint};
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -30,6 +30,10 @@ pub const ROOM_BYTES: usize = 64 << 20;
 pub const RECORD_BYTES: usize = 128;
 /// Bytes in one append, about.
 const APPEND_BYTES: usize = 4 << 20;
+/// So many batches that wait are no longer few: they are appended at once.
+const FEW: isize = 16;
+/// How often a paced intake looks whether those that wait are still few.
+const LOOKS: u32 = 4;
 /// How long is waited between two attempts at what may be repeated: at first, and at most.
 const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// How long a receiver that ends may take to finish what it has begun.
@@ -150,6 +154,8 @@ impl Room {
 pub struct Intake {
     /// `None` is the end.
     queue: mpsc::Sender<Option<Batch>>,
+    /// How many batches are in it, about: one is counted when it can be taken already.
+    waiting: Arc<AtomicIsize>,
     room: Arc<Semaphore>,
 }
 
@@ -164,8 +170,15 @@ struct Batch {
 impl Intake {
     /// Starts a producer, which fences those of an older run, and the thread that appends.
     pub fn start(inlet: &Inlet, repeats: Repeats) -> Result<(Self, Writing)> {
-        let (queue, waiting) = mpsc::channel();
+        Self::paced(inlet, repeats, Duration::ZERO)
+    }
+
+    /// The same; between two appends `pace` goes by, at least, while few wait. What an append costs, and all that follows
+    /// from it, is then shared by more; what comes after a rest does not wait.
+    pub fn paced(inlet: &Inlet, repeats: Repeats, pace: Duration) -> Result<(Self, Writing)> {
+        let (queue, batches) = mpsc::channel();
         let end = queue.clone();
+        let waiting = Arc::new(AtomicIsize::new(0));
         let closing = Arc::new(AtomicBool::new(false));
         let producer = inlet.broker.producer(&inlet.id)?;
         let writer = Writer {
@@ -173,15 +186,17 @@ impl Intake {
             repeats,
             producer: Some(producer),
             closing: closing.clone(),
+            pace,
+            waiting: waiting.clone(),
             troubled: false,
             ended: false,
         };
         let thread = thread::Builder::new()
             .name(format!("intake {}", inlet.id))
-            .spawn(move || writer.run(&waiting))
+            .spawn(move || writer.run(&batches))
             .map_err(|error| Fault::world("the intake's thread cannot be started").because(error))?;
         let room = Arc::new(Semaphore::new(ROOM_BYTES));
-        Ok((Self { queue, room }, Writing { thread: Some(thread), closing, end }))
+        Ok((Self { queue, waiting, room }, Writing { thread: Some(thread), closing, end }))
     }
 
     /// Room for so many bytes, if there is any now.
@@ -201,6 +216,7 @@ impl Intake {
         if let Err(mpsc::SendError(Some(batch))) = self.queue.send(Some(batch)) {
             (batch.done)(Outcome::Unknown);
         }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -234,6 +250,10 @@ struct Writer {
     /// None after an append whose outcome is open: only a newer producer can go on.
     producer: Option<Box<dyn Producer>>,
     closing: Arc<AtomicBool>,
+    /// See [`Intake::paced`].
+    pace: Duration,
+    /// How many batches wait.
+    waiting: Arc<AtomicIsize>,
     /// Whether the last append failed.
     troubled: bool,
     /// Whether there is no more to be done: nothing is appended any more.
@@ -241,20 +261,34 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, waiting: &mpsc::Receiver<Option<Batch>>) {
-        let mut ends = false;
-        while !ends && let Ok(Some(first)) = waiting.recv() {
+    fn run(mut self, batches: &mpsc::Receiver<Option<Batch>>) {
+        let (mut ends, mut last) = (false, None);
+        while !ends && let Ok(Some(first)) = batches.recv() {
+            self.rest(last);
+            last = Some(Stopwatch::start());
             let mut bytes = first.bytes();
             let mut group = vec![first];
             while bytes < APPEND_BYTES
                 && !ends
-                && let Ok(next) = waiting.try_recv()
+                && let Ok(next) = batches.try_recv()
             {
                 ends = next.is_none();
                 bytes += next.as_ref().map_or(0, Batch::bytes);
                 group.extend(next);
             }
+            self.waiting.fetch_sub(group.len() as isize, Ordering::Relaxed);
             self.write_all(group);
+        }
+    }
+
+    /// Waits while the last append began not long enough ago, and those that wait are few.
+    fn rest(&self, last: Option<Stopwatch>) {
+        let Some(last) = last.filter(|_| !self.pace.is_zero()) else { return };
+        while last.seconds() < self.pace.as_secs_f64()
+            && self.waiting.load(Ordering::Relaxed) < FEW
+            && !self.closing.load(Ordering::SeqCst)
+        {
+            thread::park_timeout(self.pace / LOOKS);
         }
     }
 
@@ -352,6 +386,10 @@ mod tests {
     use crate::broker::simulated::{Injected, Operation, Simulated};
 
     fn start(broker: Arc<dyn Broker>) -> (Intake, Writing) {
+        paced(broker, Duration::ZERO)
+    }
+
+    fn paced(broker: Arc<dyn Broker>, pace: Duration) -> (Intake, Writing) {
         broker.create("t", 1).expect("it is new");
         let inlet = Inlet {
             id: "p.s".to_owned(),
@@ -361,7 +399,7 @@ mod tests {
             is_ours: Arc::new(|| Ok(())),
             fail: Arc::new(|fault| panic!("{fault}")),
         };
-        Intake::start(&inlet, Repeats::Sender).expect("the broker is there")
+        Intake::paced(&inlet, Repeats::Sender, pace).expect("the broker is there")
     }
 
     fn hand_over(intake: &Intake, text: String, done: impl FnOnce(Outcome) + Send + 'static) {
@@ -401,6 +439,36 @@ mod tests {
         assert_eq!(intake.room.available_permits(), ROOM_BYTES);
         drop((intake, writing));
         assert_eq!(reached.try_iter().count(), 0, "two appends were enough");
+    }
+
+    #[test]
+    fn a_paced_intake_waits_for_others_where_few_wait_and_not_for_ever() {
+        let broker = Simulated::new();
+        let (count, appends) = mpsc::channel();
+        broker.inject(move |call| {
+            if call.operation == Operation::Commit {
+                count.send(()).expect("the test counts");
+            }
+            Injected::Nothing
+        });
+        let few = FEW as usize;
+        // Longer than any test takes.
+        let (intake, writing) = paced(Arc::new(broker), Duration::from_secs(1_000_000));
+        let (tell, told) = mpsc::channel();
+        let hand_over = |number: usize| {
+            let tell = tell.clone();
+            hand_over(&intake, number.to_string(), move |_| tell.send(number).expect("the test waits"));
+        };
+        hand_over(0);
+        assert_eq!(told.recv(), Ok(0), "after a rest, one does not wait");
+        (1..=few).for_each(hand_over);
+        // It looks again by itself, but not as soon.
+        writing.thread.as_ref().expect("it runs").thread().unpark();
+        assert!(told.iter().take(few).eq(1..=few), "many do not wait");
+        (few + 1..few + 4).for_each(hand_over);
+        drop((intake, writing));
+        assert!(told.try_iter().eq(few + 1..few + 4), "in the end, nobody waits");
+        assert_eq!(appends.try_iter().count(), 3);
     }
 
     #[test]

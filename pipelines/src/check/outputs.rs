@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millstream_connectors::broker::check_topic_name;
 use millstream_connectors::formats::Format;
-use millstream_connectors::http::Configured;
+use millstream_connectors::http::{Configured, Limits};
 use millstream_engine::catalogue::Problems;
 use serde_json::json;
 
@@ -117,24 +117,39 @@ impl Checker<'_> {
         }
     }
 
-    /// How requests are taken over HTTP, if they are.
+    /// How requests are taken over HTTP and gRPC, if they are.
     pub(super) fn front(&mut self, root: &Node) -> Option<front::Settings> {
-        let entry = root.get("serve")?.entry("http").filter(|entry| entry.value.data != Data::Null)?;
-        let http: shape::Http = self.read(Some(&entry.value))?;
+        let serve = root.get("serve")?;
+        let doors = ["http", "grpc"].map(|door| serve.entry(door).filter(|entry| entry.value.data != Data::Null));
+        let doors = doors.map(|door| door.map(|door| self.door(door)));
+        // Where one of them is wrong, nothing runs.
+        let [http, grpc] = doors.map(|door| door.and_then(|door| door));
+        let both = || [&http, &grpc].into_iter().flatten();
+        Some(front::Settings {
+            // They share those who may wait, so what is stricter holds for both.
+            objective: both().map(|(_, objective, _)| *objective).min()?,
+            waiting_max: both().map(|(_, _, waiting)| *waiting).min()?,
+            http: http.map(|(limits, ..)| limits),
+            grpc: grpc.map(|(limits, ..)| limits),
+        })
+    }
+
+    /// A listener for requests, how soon they should be answered, and how many rows may wait.
+    fn door(&mut self, entry: &Entry) -> Option<(Limits, Duration, usize)> {
+        let door: shape::Front = self.read(Some(&entry.value))?;
         let mut problems = Problems::default();
         let listener = Configured {
-            listen: &http.listen,
-            token: http.token.as_deref(),
-            max_body_bytes: http.max_body_bytes,
-            max_connections: http.max_connections,
-            header_seconds: http.header_seconds,
-            timeout_seconds: http.timeout_seconds,
+            listen: &door.listen,
+            token: door.token.as_deref(),
+            max_body_bytes: door.max_body_bytes,
+            max_connections: door.max_connections,
+            header_seconds: door.header_seconds,
+            timeout_seconds: door.timeout_seconds,
         };
         let limits = listener.check("ask the models", &mut problems);
         self.problems(entry, problems.0);
         // Its range is a matter of its form.
-        let objective = Duration::from_secs_f64(http.objective_seconds);
-        Some(front::Settings { limits: limits?, objective, waiting_max: http.max_waiting })
+        Some((limits?, Duration::from_secs_f64(door.objective_seconds), door.max_waiting))
     }
 
     /// Where lineage is told, if it is.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Bytes;
+use millstream_connectors::sources::intake::Outcome as Kept;
 use millstream_engine::publish::{Outcome, Published};
 use tokio::sync::{broadcast, oneshot, watch};
 
@@ -18,7 +19,7 @@ const BEHIND_MAX: usize = 4096;
 pub struct Hub {
     nonce: String,
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, Waiting>>,
+    waiting: Mutex<Crowd>,
     /// By source of requests: those who follow all of its answers.
     followed: BTreeMap<u32, broadcast::Sender<Bytes>>,
     /// Rings when epochs have become durable.
@@ -28,15 +29,20 @@ pub struct Hub {
 struct Waiting {
     outcomes: Vec<Option<Outcome>>,
     missing: usize,
-    done: oneshot::Sender<Vec<Outcome>>,
+    done: oneshot::Sender<Outcomes>,
 }
+
+/// What became of all rows, in their order; or of the request, where it is not known to be kept.
+type Outcomes = Result<Vec<Outcome>, Kept>;
+
+/// Waits for the answers to requests, by their numbers.
+type Crowd = HashMap<u64, Waiting>;
 
 /// A place among those who wait; it is given up when this is dropped.
 pub(super) struct Place {
     hub: Arc<Hub>,
-    number: u64,
-    /// Gets the outcomes of all rows, in their order.
-    pub(super) outcomes: oneshot::Receiver<Vec<Outcome>>,
+    pub(super) number: u64,
+    pub(super) outcomes: oneshot::Receiver<Outcomes>,
 }
 
 impl Hub {
@@ -68,6 +74,7 @@ impl Hub {
 
     /// These epochs have become durable.
     pub fn published(&self, epochs: &[Published]) {
+        let (mut all, mut done) = (self.lock(), Vec::new());
         for reply in epochs.iter().flat_map(|epoch| &epoch.replies) {
             if let Some(followers) = self.followed.get(&reply.request.origin.source)
                 && followers.receiver_count() > 0
@@ -76,31 +83,25 @@ impl Hub {
                 drop(followers.send(Bytes::from(reply.value.clone())));
             }
             if let Some((number, row)) = reply.request.key.as_deref().and_then(|key| self.place(key)) {
-                self.answer(number, row, &reply.outcome);
+                done.extend(answer(&mut all, number, row, &reply.outcome));
             }
         }
+        drop(all);
+        // Whoever wakes finds the door open.
+        done.into_iter().for_each(Waiting::tell);
         self.durable.send_replace(());
+    }
+
+    /// A request is not known to be kept.
+    pub(super) fn give_up(&self, number: u64, kept: Kept) {
+        let waiting = self.lock().remove(&number);
+        // Whoever waited may have gone by now.
+        drop(waiting.map(|waiting| waiting.done.send(Err(kept))));
     }
 
     /// Nothing more is answered: whoever waits is told so.
     pub fn close(&self) {
         self.lock().clear();
-    }
-
-    fn answer(&self, number: u64, row: usize, outcome: &Outcome) {
-        let mut all = self.lock();
-        let Some(waiting) = all.get_mut(&number) else { return };
-        if let Some(place @ None) = waiting.outcomes.get_mut(row) {
-            *place = Some(outcome.clone());
-            waiting.missing -= 1;
-        }
-        if waiting.missing == 0
-            && let Some(Waiting { outcomes, done, .. }) = all.remove(&number)
-        {
-            drop(all);
-            // Whoever waited may have gone by now.
-            drop(done.send(outcomes.into_iter().flatten().collect()));
-        }
     }
 
     fn place(&self, key: &[u8]) -> Option<(u64, usize)> {
@@ -109,8 +110,25 @@ impl Hub {
         Some((number.parse().ok()?, row.parse().ok()?))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Waiting>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Crowd> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Notes the answer to a row; gives who waited for it, if it was the last.
+fn answer(all: &mut Crowd, number: u64, row: usize, outcome: &Outcome) -> Option<Waiting> {
+    let waiting = all.get_mut(&number)?;
+    if let Some(place @ None) = waiting.outcomes.get_mut(row) {
+        *place = Some(outcome.clone());
+        waiting.missing -= 1;
+    }
+    if waiting.missing == 0 { all.remove(&number) } else { None }
+}
+
+impl Waiting {
+    fn tell(self) {
+        // Whoever waited may have gone by now.
+        drop(self.done.send(Ok(self.outcomes.into_iter().flatten().collect())));
     }
 }
 
@@ -148,11 +166,15 @@ mod tests {
         ] {
             assert_eq!(hub.place(&key), found);
         }
-        hub.answer(0, 1, &refused("b"));
-        hub.answer(0, 7, &refused("of no row"));
+        let answer = |number, row, outcome| {
+            let done = answer(&mut hub.lock(), number, row, &outcome);
+            done.into_iter().for_each(Waiting::tell);
+        };
+        answer(0, 1, refused("b"));
+        answer(0, 7, refused("of no row"));
         assert!(first.outcomes.try_recv().is_err());
-        hub.answer(0, 0, &refused("a"));
-        let outcomes = first.outcomes.try_recv().expect("all are there");
+        answer(0, 0, refused("a"));
+        let outcomes = first.outcomes.try_recv().expect("all are there").expect("it is kept");
         let reasons: Vec<_> = outcomes
             .iter()
             .map(|outcome| match outcome {
@@ -163,6 +185,9 @@ mod tests {
         assert_eq!(reasons, ["a", "b"]);
         drop(second);
         assert!(hub.lock().is_empty());
-        hub.answer(1, 0, &refused("nobody waits"));
+        answer(1, 0, refused("nobody waits"));
+        let mut third = hub.wait(1);
+        hub.give_up(third.number, Kept::Unknown);
+        assert!(matches!(third.outcomes.try_recv(), Ok(Err(Kept::Unknown))));
     }
 }

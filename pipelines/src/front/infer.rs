@@ -1,66 +1,81 @@
-//! One request: its rows go into the topic, and their answers come back.
+//! One request, however it came: its rows go into the topic, and their answers come back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMillisecondArray};
-use arrow::datatypes::TimestampMillisecondType;
-use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{HeaderMap, RETRY_AFTER};
-use hyper::{Request, Response, StatusCode};
+use arrow::array::{Array, RecordBatch};
+use hyper::StatusCode;
+use hyper::header::RETRY_AFTER;
 use millstream_connectors::broker::Message;
-use millstream_connectors::http::{Body, Limits, Refusal, respond};
-use millstream_connectors::sources::intake::{Outcome as Kept, RECORD_BYTES};
+use millstream_connectors::formats::Cell;
+use millstream_connectors::http::Refusal;
+use millstream_connectors::sources::intake::{Outcome as Kept, RECORD_BYTES, Room};
 use millstream_engine::publish::{Outcome, Stamp};
-use serde::Deserialize;
-use serde_json::{Map, json};
-use tokio::sync::oneshot;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::Endpoint;
-use super::tensors::{self, Tensor, datatype_of};
+use super::hub::Place;
+use super::tensors::Rows;
 use crate::run::reply;
 
 /// Rows in one request at most.
-const ROWS_MAX: usize = 10_000;
-/// The header that says how long the JSON part is, where binary data follows it.
-const JSON_LENGTH: &str = "inference-header-content-length";
+pub(super) const ROWS_MAX: usize = 10_000;
 
-/// A request as it is sent.
-#[derive(Deserialize)]
-struct Asked {
-    id: Option<String>,
-    inputs: Vec<Tensor>,
-    #[serde(default)]
-    outputs: Vec<Wanted>,
-    #[serde(default)]
-    parameters: Parameters,
-}
-
-/// An output that is wanted.
-#[derive(Deserialize)]
-struct Wanted {
-    name: String,
+/// A request.
+pub(super) struct Asked<'a> {
+    pub(super) rows: Rows<'a>,
+    pub(super) parameters: Parameters,
 }
 
 /// What may be said of a request. Others are passed over, as the protocol wants.
 #[derive(Default, Deserialize)]
-struct Parameters {
+pub(super) struct Parameters {
     /// Microseconds after which nobody waits for the answer.
-    timeout: Option<u64>,
-    /// What the model must have learned at least: a revision, or offsets by source and partition.
-    at_least: Option<AtLeast>,
+    pub(super) timeout: Option<u64>,
+    /// What the model must have learned at least.
+    pub(super) at_least: Option<AtLeast>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum AtLeast {
+/// A revision, or offsets by source and partition; these also as their JSON in a text, where parameters cannot be objects.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(try_from = "Told")]
+pub(super) enum AtLeast {
     Revision(u64),
     Offsets(BTreeMap<String, u64>),
 }
 
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Told {
+    Revision(u64),
+    Offsets(BTreeMap<String, u64>),
+    Text(String),
+}
+
+impl TryFrom<Told> for AtLeast {
+    type Error = String;
+
+    fn try_from(told: Told) -> Result<Self, String> {
+        match told {
+            Told::Revision(revision) => Ok(Self::Revision(revision)),
+            Told::Offsets(offsets) => Ok(Self::Offsets(offsets)),
+            Told::Text(text) => Self::parse(&text),
+        }
+    }
+}
+
 impl AtLeast {
+    /// What is said in JSON.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match serde_json::from_str(text) {
+            Ok(Told::Revision(revision)) => Ok(Self::Revision(revision)),
+            Ok(Told::Offsets(offsets)) => Ok(Self::Offsets(offsets)),
+            _ => Err("`at_least` is a revision, or offsets: {\"orders/0\": 1200}".to_owned()),
+        }
+    }
+
     fn is_reached(&self, endpoint: &Endpoint) -> bool {
         let newest = |(_, fold, _): &(String, usize, _)| endpoint.book.newest_revision(*fold);
         endpoint.models.first().and_then(newest).is_some_and(|revision| match self {
@@ -73,70 +88,64 @@ impl AtLeast {
     }
 }
 
-fn bad(message: impl Into<String>) -> Refusal {
+pub(super) fn bad(message: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, message)
 }
 
+fn too_many() -> Refusal {
+    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "more is asked than can be answered in time");
+    refusal.with((RETRY_AFTER.as_str(), "1"))
+}
+
+fn full() -> Refusal {
+    Refusal::later("too much waits to be kept")
+}
+
 impl Endpoint {
-    /// Answers a request; gives the seconds that took, too.
+    /// Before anything is read: whoever is refused must not take the time of those who are answered.
+    pub(super) fn is_open(&self) -> Result<(), Refusal> {
+        if self.admission.is_full() { Err(too_many()) } else { Ok(()) }
+    }
+
+    /// Room for a request of so many bytes.
+    pub(super) fn room(&self, bytes: usize) -> Result<Room, Refusal> {
+        self.intake.try_room(bytes + RECORD_BYTES).ok_or_else(full)
+    }
+
+    /// Answers a request that has `room` for so many bytes; gives the seconds that took, too.
     pub(super) async fn infer(
         &self,
-        request: Request<Incoming>,
-        limits: &Limits,
-    ) -> Result<(Response<Body>, f64), Refusal> {
-        let too_many = || {
-            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "more is asked than can be answered in time");
-            refusal.with((RETRY_AFTER.as_str(), "1"))
-        };
-        // Before anything is read: whoever is refused must not take the time of those who are answered.
-        if self.admission.is_full() {
-            return Err(too_many());
-        }
-        // What is not announced may be as large as is allowed.
-        let bytes = request.body().size_hint().upper().map_or(limits.body_bytes_max, |bytes| bytes as usize);
-        if bytes > limits.body_bytes_max {
-            return Err(Refusal::too_large(limits.body_bytes_max));
-        }
-        let room =
-            self.intake.try_room(bytes + RECORD_BYTES).ok_or_else(|| Refusal::later("too much waits to be kept"))?;
-        let length = json_length(request.headers())?;
-        let body = limits.read(request.into_body()).await?;
-        let (asked, binary) = read(&body, length)?;
-        let Asked { id, inputs, outputs, parameters } = asked;
-        let (arrays, rows) = tensors::rows(inputs, &self.columns, binary).map_err(bad)?;
-        if rows > ROWS_MAX {
+        asked: &Asked<'_>,
+        (room, bytes): (Room, usize),
+        patience: Duration,
+    ) -> Result<(Vec<Outcome>, f64), Refusal> {
+        let Asked { rows, parameters } = asked;
+        if rows.count > ROWS_MAX {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a request has {ROWS_MAX} rows at most")));
         }
-        let admitted = self.admission.admit(rows).ok_or_else(too_many)?;
-        let more = self
-            .intake
-            .try_room((rows - 1) * RECORD_BYTES)
-            .ok_or_else(|| Refusal::later("too much waits to be kept"))?;
+        let admitted = self.admission.admit(rows.count).ok_or_else(too_many)?;
         if parameters.at_least.is_none() && !self.is_ready() {
             return Err(Refusal::later("the model has learned nothing yet"));
         }
-        let patience = parameters.timeout.map_or(self.patience, |us| Duration::from_micros(us).min(self.patience));
+        let patience = parameters.timeout.map_or(patience, |us| Duration::from_micros(us).min(patience));
         let answers = async {
             if let Some(at_least) = &parameters.at_least {
                 self.reach(at_least).await;
             }
-            let mut place = self.hub.wait(rows);
-            let messages = self.messages(arrays, rows, |row| place.key(row))?;
-            let (done, kept) = oneshot::channel();
-            let tell = |outcome| {
-                // Whoever asked may have gone.
-                let _ = done.send(outcome);
-            };
-            self.intake.hand_over(messages, room.and(more), tell);
-            match kept.await {
-                Ok(Kept::Durable) => {}
-                Ok(Kept::Refused) => {
-                    return Err(bad("the broker does not take this request; it may be too large for it"));
+            let mut place = self.hub.wait(rows.count);
+            let (messages, room) = self.messages(rows, &place, (room, bytes))?;
+            let (hub, number) = (self.hub.clone(), place.number);
+            self.intake.hand_over(messages, room, move |kept| {
+                if kept != Kept::Durable {
+                    hub.give_up(number, kept);
                 }
-                _ => return Err(Refusal::later("the request is not known to be kept; ask again")),
+            });
+            match (&mut place.outcomes).await {
+                Ok(Ok(outcomes)) => Ok(outcomes),
+                Ok(Err(Kept::Refused)) => Err(bad("the broker does not take this request; it may be too large for it")),
+                Ok(Err(_)) => Err(Refusal::later("the request is not known to be kept; ask again")),
+                Err(_) => Err(Refusal::later("the pipeline ends; ask again")),
             }
-            let gone = |_| Refusal::later("the pipeline ends; ask again");
-            (&mut place.outcomes).await.map_err(gone)
         };
         let late = |_| {
             let message = "the answer took longer than the client waits, or what it must have learned is not reached";
@@ -145,7 +154,7 @@ impl Endpoint {
         let outcomes = timeout(patience, answers).await.map_err(late)??;
         let seconds = admitted.seconds();
         admitted.answered();
-        self.respond(id.as_deref(), &outputs, &outcomes).map(|response| (response, seconds))
+        Ok((outcomes, seconds))
     }
 
     /// Waits until the model has learned so much.
@@ -158,114 +167,140 @@ impl Endpoint {
         }
     }
 
-    /// The rows as messages of the requests' topic.
+    /// The rows as messages of the requests' topic, in their order, and room for all of them: as records they may be larger
+    /// than they were asked.
     fn messages(
         &self,
-        mut arrays: Vec<Option<ArrayRef>>,
-        rows: usize,
-        key: impl Fn(usize) -> Vec<u8>,
-    ) -> Result<Vec<Message>, Refusal> {
+        rows: &Rows<'_>,
+        place: &Place,
+        (mut room, mut bytes): (Room, usize),
+    ) -> Result<(Vec<Message>, Room), Refusal> {
         let now_ms = self.clock.now_ms();
-        if let Some(time) = self.event_time {
-            arrays[time] = Some(asked_at(arrays[time].as_ref(), rows, now_ms));
-        }
-        let batch = tensors::batch(&self.columns, arrays, rows).map_err(bad)?;
-        let values = (self.encoder)().encode(&batch).map_err(|fault| bad(fault.to_string()))?;
-        let message = |row| Message {
-            key: Some(key(row)),
-            value: Some(values.value(row).to_vec()),
-            timestamp_ms: now_ms,
-            ..Message::default()
-        };
-        Ok((0..rows).map(message).collect())
-    }
-
-    fn respond(&self, id: Option<&str>, wanted: &[Wanted], outcomes: &[Outcome]) -> Result<Response<Body>, Refusal> {
-        let mut answered: Vec<(&RecordBatch, usize, &Arc<Stamp>)> = Vec::with_capacity(outcomes.len());
-        let (mut errors, mut staleness) = (Vec::new(), None::<i64>);
-        for (row, outcome) in outcomes.iter().enumerate() {
-            match outcome {
-                Outcome::Answered { columns, row, revision, staleness_ms, .. } => {
-                    staleness = staleness.max(*staleness_ms);
-                    answered.push((columns, *row, revision));
-                }
-                Outcome::Refused { step, reason } => {
-                    errors.push(json!({"row": row, "step": &**step, "reason": reason}));
-                }
+        let mut encoder = (self.encoder)();
+        let mut messages = Vec::with_capacity(rows.count);
+        let mut cells = Vec::with_capacity(self.columns.schema.fields().len());
+        for row in 0..rows.count {
+            cells.clear();
+            cells.extend(rows.row(row));
+            if let Some(time) = self.event_time
+                && cells[time] == Cell::Missing
+            {
+                // A request that has no time is of now.
+                cells[time] = Cell::Timestamp(now_ms);
             }
-        }
-        if !errors.is_empty() {
+            let mut value = Vec::with_capacity(self.record_bytes(&messages));
+            encoder.row(&cells, &mut value).map_err(|fault| bad(fault.to_string()))?;
             let message =
-                format!("{} of {} rows cannot be answered: {}", errors.len(), outcomes.len(), errors[0]["reason"]);
-            return Ok(respond(StatusCode::UNPROCESSABLE_ENTITY, &json!({"error": message, "errors": errors})));
-        }
-        // Rows of one request may have been answered by two revisions: the older one is what all of them had at least.
-        let Some((columns, _, oldest)) = answered.iter().min_by_key(|(_, _, stamp)| stamp.revision) else {
-            return Err(Refusal::later("nobody has answered"));
-        };
-        let mut outputs = Vec::new();
-        for (at, field) in columns.schema_ref().fields().iter().enumerate() {
-            if wanted.is_empty() || wanted.iter().any(|wanted| wanted.name == *field.name()) {
-                let value =
-                    |(columns, row, _): &(&RecordBatch, usize, &Arc<Stamp>)| reply::value(columns.column(at), *row);
-                let data = answered.iter().map(value).collect::<Result<Vec<_>, _>>();
-                let data = data.map_err(|fault| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, fault.to_string()))?;
-                let datatype = datatype_of(field.data_type());
-                outputs.push(json!({"name": field.name(), "datatype": datatype, "shape": [data.len()], "data": data}));
+                Message { key: Some(place.key(row)), value: Some(value), timestamp_ms: now_ms, ..Message::default() };
+            let taken = message.bytes() + if row > 0 { RECORD_BYTES } else { 0 };
+            if taken > bytes {
+                room = room.and(self.intake.try_room(taken - bytes).ok_or_else(full)?);
             }
+            bytes = bytes.saturating_sub(taken);
+            messages.push(message);
         }
-        if let Some(wanted) = wanted.iter().find(|wanted| columns.schema_ref().index_of(&wanted.name).is_err()) {
-            let names: Vec<&str> = columns.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
-            return Err(bad(format!("there is no output `{}`; there are {}", wanted.name, names.join(", "))));
-        }
-        let through = &oldest.learned_through;
-        let mut parameters = Map::new();
-        parameters.insert("model".to_owned(), json!(oldest.model));
-        parameters.insert("revision".to_owned(), json!(oldest.revision));
-        // The protocol's parameters are no objects.
-        parameters.insert("learned_through".to_owned(), json!(json!(through.offsets).to_string()));
-        if let Some(time_ms) = through.time_ms {
-            parameters.insert("learned_through_time".to_owned(), json!(reply::time(time_ms)));
-        }
-        if let Some(ms) = staleness {
-            parameters.insert("staleness_seconds".to_owned(), json!(ms as f64 / 1000.0));
-        }
-        let mut body = json!({
-            "model_name": self.name, "model_version": oldest.revision.to_string(), "outputs": outputs,
-            "parameters": parameters,
-        });
-        if let Some(id) = id {
-            body["id"] = json!(id);
-        }
-        Ok(respond(StatusCode::OK, &body))
+        Ok((messages, room))
+    }
+
+    /// About how large a record will be: as the one before.
+    fn record_bytes(&self, before: &[Message]) -> usize {
+        let last = before.last().and_then(|message| message.value.as_ref());
+        last.map_or(24 * self.columns.schema.fields().len(), Vec::len)
     }
 }
 
-/// The event times; a request that has none is of now.
-fn asked_at(given: Option<&ArrayRef>, rows: usize, now_ms: i64) -> ArrayRef {
-    let given = given.map(AsArray::as_primitive::<TimestampMillisecondType>);
-    let time = |row| given.filter(|times| times.is_valid(row)).map_or(now_ms, |times| times.value(row));
-    Arc::new(TimestampMillisecondArray::from_iter_values((0..rows).map(time)))
+/// What there is to be said of all rows of a request that was answered.
+pub(super) struct Answered<'o> {
+    /// Each row's answer: a row of a batch of answers.
+    pub(super) rows: Vec<(&'o RecordBatch, usize)>,
+    /// Rows of one request may have been answered by two revisions: the older one is what all of them had at least.
+    pub(super) oldest: &'o Stamp,
+    pub(super) staleness_ms: Option<i64>,
 }
 
-/// How long the JSON part is, where a client says it.
-fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
-    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
-    let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    length.map(Some).ok_or_else(|| bad(format!("`{JSON_LENGTH}` is no number")))
+/// Why a request as a whole was not answered: what was wrong with some of its rows.
+#[derive(Serialize)]
+pub(super) struct Errors<'o> {
+    pub(super) error: String,
+    errors: Vec<RowError<'o>>,
 }
 
-fn read(body: &Bytes, length: Option<usize>) -> Result<(Asked, &[u8]), Refusal> {
-    let (text, binary) = match length {
-        None => (body.as_ref(), &[][..]),
-        Some(length) => {
-            let longer = || bad(format!("`{JSON_LENGTH}` is more than the body has"));
-            body.split_at_checked(length).ok_or_else(longer)?
+#[derive(Serialize)]
+struct RowError<'o> {
+    row: usize,
+    step: &'o str,
+    reason: &'o str,
+}
+
+impl<'o> Answered<'o> {
+    /// What was answered, if all rows were.
+    pub(super) fn of(outcomes: &'o [Outcome]) -> Result<Self, Errors<'o>> {
+        let (mut errors, mut staleness_ms, mut oldest) = (Vec::new(), None::<i64>, None::<&'o Arc<Stamp>>);
+        let mut rows = Vec::with_capacity(outcomes.len());
+        for (at, outcome) in outcomes.iter().enumerate() {
+            match outcome {
+                Outcome::Answered { columns, row, revision, staleness_ms: stale, .. } => {
+                    staleness_ms = staleness_ms.max(*stale);
+                    oldest = Some(oldest.filter(|oldest| oldest.revision <= revision.revision).unwrap_or(revision));
+                    rows.push((columns, *row));
+                }
+                Outcome::Refused { step, reason } => errors.push(RowError { row: at, step, reason }),
+            }
         }
-    };
-    let asked =
-        serde_json::from_slice(text).map_err(|error| bad(format!("the request cannot be understood: {error}")))?;
-    Ok((asked, binary))
+        if let Some(oldest) = oldest.filter(|_| errors.is_empty()) {
+            return Ok(Self { rows, oldest, staleness_ms });
+        }
+        let why = errors.first().map_or("nobody has answered", |error| error.reason);
+        let error = format!("{} of {} rows cannot be answered: {why}", errors.len(), outcomes.len());
+        Err(Errors { error, errors })
+    }
+
+    /// The columns of the answer that are wanted, all where none is named.
+    pub(super) fn outputs(&self, wanted: &[impl AsRef<str>]) -> Result<Vec<Output<'_>>, Refusal> {
+        let schema = self.rows[0].0.schema_ref();
+        if let Some(unknown) = wanted.iter().find(|name| schema.index_of(name.as_ref()).is_err()) {
+            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            return Err(bad(format!("there is no output `{}`; there are {}", unknown.as_ref(), names.join(", "))));
+        }
+        let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted.as_ref() == name);
+        let fields = schema.fields().iter().enumerate().filter(|(_, field)| is_wanted(field.name()));
+        Ok(fields.map(|(at, _)| Output { rows: &self.rows, at }).collect())
+    }
+
+    /// What the older revision had learned through, in JSON: the protocol's parameters are no objects.
+    pub(super) fn learned_through(&self) -> String {
+        serde_json::to_string(&self.oldest.learned_through.offsets).unwrap_or_default()
+    }
+
+    pub(super) fn learned_through_time(&self) -> Option<String> {
+        self.oldest.learned_through.time_ms.map(reply::time)
+    }
+
+    pub(super) fn staleness_seconds(&self) -> Option<f64> {
+        self.staleness_ms.map(|ms| ms as f64 / 1000.0)
+    }
+}
+
+/// A column of an answer.
+pub(super) struct Output<'o> {
+    rows: &'o [(&'o RecordBatch, usize)],
+    at: usize,
+}
+
+impl<'o> Output<'o> {
+    pub(super) fn name(&self) -> &'o str {
+        self.rows[0].0.schema_ref().field(self.at).name()
+    }
+
+    pub(super) fn datatype(&self) -> &'static str {
+        super::tensors::datatype_of(self.rows[0].0.schema_ref().field(self.at).data_type())
+    }
+
+    /// Its values: each a row of a column.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&'o dyn Array, usize)> + use<'o> {
+        let at = self.at;
+        self.rows.iter().map(move |(columns, row)| (columns.column(at).as_ref(), *row))
+    }
 }
 
 #[cfg(test)]
@@ -273,22 +308,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_without_a_time_are_of_now() {
-        let given: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![Some(5), None]));
-        for (given, wanted) in [(Some(&given), [5, 9]), (None, [9, 9])] {
-            let times = asked_at(given, 2, 9);
-            assert_eq!(times.as_primitive::<TimestampMillisecondType>().values()[..], wanted);
+    fn what_must_be_learned_is_a_revision_or_offsets() {
+        let offsets = AtLeast::Offsets([("a/0".to_owned(), 3)].into());
+        for (text, wanted) in [
+            ("{}", None),
+            (r#"{"at_least": 7, "priority": 1}"#, Some(AtLeast::Revision(7))),
+            (r#"{"at_least": {"a/0": 3}}"#, Some(offsets)),
+            (r#"{"at_least": "{\"a/0\": 3}"}"#, Some(AtLeast::Offsets([("a/0".to_owned(), 3)].into()))),
+            (r#"{"at_least": "7"}"#, Some(AtLeast::Revision(7))),
+        ] {
+            let read: Parameters = serde_json::from_str(text).expect(text);
+            assert_eq!(read.at_least, wanted, "{text}");
         }
-    }
-
-    #[test]
-    fn the_json_part_ends_where_it_is_said_to() {
-        let body = Bytes::from_static(br#"{"inputs":[],"parameters":{"at_least":{"a/0":3},"priority":1}}12"#);
-        let (asked, binary) =
-            read(&body, Some(body.len() - 2)).map_err(|refusal| refusal.status()).expect("it is sound");
-        assert_eq!((asked.inputs.len(), binary), (0, &b"12"[..]));
-        assert!(matches!(asked.parameters.at_least, Some(AtLeast::Offsets(offsets)) if offsets["a/0"] == 3));
-        assert!(read(&body, None).is_err());
-        assert!(read(&body, Some(body.len() + 1)).is_err());
+        for text in [r#"{"at_least": "soon"}"#, r#"{"at_least": "\"7\""}"#, r#"{"at_least": -1}"#] {
+            assert!(serde_json::from_str::<Parameters>(text).is_err(), "{text}");
+        }
     }
 }

@@ -1,14 +1,17 @@
-//! Requests over HTTP: the Open Inference Protocol, version 2, into the same lane as requests from a topic.
+//! Requests over HTTP and gRPC: the Open Inference Protocol, version 2, into the same lane as requests from a topic.
 //!
 //! ```text
-//! POST /v2/models/NAME/infer ─► admission ─► its rows as records of the requests' topic, durable ─► the pipeline
-//!            ▲                                                                                         │ one transaction
-//!            └──────────────── hub: whoever waits for a row's answer gets it ◄─────────────────────────┘
+//! POST /v2/models/NAME/infer ─┬─► admission ─► its rows as records of the requests' topic, durable ─► the pipeline
+//! ModelInfer(NAME) ───────────┘                                                                         │ one transaction
+//!      ▲                                                                                                │
+//!      └──────────────────── hub: whoever waits for a row's answer gets it ◄────────────────────────────┘
 //! ```
-//! So a request that is asked over HTTP is in the log as any other: it is answered once, by a revision that a replay rebuilds, and
+//! So a request that is asked here is in the log as any other: it is answered once, by a revision that a replay rebuilds, and
 //! `audit` counts it. `NAME` is that of the requests in the definition.
 
 mod admission;
+mod grpc;
+mod http;
 mod hub;
 mod infer;
 mod tensors;
@@ -17,35 +20,42 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::StatusCode;
 use millstream_connectors::broker::Broker;
 use millstream_connectors::formats::MakeEncoder;
-use millstream_connectors::http::{Body, Limits, Refusal, Serve, listen, respond};
-use millstream_connectors::sources::intake::{self, Inlet, Intake, Receiver, Repeats};
+use millstream_connectors::http::{Limits, Protocol, Refusal, Serve, listen};
+use millstream_connectors::sources::intake::{self, Inlet, Intake, Receiver, Repeats, Writing};
 use millstream_engine::book::Book;
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::Rejects;
 use millstream_engine::time::Clock;
 use millstream_engine::{Fault, Result};
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts};
-use serde_json::{Value, json};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 use tokio::net::TcpListener;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::plan::{self, Pipeline};
 use crate::run::Options;
 use admission::Admission;
 pub use hub::Hub;
+use tensors::Columns;
+
+/// How much of the time in which requests should be answered one may wait for others, where few do: a tenth, and no longer than this.
+const PACES: u32 = 10;
+const PACE_MAX: Duration = Duration::from_millis(2);
+
+/// Why a version cannot be asked.
+const NEWEST_ONLY: &str = "answers come from the newest revision, and say which it was; ask without a version";
 
 /// A checked configuration of the front.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Of the listener.
-    pub limits: Limits,
+    /// Of the listener for HTTP, if there is one.
+    pub http: Option<Limits>,
+    /// Of the listener for gRPC, if there is one.
+    pub grpc: Option<Limits>,
     /// How soon requests should be answered.
     pub objective: Duration,
     /// How many rows may wait at most.
@@ -66,31 +76,74 @@ pub struct Around<'a> {
     pub is_ours: &'a Arc<dyn Fn() -> Result<()> + Send + Sync>,
 }
 
-/// Starts the front, if the pipeline has one; it ends when it is dropped.
-pub fn start(pipeline: &Pipeline, around: &Around<'_>) -> Result<Option<Receiver>> {
+/// A front at work; it ends when it is dropped.
+pub struct Running {
+    /// Where it listens, and what for: `serve.http`.
+    addresses: Vec<(&'static str, SocketAddr)>,
+    _receiver: Receiver,
+}
+
+/// Starts the front, if the pipeline has one.
+pub fn start(pipeline: &Pipeline, around: &Around<'_>) -> Result<Option<Running>> {
     let Some(settings) = pipeline.front else { return Ok(None) };
-    let limits = settings.limits;
-    let taken = |error| {
-        let message = format!("requests cannot be taken at {}; choose another `serve.http.listen`", limits.listen);
-        Fault::world(message).because(error)
-    };
     let runtime = intake::runtime()?;
-    let listener = runtime.block_on(TcpListener::bind(limits.listen)).map_err(taken)?;
-    let address = listener.local_addr().map_err(taken)?;
+    let http = settings.http.map(|limits| Door::open("serve.http", limits, &runtime)).transpose()?;
+    let grpc = settings.grpc.map(|limits| Door::open("serve.grpc", limits, &runtime)).transpose()?;
     let counts = Counts::new(around.metrics);
-    let (mut endpoints, mut writings, mut inlets) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut endpoints, mut writings, mut inlets) = (Vec::new(), Vec::<Writing>::new(), Vec::new());
     for (at, request) in pipeline.requests.iter().enumerate() {
         let inlet = around.inlet(pipeline, request);
-        let (intake, writing) = Intake::start(&inlet, Repeats::Sender)?;
-        endpoints.push(Endpoint::new(pipeline, at, intake, &settings, around));
+        let (intake, writing) = Intake::paced(&inlet, Repeats::Sender, (settings.objective / PACES).min(PACE_MAX))?;
+        endpoints.push(Endpoint::new(pipeline, at, intake, &settings, around, &counts));
         writings.push(writing);
         inlets.push(inlet);
     }
     let Some(inlet) = inlets.first() else { return Ok(None) };
     let (stop, stopping) = watch::channel(false);
-    let service = Front { limits, endpoints, counts, stopping: stopping.clone() };
-    let work = listen(listener, limits, Arc::new(service), stopping);
-    Ok(Some(Receiver::spawn(runtime, writings, stop, inlet, work).at(address)))
+    let shared = Arc::new(Shared { endpoints, counts, stopping });
+    let (mut addresses, mut works) = (Vec::new(), Vec::new());
+    if let Some(door) = http {
+        addresses.push((door.called, door.address));
+        let service = http::Front { limits: door.limits, shared: shared.clone() };
+        works.push(door.serve(&runtime, Protocol::Http1, service, &shared));
+    }
+    if let Some(door) = grpc {
+        addresses.push((door.called, door.address));
+        let service = grpc::Front { limits: door.limits, shared: shared.clone() };
+        works.push(door.serve(&runtime, Protocol::Http2, service, &shared));
+    }
+    drop(shared);
+    let work = async {
+        for work in works {
+            work.await.map_err(|error| Fault::ours("a front broke down").because(error))??;
+        }
+        Ok(())
+    };
+    Ok(Some(Running { addresses, _receiver: Receiver::spawn(runtime, writings, stop, inlet, work) }))
+}
+
+/// A listener that nobody serves yet.
+struct Door {
+    called: &'static str,
+    limits: Limits,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Door {
+    fn open(called: &'static str, limits: Limits, runtime: &Runtime) -> Result<Self> {
+        let taken = |error| {
+            let message = format!("requests cannot be taken at {}; choose another `{called}.listen`", limits.listen);
+            Fault::world(message).because(error)
+        };
+        let listener = runtime.block_on(TcpListener::bind(limits.listen)).map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
+        Ok(Self { called, limits, listener, address })
+    }
+
+    fn serve(self, on: &Runtime, protocol: Protocol, service: impl Serve, shared: &Shared) -> JoinHandle<Result<()>> {
+        on.spawn(listen(self.listener, self.limits, protocol, Arc::new(service), shared.stopping.clone()))
+    }
 }
 
 impl Around<'_> {
@@ -112,21 +165,38 @@ struct Endpoint {
     name: String,
     /// The requests' source in the graph.
     source: u32,
-    columns: arrow::datatypes::SchemaRef,
+    columns: Columns,
     event_time: Option<usize>,
     encoder: MakeEncoder,
     /// Who answers: names and folds, the requests' own first; and what rows the folds take.
     models: Vec<(String, usize, arrow::datatypes::SchemaRef)>,
     intake: Intake,
     admission: Arc<Admission>,
+    waiting: IntGauge,
+    limit: IntGauge,
     hub: Arc<Hub>,
     book: Arc<Book>,
     clock: Arc<dyn Clock>,
-    patience: Duration,
+}
+
+/// What an endpoint takes and gives: columns with their datatypes.
+struct About {
+    inputs: Vec<(String, &'static str)>,
+    outputs: Vec<(String, &'static str)>,
+    /// The newest revision, once there is one.
+    versions: Vec<String>,
+    models: Vec<String>,
 }
 
 impl Endpoint {
-    fn new(pipeline: &Pipeline, at: usize, intake: Intake, settings: &Settings, around: &Around<'_>) -> Self {
+    fn new(
+        pipeline: &Pipeline,
+        at: usize,
+        intake: Intake,
+        settings: &Settings,
+        around: &Around<'_>,
+        counts: &Counts,
+    ) -> Self {
         let request = &pipeline.requests[at];
         let format = request.source.format.as_ref().expect("questions have a format: they are read from a topic");
         let model = |model: &usize| {
@@ -136,16 +206,17 @@ impl Endpoint {
         Self {
             name: request.name.clone(),
             source: (pipeline.sources.len() + at) as u32,
-            columns: request.source.columns.clone(),
+            columns: Columns::new(request.source.columns.clone()),
             event_time: request.source.event_time,
             encoder: format.encoder.clone(),
             models: request.models.iter().map(model).collect(),
             intake,
             admission: Arc::new(Admission::new(settings.waiting_max, settings.objective)),
+            waiting: counts.waiting.with_label_values(&[&request.name]),
+            limit: counts.limit.with_label_values(&[&request.name]),
             hub: around.hub.clone(),
             book: around.options.book.clone(),
             clock: around.options.clock.clone(),
-            patience: settings.limits.patience,
         }
     }
 
@@ -155,30 +226,31 @@ impl Endpoint {
     }
 
     /// What it takes and gives.
-    fn describe(&self) -> Value {
-        let tensor = |field: &arrow::datatypes::Field| json!({"name": field.name(), "datatype": tensors::datatype_of(field.data_type()), "shape": [-1]});
-        let inputs: Vec<Value> = self.columns.fields().iter().map(|field| tensor(field)).collect();
+    fn describe(&self) -> About {
+        let tensor =
+            |field: &arrow::datatypes::FieldRef| (field.name().clone(), tensors::datatype_of(field.data_type()));
         let newest = self.models.iter().find_map(|(_, fold, rows)| Some((self.book.newest_revision(*fold)?, rows)));
         let (mut outputs, mut versions) = (Vec::new(), Vec::new());
         if let Some((revision, rows)) = newest {
             versions.push(revision.number.to_string());
             let none = arrow::array::RecordBatch::new_empty(rows.clone());
             if let Ok(answer) = revision.answer.answer(&none, &mut Rejects::default()) {
-                outputs.extend(answer.schema_ref().fields().iter().map(|field| tensor(field)));
+                outputs.extend(answer.schema_ref().fields().iter().map(tensor));
             }
         }
-        let models: Vec<&String> = self.models.iter().map(|(name, ..)| name).collect();
-        json!({
-            "name": self.name, "versions": versions, "platform": "millstream", "inputs": inputs, "outputs": outputs,
-            "parameters": {"models": models},
-        })
+        About {
+            inputs: self.columns.schema.fields().iter().map(tensor).collect(),
+            outputs,
+            versions,
+            models: self.models.iter().map(|(name, ..)| name.clone()).collect(),
+        }
     }
 }
 
 /// What the front counts.
 struct Counts {
     requests_total: IntCounterVec,
-    seconds: Histogram,
+    seconds: HistogramVec,
     waiting: IntGaugeVec,
     limit: IntGaugeVec,
 }
@@ -186,124 +258,47 @@ struct Counts {
 impl Counts {
     fn new(metrics: &Metrics) -> Self {
         let gauge = |name: &str, help: &str| metrics.register(IntGaugeVec::new(Opts::new(name, help), &["requests"]));
-        let seconds = HistogramOpts::new("front_seconds", "Seconds from a request over HTTP to its answer.");
+        let seconds = HistogramOpts::new("front_seconds", "Seconds from a request to its answer, by front.");
         let buckets = vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
-        let requests = Opts::new("front_requests_total", "Requests over HTTP, by status.");
+        let requests = Opts::new("front_requests_total", "Requests over HTTP and gRPC, by front and status.");
         Self {
-            requests_total: metrics.register(IntCounterVec::new(requests, &["requests", "status"])),
-            seconds: metrics.register(Histogram::with_opts(seconds.buckets(buckets))),
-            waiting: gauge("front_rows_waiting", "Rows asked over HTTP that wait for their answers."),
-            limit: gauge("front_rows_limit", "Rows asked over HTTP that may wait for their answers."),
+            requests_total: metrics.register(IntCounterVec::new(requests, &["front", "requests", "status"])),
+            seconds: metrics.register(HistogramVec::new(seconds.buckets(buckets), &["front"])),
+            waiting: gauge("front_rows_waiting", "Rows asked over HTTP and gRPC that wait for their answers."),
+            limit: gauge("front_rows_limit", "Rows asked over HTTP and gRPC that may wait for their answers."),
         }
     }
 }
 
-/// The service.
-struct Front {
-    limits: Limits,
+/// What all fronts share.
+struct Shared {
     endpoints: Vec<Endpoint>,
     counts: Counts,
     stopping: watch::Receiver<bool>,
 }
 
-impl Serve for Front {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        self.route(request).await.unwrap_or_else(Refusal::response)
+impl Shared {
+    fn is_ready(&self) -> bool {
+        self.endpoints.iter().all(Endpoint::is_ready)
     }
-}
 
-impl Front {
-    async fn route(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        self.limits.admit(request.headers())?;
-        let path = request.uri().path().to_owned();
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        let is_post = request.method() == Method::POST;
-        if !is_post && request.method() != Method::GET {
-            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "requests are posted, all else is got");
-            return Err(refusal.with((ALLOW.as_str(), "GET, POST")));
-        }
-        let known = |ok: bool, what: &str| {
-            if ok {
-                Ok(respond(StatusCode::OK, &json!({what: true})))
-            } else {
-                Err(Refusal::later(format!("not {what}")))
-            }
-        };
-        let (name, rest) = match parts.as_slice() {
-            ["v2"] if !is_post => {
-                let extensions = ["binary_tensor_data"];
-                let version = env!("CARGO_PKG_VERSION");
-                return Ok(respond(
-                    StatusCode::OK,
-                    &json!({"name": "millstream", "version": version, "extensions": extensions}),
-                ));
-            }
-            ["v2", "health", "live"] if !is_post => return known(true, "live"),
-            ["v2", "health", "ready"] if !is_post => {
-                return known(self.endpoints.iter().all(Endpoint::is_ready), "ready");
-            }
-            ["v2", "models", name, rest @ ..] => (*name, rest),
-            _ => return Err(Refusal::new(StatusCode::NOT_FOUND, "there is nothing here; begin at /v2")),
-        };
-        let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.name == name) else {
+    fn endpoint(&self, name: &str) -> std::result::Result<&Endpoint, Refusal> {
+        self.endpoints.iter().find(|endpoint| endpoint.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
             let message = format!("there are no requests `{name}`; there are {}", names.join(", "));
-            return Err(Refusal::new(StatusCode::NOT_FOUND, message));
-        };
-        match (is_post, rest) {
-            (true, ["infer"]) => {
-                let answered = endpoint.infer(request, &self.limits).await;
-                self.count(endpoint, &answered);
-                answered.map(|(response, _)| response)
-            }
-            (false, []) => Ok(respond(StatusCode::OK, &endpoint.describe())),
-            (false, ["ready"]) => known(endpoint.is_ready(), "ready"),
-            (false, ["answers"]) => self.follow(endpoint),
-            (_, ["versions", ..]) => {
-                let message = "answers come from the newest revision, and say which it was; ask without a version";
-                Err(Refusal::new(StatusCode::NOT_FOUND, message))
-            }
-            _ => Err(Refusal::new(
-                StatusCode::NOT_FOUND,
-                format!("there is nothing here; ask at /v2/models/{name}/infer"),
-            )),
+            Refusal::new(StatusCode::NOT_FOUND, message)
+        })
+    }
+
+    /// Counts a request, and the seconds until it was answered if it was.
+    fn count(&self, front: &str, endpoint: &Endpoint, status: &str, seconds: Option<f64>) {
+        if let Some(seconds) = seconds {
+            self.counts.seconds.with_label_values(&[front]).observe(seconds);
         }
-    }
-
-    fn count(&self, endpoint: &Endpoint, answered: &Result<(Response<Body>, f64), Refusal>) {
-        let status = match answered {
-            Ok((response, seconds)) => {
-                self.counts.seconds.observe(*seconds);
-                response.status()
-            }
-            Err(refusal) => refusal.status(),
-        };
-        self.counts.requests_total.with_label_values(&[endpoint.name.as_str(), status.as_str()]).inc();
+        self.counts.requests_total.with_label_values(&[front, &endpoint.name, status]).inc();
         let (waiting, limit) = endpoint.admission.state();
-        self.counts.waiting.with_label_values(&[&endpoint.name]).set(waiting as i64);
-        self.counts.limit.with_label_values(&[&endpoint.name]).set(limit as i64);
-    }
-
-    /// All answers from now on, as server-sent events.
-    fn follow(&self, endpoint: &Endpoint) -> Result<Response<Body>, Refusal> {
-        let gone = || Refusal::new(StatusCode::NOT_FOUND, "nobody answers here");
-        let answers = endpoint.hub.follow(endpoint.source).ok_or_else(gone)?;
-        let events =
-            futures_util::stream::unfold((answers, self.stopping.clone()), |(mut answers, mut stopping)| async {
-                let event = tokio::select! {
-                    answer = answers.recv() => match answer {
-                        Ok(answer) => [b"data: ".as_slice(), &answer, b"\n\n"].concat(),
-                        Err(RecvError::Lagged(missed)) => format!("event: missed\ndata: {missed}\n\n").into_bytes(),
-                        Err(RecvError::Closed) => return None,
-                    },
-                    _ = stopping.wait_for(|stopping| *stopping) => return None,
-                };
-                Some((Ok(Frame::data(Bytes::from(event))), (answers, stopping)))
-            });
-        let mut response = Response::new(StreamBody::new(events).boxed_unsync());
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Ok(response)
+        endpoint.waiting.set(waiting as i64);
+        endpoint.limit.set(limit as i64);
     }
 }
 
@@ -314,13 +309,17 @@ pub fn nonce(now_ms: i64) -> String {
 }
 
 /// Where the front listens, for those who asked.
-pub fn tell(front: Option<&Receiver>, options: &Options) {
-    let Some(address): Option<SocketAddr> = front.and_then(|front| front.address) else { return };
-    if !options.quiet {
-        eprintln!("requests at http://{address}/v2");
-    }
-    if let Some(listening) = &options.listening {
-        // Whoever asked may have gone.
-        drop(listening.send(("serve.http".to_owned(), address)));
+pub fn tell(front: Option<&Running>, options: &Options) {
+    for (called, address) in front.iter().flat_map(|front| &front.addresses) {
+        if !options.quiet {
+            match *called {
+                "serve.http" => eprintln!("requests at http://{address}/v2"),
+                _ => eprintln!("requests at {address}, over gRPC"),
+            }
+        }
+        if let Some(listening) = &options.listening {
+            // Whoever asked may have gone.
+            drop(listening.send(((*called).to_owned(), *address)));
+        }
     }
 }

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
-use millstream_connectors::http::{self, Body, Configured, Limits, Serve, listen};
+use millstream_connectors::http::{self, Body, Configured, Limits, Protocol, Serve, listen};
 use millstream_engine::catalogue::Problems;
 use millstream_engine::time::Clock;
 use millstream_engine::{Fault, Result};
@@ -82,7 +82,7 @@ impl Server {
         let address = listener.local_addr().map_err(taken)?;
         let door = Door { limits, api: Arc::new(Api::new(registry, user, clock)) };
         let (stop, stopping) = watch::channel(false);
-        runtime.spawn(listen(listener, limits, Arc::new(door), stopping));
+        runtime.spawn(listen(listener, limits, Protocol::Http1, Arc::new(door), stopping));
         Ok(Self { runtime, address, _stop: stop })
     }
 
@@ -120,7 +120,7 @@ impl Serve for Door {
 
 impl Door {
     async fn ask(&self, request: Request<Incoming>) -> std::result::Result<Reply, Refusal> {
-        self.limits.admit(request.headers()).map_err(|refused| refusal(&refused))?;
+        self.limits.admit(&request).map_err(|refused| refusal(&refused))?;
         let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         // Browsers send other kinds for any page without asking first.

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use millstream_connectors::broker::Message;
+use millstream_connectors::formats::timestamp;
+use millstream_engine::Fault;
 use millstream_engine::book::Request;
 use millstream_engine::publish::Outcome;
-use millstream_engine::{Fault, Result};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde::ser::{Error as _, SerializeMap, Serializer};
 
 use crate::run::commit::Answers;
 
@@ -43,7 +44,7 @@ struct Asked<'a> {
 #[serde(untagged)]
 enum Body<'a> {
     Answered {
-        answer: Value,
+        answer: Columns<'a>,
         model: &'a str,
         revision: u64,
         learned_through: LearnedThrough<'a>,
@@ -69,11 +70,11 @@ struct Refusal<'a> {
 }
 
 /// The answer to a request as it is written.
-pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result<Vec<u8>> {
+pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> millstream_engine::Result<Vec<u8>> {
     let origin = request.origin;
     let body = match outcome {
         Outcome::Answered { columns, row, revision, staleness_ms, chosen_with } => Body::Answered {
-            answer: object(columns, *row)?,
+            answer: Columns(columns, *row),
             model: &revision.model,
             revision: revision.revision,
             learned_through: LearnedThrough {
@@ -87,8 +88,10 @@ pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> Result
     };
     let key = request.key.as_deref().map(String::from_utf8_lossy);
     let request = Asked { topic: &answers.asked, partition: origin.partition, offset: origin.offset, key };
-    serde_json::to_vec(&Written { request, body })
-        .map_err(|error| Fault::ours("an answer cannot be written").because(error))
+    let mut text = Vec::with_capacity(512);
+    serde_json::to_writer(&mut text, &Written { request, body })
+        .map_err(|error| Fault::ours("an answer cannot be written").because(error))?;
+    Ok(text)
 }
 
 /// The header of a request that names the topic where its answer is wanted, too.
@@ -121,34 +124,59 @@ pub fn reply_to<'a>(request: &Request, answers: &'a Answers) -> Option<&'a str> 
 
 /// Milliseconds since 1970 as RFC 3339.
 pub fn time(ms: i64) -> String {
-    arrow::temporal_conversions::timestamp_ms_to_datetime(ms)
-        .map_or_else(|| format!("{ms} ms"), |time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+    let mut text = Vec::with_capacity(24);
+    timestamp::write(ms, &mut text);
+    String::from_utf8(text).unwrap_or_default()
 }
 
-fn object(columns: &RecordBatch, row: usize) -> Result<Value> {
-    let mut object = Map::new();
-    for (field, column) in columns.schema_ref().fields().iter().zip(columns.columns()) {
-        object.insert(field.name().clone(), value(column, row)?);
-    }
-    Ok(Value::Object(object))
-}
+/// A row's columns as an object, whose keys are in the order of the alphabet.
+struct Columns<'a>(&'a RecordBatch, usize);
 
-/// A value of an answer, as JSON.
-pub(crate) fn value(column: &dyn Array, row: usize) -> Result<Value> {
-    if column.is_null(row) {
-        return Ok(Value::Null);
-    }
-    match column.data_type() {
-        DataType::Float64 => Ok(json!(column.as_primitive::<Float64Type>().value(row))),
-        DataType::Int64 => Ok(json!(column.as_primitive::<Int64Type>().value(row))),
-        DataType::Boolean => Ok(json!(column.as_boolean().value(row))),
-        DataType::Utf8 => Ok(json!(column.as_string::<i32>().value(row))),
-        DataType::Map(..) => {
-            let entries = column.as_map().value(row);
-            let (names, values) = (entries.column(0).as_string::<i32>(), entries.column(1));
-            let entry = |at: usize| Ok((names.value(at).to_owned(), value(values, at)?));
-            Ok(Value::Object((0..entries.len()).map(entry).collect::<Result<_>>()?))
+impl Serialize for Columns<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(columns, row) = self;
+        let fields = columns.schema_ref().fields();
+        let mut order: Vec<usize> = (0..fields.len()).collect();
+        order.sort_unstable_by_key(|at| fields[*at].name());
+        let mut object = serializer.serialize_map(Some(fields.len()))?;
+        for at in order {
+            object.serialize_entry(fields[at].name(), &Datum(columns.column(at), *row))?;
         }
-        other => Err(Fault::ours(format!("answers have no columns of type {other}"))),
+        object.end()
+    }
+}
+
+/// A value of an answer: a row of a column.
+pub(crate) struct Datum<'a>(pub(crate) &'a dyn Array, pub(crate) usize);
+
+impl Datum<'_> {
+    /// It as JSON, where only a text can be said.
+    pub(crate) fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for Datum<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(column, row) = *self;
+        if column.is_null(row) {
+            return serializer.serialize_unit();
+        }
+        match column.data_type() {
+            DataType::Float64 => serializer.serialize_f64(column.as_primitive::<Float64Type>().value(row)),
+            DataType::Int64 => serializer.serialize_i64(column.as_primitive::<Int64Type>().value(row)),
+            DataType::Boolean => serializer.serialize_bool(column.as_boolean().value(row)),
+            DataType::Utf8 => serializer.serialize_str(column.as_string::<i32>().value(row)),
+            DataType::Map(..) => {
+                let entries = column.as_map().value(row);
+                let (names, values) = (entries.column(0).as_string::<i32>(), entries.column(1));
+                let mut object = serializer.serialize_map(Some(entries.len()))?;
+                for at in 0..entries.len() {
+                    object.serialize_entry(names.value(at), &Datum(values, at))?;
+                }
+                object.end()
+            }
+            other => Err(S::Error::custom(format!("answers have no columns of type {other}"))),
+        }
     }
 }

@@ -46,8 +46,8 @@ impl Appender {
         }
     }
 
-    /// Writes one topic's messages within a transaction.
-    fn write(&mut self, transaction: &Connection, append: &Append) -> Result<()> {
+    /// Writes one topic's messages within a transaction; gives the topic.
+    fn write(&mut self, transaction: &Connection, append: &Append) -> Result<i64> {
         let doing = || format!("append to topic `{}`", append.topic);
         let (topic, partitions) = store::find(transaction, &append.topic)
             .map_err(|error| self.store.fault(&doing(), error))?
@@ -61,7 +61,7 @@ impl Appender {
             write_partition(transaction, topic, partition as u32, messages)
                 .map_err(|error| self.store.fault(&doing(), error))?;
         }
-        Ok(())
+        Ok(topic)
     }
 }
 
@@ -81,8 +81,9 @@ impl Producer for Appender {
         if newest(&transaction, &self.id).map_err(|error| store.fault(&doing, error))? != Some(self.epoch) {
             return Err(faults::fenced(&self.id));
         }
+        let mut topics = Vec::with_capacity(appends.len());
         for append in appends {
-            failpoint::around("transaction.send", || self.write(&transaction, append))?;
+            topics.push(failpoint::around("transaction.send", || self.write(&transaction, append))?);
         }
         failpoint::around("transaction.commit", || transaction.commit()).map_err(|error| {
             // Only a lock leaves a commit undone for certain; a failed fsync may have reached the disk or not.
@@ -93,7 +94,7 @@ impl Producer for Appender {
             fault
         })?;
         drop(connection);
-        store.notify();
+        topics.into_iter().for_each(|topic| store.bell(topic).ring());
         Ok(())
     }
 

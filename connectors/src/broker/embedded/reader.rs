@@ -14,7 +14,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::chunk;
 use super::producer::CHUNK_BYTES;
-use super::store::{self, Store};
+use super::store::{self, Bell, Store};
 use crate::broker::{Fetched, TopicReader, faults};
 
 /// How often another process's appends are looked for; those of this process are seen at once.
@@ -25,6 +25,7 @@ pub(super) struct Reader {
     store: Arc<Store>,
     connection: Connection,
     topic: i64,
+    bell: Arc<Bell>,
     name: String,
     cursors: Vec<Cursor>,
     /// The cursor whose turn it is.
@@ -56,7 +57,8 @@ impl Reader {
             }
         }
         let cursors = from.iter().map(|next| Cursor { next: *next, rest: None }).collect();
-        Ok(Self { store, connection, topic, name: name.to_owned(), cursors, turn: 0, idle_at: None })
+        let bell = store.bell(topic);
+        Ok(Self { store, connection, topic, bell, name: name.to_owned(), cursors, turn: 0, idle_at: None })
     }
 
     /// The next records that are there now.
@@ -176,7 +178,7 @@ impl TopicReader for Reader {
     fn read(&mut self, max_bytes: usize, wait: Duration) -> Result<Option<Fetched>> {
         let deadline = Instant::now() + wait;
         loop {
-            let seen = self.store.appended();
+            let heard = self.bell.rung();
             if let Some(fetched) = self.next(max_bytes)? {
                 return Ok(Some(fetched));
             }
@@ -184,7 +186,7 @@ impl TopicReader for Reader {
             if left.is_zero() {
                 return Ok(None);
             }
-            self.store.wait(seen, left.min(POLL));
+            self.bell.wait(heard, left.min(POLL));
         }
     }
 

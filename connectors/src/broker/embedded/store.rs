@@ -1,7 +1,8 @@
 //! The file: its tables, its connections, and the word that something was appended.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millstream_engine::source::Position;
@@ -34,9 +35,34 @@ const TABLES: &str = "
 pub(super) struct Store {
     path: PathBuf,
     connection: Mutex<Connection>,
-    /// How many appends this process has made, so that its readers need not poll for them.
-    appended: Mutex<u64>,
+    /// By topic: rings when this process has appended, so that its readers need not poll.
+    bells: Mutex<HashMap<i64, Arc<Bell>>>,
+}
+
+/// Tells the readers of a topic that this process has appended to it.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    rung: Mutex<u64>,
     wake: Condvar,
+}
+
+impl Bell {
+    /// How often it has rung.
+    pub(super) fn rung(&self) -> u64 {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes whoever waits.
+    pub(super) fn ring(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.wake.notify_all();
+    }
+
+    /// Waits until it has rung more often than `heard` times, or `wait` is over.
+    pub(super) fn wait(&self, heard: u64, wait: Duration) {
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.wake.wait_timeout_while(rung, wait, |rung| *rung == heard));
+    }
 }
 
 impl Store {
@@ -57,7 +83,7 @@ impl Store {
         connection.pragma_update(None, "wal_autocheckpoint", 4096).map_err(fault)?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fault)?;
         prepare(&mut connection).map_err(fault)?;
-        Ok(Self { path, connection: Mutex::new(connection), appended: Mutex::new(0), wake: Condvar::new() })
+        Ok(Self { path, connection: Mutex::new(connection), bells: Mutex::default() })
     }
 
     /// The connection for writing. A panic elsewhere rolled its transaction back, so the connection is still good.
@@ -79,21 +105,9 @@ impl Store {
         Fault::world(format!("{} is corrupt: {what}: {why}", self.path.display()))
     }
 
-    /// How many appends there have been in this process.
-    pub(super) fn appended(&self) -> u64 {
-        *self.appended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Wakes this process's readers.
-    pub(super) fn notify(&self) {
-        *self.appended.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.wake.notify_all();
-    }
-
-    /// Waits until this process has appended more than `seen`, or `wait` is over.
-    pub(super) fn wait(&self, seen: u64, wait: Duration) {
-        let appended = self.appended.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.wake.wait_timeout_while(appended, wait, |appended| *appended == seen));
+    /// The bell of a topic.
+    pub(super) fn bell(&self, topic: i64) -> Arc<Bell> {
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner).entry(topic).or_default().clone()
     }
 }
 

@@ -18,7 +18,7 @@ use crate::formats::cells::{Cells, Writing, check, write_json};
 use crate::formats::columns::{Column, Columns};
 use crate::formats::json::Unit;
 use crate::formats::record::{RowDecoder, RowFormat};
-use crate::formats::{Encoder, Format, FormatKind, timestamp};
+use crate::formats::{Cell, Encoder, Format, FormatKind, timestamp};
 
 /// How CSV is read and written.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -278,29 +278,33 @@ impl Encoder for Writer {
         let columns = Cells::of(rows)?;
         let mut writing = Writing::new(rows.num_rows());
         for row in 0..rows.num_rows() {
-            for (at, cells) in columns.iter().enumerate() {
-                if at > 0 {
-                    writing.bytes.push(self.delimiter);
-                }
-                if !cells.is_null(row) {
-                    self.write(cells, row, &mut writing.bytes);
-                }
-            }
+            self.line(columns.iter().map(|cells| cells.get(row)), &mut writing.bytes);
             writing.end()?;
         }
         Ok(writing.finish())
     }
+
+    fn row(&mut self, row: &[Cell<'_>], out: &mut Vec<u8>) -> Result<()> {
+        self.line(row.iter().map(Cell::borrowed), out);
+        Ok(())
+    }
 }
 
 impl Writer {
-    fn write(&self, cells: &Cells, row: usize, out: &mut Vec<u8>) {
-        match cells {
-            Cells::Int(cells) => write_json(&cells.value(row), out),
-            Cells::UInt(cells) => write_json(&cells.value(row), out),
-            Cells::Float(cells) => write_json(&cells.value(row), out),
-            Cells::Bool(cells) => write_json(&cells.value(row), out),
-            Cells::Timestamp(cells) => timestamp::write(cells.value(row), out),
-            Cells::Text(cells) => self.write_text(cells.value(row), out),
+    fn line<'a>(&self, row: impl Iterator<Item = Cell<'a>>, out: &mut Vec<u8>) {
+        for (at, cell) in row.enumerate() {
+            if at > 0 {
+                out.push(self.delimiter);
+            }
+            match cell {
+                Cell::Missing => {}
+                Cell::Int(value) => write_json(&value, out),
+                Cell::UInt(value) => write_json(&value, out),
+                Cell::Float(value) => write_json(&value, out),
+                Cell::Bool(value) => write_json(&value, out),
+                Cell::Timestamp(ms) => timestamp::write(ms, out),
+                Cell::Text(text) => self.write_text(&text, out),
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use millstream_engine::catalogue::Planned;
 
 use super::Nulls;
 use crate::formats::cells::{Cells, Writing, check, write_json};
-use crate::formats::{Encoder, timestamp};
+use crate::formats::{Cell, Encoder, timestamp};
 
 /// Writes one object for each row.
 #[derive(Clone)]
@@ -30,46 +30,53 @@ pub(super) fn plan(columns: &SchemaRef, nulls: Nulls) -> Planned<Writer> {
     Ok(Writer { keys: columns.fields().iter().map(|field| key(field.name())).collect(), nulls })
 }
 
+impl Writer {
+    fn object<'a>(&self, row: impl Iterator<Item = Cell<'a>>, out: &mut Vec<u8>) {
+        let mut mark = b'{';
+        for (key, cell) in self.keys.iter().zip(row) {
+            if self.nulls == Nulls::Omit && cell == Cell::Missing {
+                continue;
+            }
+            out.push(mark);
+            out.extend_from_slice(key);
+            write(&cell, out);
+            mark = b',';
+        }
+        if mark == b'{' {
+            out.push(b'{');
+        }
+        out.push(b'}');
+    }
+}
+
 impl Encoder for Writer {
     fn encode(&mut self, rows: &RecordBatch) -> Result<BinaryArray> {
         let columns = Cells::of(rows)?;
         let mut writing = Writing::new(rows.num_rows());
         for row in 0..rows.num_rows() {
-            let out = &mut writing.bytes;
-            let mut mark = b'{';
-            for (key, cells) in self.keys.iter().zip(&columns) {
-                if self.nulls == Nulls::Omit && cells.is_null(row) {
-                    continue;
-                }
-                out.push(mark);
-                out.extend_from_slice(key);
-                write(cells, row, out);
-                mark = b',';
-            }
-            if mark == b'{' {
-                out.push(b'{');
-            }
-            out.push(b'}');
+            self.object(columns.iter().map(|cells| cells.get(row)), &mut writing.bytes);
             writing.end()?;
         }
         Ok(writing.finish())
     }
+
+    fn row(&mut self, row: &[Cell<'_>], out: &mut Vec<u8>) -> Result<()> {
+        self.object(row.iter().map(Cell::borrowed), out);
+        Ok(())
+    }
 }
 
-fn write(cells: &Cells, row: usize, out: &mut Vec<u8>) {
-    if cells.is_null(row) {
-        out.extend_from_slice(b"null");
-        return;
-    }
-    match cells {
-        Cells::Int(cells) => write_json(&cells.value(row), out),
-        Cells::UInt(cells) => write_json(&cells.value(row), out),
-        Cells::Float(cells) => write_json(&cells.value(row), out),
-        Cells::Bool(cells) => write_json(&cells.value(row), out),
-        Cells::Text(cells) => write_json(cells.value(row), out),
-        Cells::Timestamp(cells) => {
+fn write(cell: &Cell<'_>, out: &mut Vec<u8>) {
+    match cell {
+        Cell::Missing => out.extend_from_slice(b"null"),
+        Cell::Int(value) => write_json(value, out),
+        Cell::UInt(value) => write_json(value, out),
+        Cell::Float(value) => write_json(value, out),
+        Cell::Bool(value) => write_json(value, out),
+        Cell::Text(text) => write_json(&**text, out),
+        Cell::Timestamp(ms) => {
             out.push(b'"');
-            timestamp::write(cells.value(row), out);
+            timestamp::write(*ms, out);
             out.push(b'"');
         }
     }
