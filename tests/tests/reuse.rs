@@ -382,12 +382,13 @@ fn files_are_gone_on_from_offline_and_settings_are_tried() {
     let gone_on = learned(&site, "b.ndjson", "second");
     assert!(gone_on.0 == 500 && gone_on == whole, "in two parts it is the same model");
     let wanted = learn::Wanted { files: vec![(None, site.folder().join("b.ndjson"))], ..learn::Wanted::default() };
-    let report = sweep::run(&site.pipeline, &site.pipeline.sweeps[0], &wanted).expect("it goes well");
+    let report = sweep::run(&site.pipeline, &site.pipeline.sweeps[0], &wanted, None).expect("it goes well");
     assert!(
         report.trials.iter().all(|trial| trial.rows == 200 && trial.value.is_some_and(f64::is_finite)),
         "{report:?}"
     );
-    let message = sweep::run(&site.pipeline, &site.pipeline.sweeps[1], &wanted).expect_err("other settings").message;
+    let message =
+        sweep::run(&site.pipeline, &site.pipeline.sweeps[1], &wanted, None).expect_err("other settings").message;
     let words = "with learner.logistic_regression.update.adagrad.learning_rate 0.1, returns cannot begin with `first/returns`: it was \
                  learned otherwise: `update.adagrad.learning_rate` is ";
     assert!(message.starts_with(words), "{message}");
