@@ -32,8 +32,6 @@ pub const RECORD_BYTES: usize = 128;
 const APPEND_BYTES: usize = 4 << 20;
 /// So many batches that wait are no longer few: they are appended at once.
 const FEW: isize = 16;
-/// How often a paced intake looks whether those that wait are still few.
-const LOOKS: u32 = 4;
 /// How long is waited between two attempts at what may be repeated: at first, and at most.
 const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 /// How long a receiver that ends may take to finish what it has begun.
@@ -156,6 +154,8 @@ pub struct Intake {
     queue: mpsc::Sender<Option<Batch>>,
     /// How many batches are in it, about: one is counted when it can be taken already.
     waiting: Arc<AtomicIsize>,
+    /// Appends them.
+    writer: thread::Thread,
     room: Arc<Semaphore>,
 }
 
@@ -196,7 +196,8 @@ impl Intake {
             .spawn(move || writer.run(&batches))
             .map_err(|error| Fault::world("the intake's thread cannot be started").because(error))?;
         let room = Arc::new(Semaphore::new(ROOM_BYTES));
-        Ok((Self { queue, waiting, room }, Writing { thread: Some(thread), closing, end }))
+        let writer = thread.thread().clone();
+        Ok((Self { queue, waiting, writer, room }, Writing { thread: Some(thread), closing, end }))
     }
 
     /// Room for so many bytes, if there is any now.
@@ -216,7 +217,9 @@ impl Intake {
         if let Err(mpsc::SendError(Some(batch))) = self.queue.send(Some(batch)) {
             (batch.done)(Outcome::Unknown);
         }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.waiting.fetch_add(1, Ordering::SeqCst) + 1 == FEW {
+            self.writer.unpark();
+        }
     }
 }
 
@@ -276,19 +279,20 @@ impl Writer {
                 bytes += next.as_ref().map_or(0, Batch::bytes);
                 group.extend(next);
             }
-            self.waiting.fetch_sub(group.len() as isize, Ordering::Relaxed);
+            self.waiting.fetch_sub(group.len() as isize, Ordering::SeqCst);
             self.write_all(group);
         }
     }
 
     /// Waits while the last append began not long enough ago, and those that wait are few.
     fn rest(&self, last: Option<Stopwatch>) {
-        let Some(last) = last.filter(|_| !self.pace.is_zero()) else { return };
-        while last.seconds() < self.pace.as_secs_f64()
-            && self.waiting.load(Ordering::Relaxed) < FEW
-            && !self.closing.load(Ordering::SeqCst)
+        let Some(last) = last else { return };
+        let is_due = || self.waiting.load(Ordering::SeqCst) >= FEW || self.closing.load(Ordering::SeqCst);
+        while let left = self.pace.as_secs_f64() - last.seconds()
+            && left > 0.0
+            && !is_due()
         {
-            thread::park_timeout(self.pace / LOOKS);
+            thread::park_timeout(Duration::from_secs_f64(left));
         }
     }
 
@@ -462,8 +466,6 @@ mod tests {
         hand_over(0);
         assert_eq!(told.recv(), Ok(0), "after a rest, one does not wait");
         (1..=few).for_each(hand_over);
-        // It looks again by itself, but not as soon.
-        writing.thread.as_ref().expect("it runs").thread().unpark();
         assert!(told.iter().take(few).eq(1..=few), "many do not wait");
         (few + 1..few + 4).for_each(hand_over);
         drop((intake, writing));
