@@ -73,6 +73,19 @@ fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: pr
     collector
 }
 
+fn answer_staleness_seconds(registry: &Registry) -> HistogramVec {
+    let help = "Event time of a request less the time that who answered had learned through.";
+    let buckets = vec![0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0];
+    let options = HistogramOpts::new("answer_staleness_seconds", help).buckets(buckets);
+    registered(registry, HistogramVec::new(options, &["requests", "model"]))
+}
+
+fn epoch_requests(registry: &Registry) -> Histogram {
+    let buckets = vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0];
+    let options = HistogramOpts::new("epoch_requests", "Requests that were answered together, in one epoch.");
+    registered(registry, Histogram::with_opts(options.buckets(buckets)))
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new_custom(Some("millstream".to_owned()), None).expect("a valid prefix");
@@ -125,24 +138,8 @@ impl Default for Metrics {
                 "Answers that were not given, by whether they said the same as the one that was.",
                 &["requests", "model", "same"],
             ),
-            answer_staleness_seconds: registered(
-                r,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "answer_staleness_seconds",
-                        "Event time of a request less the time that who answered had learned through.",
-                    )
-                    .buckets(vec![0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 86_400.0]),
-                    &["requests", "model"],
-                ),
-            ),
-            epoch_requests: registered(
-                r,
-                Histogram::with_opts(
-                    HistogramOpts::new("epoch_requests", "Requests that were answered together, in one epoch.")
-                        .buckets(vec![1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0]),
-                ),
-            ),
+            answer_staleness_seconds: answer_staleness_seconds(r),
+            epoch_requests: epoch_requests(r),
             commit_seconds: registered(
                 r,
                 Histogram::with_opts(HistogramOpts::new("commit_seconds", "Seconds that a commit took.")),

@@ -53,13 +53,13 @@ fn plan(value: &Value) -> Planned<Design> {
     let settings: Exp3 = configuration(value)?;
     settings.check()?;
     let parameters = serde_json::to_value(settings).expect("numbers can be written");
-    let make = move |shape| Erased::new(Weights::new(settings, shape), Task::Choice, shape).boxed();
+    let make = move |shape| Erased::new(Actions::new(settings, shape), Task::Choice, shape).boxed();
     Ok(Design { classes_max: bandit::ACTIONS_MAX, ..Design::new(KIND.name, Task::Choice, parameters, Arc::new(make)) })
 }
 
 /// What actions weigh.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct Weights {
+struct Actions {
     settings: Exp3,
     /// They add up to 1.
     weights: Vec<f64>,
@@ -68,7 +68,7 @@ struct Weights {
     range: Option<(f64, f64)>,
 }
 
-impl Weights {
+impl Actions {
     fn new(settings: Exp3, shape: Shape) -> Self {
         let actions = shape.classes;
         Self { settings, weights: vec![1.0 / actions.max(1) as f64; actions], taken: vec![0.0; actions], range: None }
@@ -91,7 +91,7 @@ impl Weights {
     }
 }
 
-impl Model for Weights {
+impl Model for Actions {
     fn predict(&self, _: Row<'_>, outputs: &mut [f64], _: &mut Vec<f64>) {
         outputs.iter_mut().enumerate().for_each(|(action, output)| *output = self.probability(action));
     }
@@ -156,7 +156,7 @@ mod tests {
         let design = plan(settings).expect("sound settings");
         let shape = Shape { dense: 0, active: 0, categories: 0, classes: 3 };
         let (mut model, mut random) =
-            (Weights::new(serde_json::from_value(design.parameters).expect("settings"), shape), Random::new(7, 0));
+            (Actions::new(serde_json::from_value(design.parameters).expect("settings"), shape), Random::new(7, 0));
         let (row, mut outputs, mut scratch) = (Row { dense: &[], active: &[] }, [0.0; 3], Vec::new());
         let mut earned = [0.0; 4];
         for at in 0..40_000 {

@@ -243,8 +243,11 @@ fn times() {
     }
 }
 
+/// Says what to do, by what was done and what it earned.
+type Play = Box<dyn FnMut(&[(usize, f64)], &mut Random) -> usize>;
+
 /// Two actions that earn 1 with known probabilities, told after 20 more were asked for: the regret of a player, as the mean over seeds.
-fn regret_of_two(mut player: impl FnMut(u64) -> Box<dyn FnMut(&[(usize, f64)], &mut Random) -> usize>) -> f64 {
+fn regret_of_two(mut player: impl FnMut(u64) -> Play) -> f64 {
     const CHANCES: [f64; 2] = [0.45, 0.6];
     let (seeds, rows, delay) = (40, 2_000, 20);
     let mut regret = 0.0;
@@ -261,7 +264,7 @@ fn regret_of_two(mut player: impl FnMut(u64) -> Box<dyn FnMut(&[(usize, f64)], &
 }
 
 /// Thompson sampling as in the textbook: Gaussian beliefs about two means, of rewards whose deviation is a half.
-fn reference() -> Box<dyn FnMut(&[(usize, f64)], &mut Random) -> usize> {
+fn reference() -> Play {
     Box::new(|known, random| {
         let draw = |action: usize, random: &mut Random| {
             let of = || known.iter().filter(|(of, _)| *of == action);
