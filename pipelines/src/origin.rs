@@ -4,8 +4,8 @@
 //! `returns@champion` ─ first start ─► returns/1f3a… ─► its state, kept in STATE/origins/DIGEST and named in the journal
 //!                    ─ any later start, replay, rollback ────────────────┘
 //! ```
-//! What a model begins with is part of what it is made of, like the records. So a name means for ever what it meant when a
-//! pipeline first started with it, whatever its alias names since, and the state stays when the version goes.
+//! What a model begins with is part of what it is made of, like the records. So as long as a definition says the same, that means
+//! what it meant when the pipeline first started with it, whatever an alias names since; and the state stays when the version goes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -233,7 +233,8 @@ pub struct Model {
     pub from: Option<Begins>,
 }
 
-/// What a model begins with: a version, or a file. What a name means when a pipeline first starts with it, it means for ever.
+/// What a model begins with: a version, or a file. What a name means when a pipeline first starts with
+/// it, it means as long as the definition says so.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Begins {
