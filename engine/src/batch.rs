@@ -23,12 +23,13 @@ use arrow::array::{
     Array, ArrayRef, BinaryViewArray, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray, UInt32Array,
     UInt64Array,
 };
-use arrow::compute::filter_record_batch;
+use arrow::compute::FilterBuilder;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Result;
 pub use crate::order::canonical;
+use crate::order::pick;
 
 /// How many leading columns are the engine's.
 pub const META: usize = 7;
@@ -204,7 +205,8 @@ impl<'a> Meta<'a> {
 
 /// The rows where `keep` is true (null counts as false).
 pub fn filter(rows: &RecordBatch, keep: &BooleanArray) -> Result<RecordBatch> {
-    Ok(filter_record_batch(rows, keep)?)
+    let predicate = FilterBuilder::new(keep).optimize().build();
+    pick(rows.schema_ref(), std::slice::from_ref(rows), predicate.count(), |column| Ok(predicate.filter(column[0])?))
 }
 
 /// `rows` with `columns` set: a column of an existing name is replaced in place, others are appended.

@@ -6,9 +6,15 @@
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanBufferBuilder, PrimitiveArray, RecordBatch, UInt32Array,
+    new_null_array,
+};
+use arrow::buffer::NullBuffer;
 use arrow::compute::{concat_batches, interleave};
-use arrow::datatypes::{SchemaRef, TimestampMillisecondType, UInt32Type};
+use arrow::datatypes::{
+    DataType, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType, UInt32Type, UInt64Type,
+};
 
 use crate::Result;
 use crate::batch::{INDEX, KEY, Meta, PARTITION, SOURCE, TIME};
@@ -102,33 +108,89 @@ impl<'a> Order<'a> {
     pub(crate) fn gather(&self, parts: &[RecordBatch], range: impl RangeBounds<usize>) -> Result<Option<RecordBatch>> {
         let rows = &self.rows[(range.start_bound().cloned(), range.end_bound().cloned())];
         let Some((_, first, _)) = rows.first() else { return Ok(None) };
+        let schema = parts[*first as usize].schema();
         let follows = |a: &Place, b: &Place| a.1 == b.1 && a.2 + 1 == b.2;
-        if rows.chunk_by(follows).nth(parts.len()).is_none() {
+        let run = |run: &[Place]| Run { part: run[0].1 as usize, start: run[0].2 as usize, len: run.len() };
+        let runs: Vec<Run> = rows.chunk_by(follows).map(run).collect();
+        if runs.len() <= parts.len() {
             // Hardly any row is out of order.
-            let slice = |run: &[Place]| parts[run[0].1 as usize].slice(run[0].2 as usize, run.len());
-            let mut slices: Vec<RecordBatch> = rows.chunk_by(follows).map(slice).collect();
-            let one = if slices.len() == 1 { slices.pop() } else { None };
-            return one.map_or_else(
-                || Ok(Some(concat_batches(&parts[*first as usize].schema(), &slices)?)),
-                |one| Ok(Some(one)),
-            );
+            let mut slices = runs.iter().map(|run| parts[run.part].slice(run.start, run.len));
+            return Ok(match (runs.len(), slices.next()) {
+                (1, one) => one,
+                (_, one) => Some(concat_batches(&schema, &one.into_iter().chain(slices).collect::<Vec<_>>())?),
+            });
         }
         let places: Vec<(usize, usize)> = rows.iter().map(|(_, part, row)| (*part as usize, *row as usize)).collect();
-        let schema = parts[*first as usize].schema();
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
-        for at in 0..schema.fields().len() {
-            let of_parts: Vec<&dyn Array> = parts.iter().map(|part| part.column(at).as_ref()).collect();
-            let column = match plain(at, &of_parts, places.len()) {
-                Some(column) => column,
-                // The column that says a record's time mostly is the row's time.
-                None if at > TIME && parts.iter().all(|part| is_same(part.column(at), part.column(TIME))) => {
-                    columns[TIME].clone()
-                }
-                None => interleave(&of_parts, &places)?,
-            };
-            columns.push(column);
+        let picked = pick(&schema, parts, rows.len(), |parts| match numbers(parts, &runs, rows.len()) {
+            Some(column) => Ok(column),
+            None => Ok(interleave(parts, &places)?),
+        });
+        picked.map(Some)
+    }
+}
+
+/// Rows that lie side by side in one part.
+struct Run {
+    part: usize,
+    start: usize,
+    len: usize,
+}
+
+/// Picks the same `len` rows from each column, of which the parts have some each. Columns of which it is known what comes of
+/// them are made anew, or shared.
+pub(crate) fn pick(
+    schema: &SchemaRef,
+    parts: &[RecordBatch],
+    len: usize,
+    pick: impl Fn(&[&dyn Array]) -> Result<ArrayRef>,
+) -> Result<RecordBatch> {
+    let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
+    for at in 0..schema.fields().len() {
+        let of_parts: Vec<&dyn Array> = parts.iter().map(|part| part.column(at).as_ref()).collect();
+        let column = match plain(at, &of_parts, len) {
+            Some(column) => column,
+            // The column that says a record's time mostly is the row's time.
+            None if at > TIME && parts.iter().all(|part| is_same(part.column(at), part.column(TIME))) => {
+                columns[TIME].clone()
+            }
+            None => pick(&of_parts)?,
+        };
+        columns.push(column);
+    }
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
+/// Numbers of parts, run by run: most rows are near those before them. `None` for other types.
+fn numbers(parts: &[&dyn Array], runs: &[Run], len: usize) -> Option<ArrayRef> {
+    fn of<T: ArrowPrimitiveType>(parts: &[&dyn Array], runs: &[Run], len: usize) -> Option<ArrayRef> {
+        let parts: Vec<&PrimitiveArray<T>> = parts.iter().map(|part| part.as_primitive_opt()).collect::<Option<_>>()?;
+        let mut values = Vec::with_capacity(len);
+        for run in runs {
+            values.extend_from_slice(&parts[run.part].values()[run.start..run.start + run.len]);
         }
-        Ok(Some(RecordBatch::try_new(schema, columns)?))
+        let nulls = parts.iter().any(|part| part.null_count() > 0).then(|| {
+            let mut valid = BooleanBufferBuilder::new(len);
+            for run in runs {
+                match parts[run.part].nulls() {
+                    Some(nulls) => {
+                        let start = nulls.offset() + run.start;
+                        valid.append_packed_range(start..start + run.len, nulls.validity());
+                    }
+                    None => valid.append_n(run.len, true),
+                }
+            }
+            NullBuffer::new(valid.finish())
+        });
+        let column = PrimitiveArray::<T>::new(values.into(), nulls.filter(|nulls| nulls.null_count() > 0));
+        Some(Arc::new(column.with_data_type(parts[0].data_type().clone())))
+    }
+    match parts[0].data_type() {
+        DataType::Float64 => of::<Float64Type>(parts, runs, len),
+        DataType::Int64 => of::<Int64Type>(parts, runs, len),
+        DataType::UInt64 => of::<UInt64Type>(parts, runs, len),
+        DataType::UInt32 => of::<UInt32Type>(parts, runs, len),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => of::<TimestampMillisecondType>(parts, runs, len),
+        _ => None,
     }
 }
 
@@ -171,17 +233,21 @@ fn is_same(column: &ArrayRef, time: &ArrayRef) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{BinaryViewArray, TimestampMillisecondArray, UInt64Array};
-    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+    use arrow::array::{BinaryViewArray, Float64Array, TimestampMillisecondArray, UInt64Array};
+    use arrow::datatypes::{Field, Schema};
     use proptest::prelude::*;
 
     use super::*;
     use crate::batch::{OFFSET, schema_of};
 
-    /// Rows of these times, partitions and offsets; the last column is the first one's.
+    /// Rows of these times, partitions and offsets; one column is that of the time, and in another some are missing.
     fn rows(origins: &[(i64, u32, u64)]) -> RecordBatch {
         let times = TimestampMillisecondArray::from_iter_values(origins.iter().map(|row| row.0));
-        let field = Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), true);
+        let fields = [
+            Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+            Field::new("some", DataType::Float64, true),
+        ];
+        let some = |row: &(i64, u32, u64)| (!row.2.is_multiple_of(3)).then_some(row.2 as f64);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(UInt32Array::from_value(0, origins.len())),
             Arc::new(UInt32Array::from_iter_values(origins.iter().map(|row| row.1))),
@@ -191,8 +257,9 @@ mod tests {
             Arc::new(BinaryViewArray::new_null(origins.len())),
             Arc::new(origins.iter().map(|row| Some(row.2.to_string())).collect::<BinaryViewArray>()),
             Arc::new(times),
+            Arc::new(origins.iter().map(some).collect::<Float64Array>()),
         ];
-        RecordBatch::try_new(schema_of(&Schema::new(vec![field])), columns).expect("columns of the schema")
+        RecordBatch::try_new(schema_of(&Schema::new(fields.to_vec())), columns).expect("columns of the schema")
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::take_record_batch;
+use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -21,6 +21,7 @@ use crate::graph::Input;
 use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
 use crate::mount::{Outlet, Rows, Site, Walks};
+use crate::order::pick;
 use crate::sequence::START;
 use crate::state::{ErasedKeyed, KeyReader, KeyRef, KeyedInstance, bin};
 
@@ -138,7 +139,9 @@ fn split(batch: Batch, reader: &KeyReader, workers: usize) -> Result<Vec<Batch>>
         if rows.len() == batch.rows.num_rows() {
             return Ok(Batch { worker: worker as u32, ..batch.clone() });
         }
-        let rows = take_record_batch(&batch.rows, &UInt32Array::from(rows))?;
+        let (all, rows) = (&batch.rows, UInt32Array::from(rows));
+        let rows =
+            pick(all.schema_ref(), std::slice::from_ref(all), rows.len(), |column| Ok(take(column[0], &rows, None)?))?;
         Ok(Batch { lane: batch.lane, rows, worker: worker as u32 })
     };
     rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()).map(part).collect()

@@ -66,7 +66,8 @@ impl Profile {
 
     /// Takes in rows that begin with the engine's columns; the sketches get a sample.
     pub fn add(&mut self, rows: &RecordBatch) -> Result<()> {
-        let sample = if self.rows < FIRST_ROWS { (0..rows.num_rows() as u32).collect() } else { sample(rows) };
+        let first = FIRST_ROWS.saturating_sub(self.rows).min(rows.num_rows() as u64) as u32;
+        let sample: Vec<u32> = (0..first).chain(sample(rows, first)).collect();
         self.take(&rows.columns()[META..], rows.num_rows(), &sample)
     }
 
@@ -103,16 +104,16 @@ impl Profile {
     }
 }
 
-/// The rows of a batch that are in the sample.
-fn sample(rows: &RecordBatch) -> Vec<u32> {
+/// The rows of a batch from `first` on that are in the sample.
+fn sample(rows: &RecordBatch, first: u32) -> impl Iterator<Item = u32> {
     let meta = Meta::of(rows);
-    let is_chosen = |row: &u32| {
+    let is_chosen = move |row: &u32| {
         let at = *row as usize;
         let place = meta.offset[at] ^ (u64::from(meta.partition[at]) << 40) ^ (u64::from(meta.index[at]) << 20);
         // The high bits of a product are spread well enough, and come at the cost of one multiplication.
         place.wrapping_add(SEED).wrapping_mul(0xd6e8_feb8_6659_fd93) >> 58 < 64 / ONE_OF
     };
-    (0..rows.num_rows() as u32).filter(is_chosen).collect()
+    (first..rows.num_rows() as u32).filter(is_chosen)
 }
 
 impl Column {

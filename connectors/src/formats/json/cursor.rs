@@ -139,8 +139,7 @@ impl<'a> Cursor<'a> {
         let start = usize::from(negative);
         if let Some((mantissa, places, length)) = word(bytes, start).and_then(short_decimal) {
             self.at += start + length;
-            let size = mantissa as f64 / POWERS[places];
-            return Some(if negative { -size } else { size });
+            return Some(decimal(negative, mantissa, places));
         }
         let mut mantissa = 0;
         let mut at = plain_digits(bytes, start, &mut mantissa);
@@ -158,9 +157,20 @@ impl<'a> Cursor<'a> {
             return None;
         }
         self.at += at;
-        // At most 15 digits and a power below 10^15 are exact, so one division rounds once: the nearest float.
-        let size = mantissa as f64 / POWERS[places];
-        Some(if negative { -size } else { size })
+        Some(decimal(negative, mantissa, places))
+    }
+
+    /// A string without escapes, if one is next.
+    #[inline]
+    pub(super) fn plain_text(&mut self) -> Option<&'a str> {
+        let start = self.at + 1;
+        let text = self.text.get(start..).filter(|_| self.peek() == Some(b'"'))?;
+        let end = plain(text.as_bytes());
+        if text.as_bytes().get(end) != Some(&b'"') {
+            return None;
+        }
+        self.at = start + end + 1;
+        Some(&text[..end])
     }
 
     /// The same of whole numbers.
@@ -343,14 +353,27 @@ impl Number<'_> {
     }
 }
 
+/// `±mantissa / 10^places`, the nearest float: a mantissa with places has 15 digits at most and is exact, as the power is, so that
+/// only the division rounds; one without them is rounded once as it becomes a float.
+#[inline]
+fn decimal(negative: bool, mantissa: u64, places: usize) -> f64 {
+    let size = mantissa as i64 as f64 / POWERS[places];
+    // Signs cannot be foreseen, so nothing waits for them.
+    f64::from_bits(size.to_bits() | u64::from(negative) << 63)
+}
+
 /// Whether `text` starts with `bytes`; without a call for those that fit into two words, as most keys do.
 #[inline]
 fn starts_with(text: &[u8], bytes: &[u8]) -> bool {
-    let length = bytes.len();
-    if (8..=16).contains(&length) && text.len() >= length {
-        return word(text, 0) == word(bytes, 0) && word(text, length - 8) == word(bytes, length - 8);
+    fn same<const N: usize>(text: &[u8], bytes: &[u8], length: usize) -> bool {
+        let part = |all: &[u8], at: usize| all.get(at..at + N).and_then(|part| <[u8; N]>::try_from(part).ok());
+        part(text, 0) == part(bytes, 0) && part(text, length - N) == part(bytes, length - N)
     }
-    text.starts_with(bytes)
+    match bytes.len() {
+        length @ 8..=16 if text.len() >= length => same::<8>(text, bytes, length),
+        length @ 4..8 if text.len() >= length => same::<4>(text, bytes, length),
+        _ => text.starts_with(bytes),
+    }
 }
 
 /// Takes in the digits from `at` on, and tells where they end: eight at a time.

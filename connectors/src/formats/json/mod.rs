@@ -164,16 +164,18 @@ impl Json {
             return cursor.end();
         }
         let mut previous = self.keys.start();
+        let mut key = self.keys.read(cursor, previous)?;
         loop {
-            let key = self.keys.read(cursor, previous)?;
-            cursor.space();
-            cursor.expect(b':')?;
             cursor.space();
             match key {
                 Key::Column(column) => {
                     previous = column;
                     value(cursor, columns.open(column), self.config.timestamps)
                         .map_err(|reason| format!("column `{}`: {reason}", columns.name(column)))?;
+                    if let Some(next) = self.keys.follows(cursor, column) {
+                        key = Key::Column(next);
+                        continue;
+                    }
                 }
                 Key::Unknown(key) if self.config.unknown == Unknown::Reject => {
                     return Err(format!("unknown key `{}`", key.raw()));
@@ -188,6 +190,7 @@ impl Json {
                 return cursor.end();
             }
             cursor.space();
+            key = self.keys.read(cursor, previous)?;
         }
     }
 }
@@ -215,12 +218,18 @@ fn value(cursor: &mut Cursor<'_>, column: &mut Column, unit: Unit) -> Result<(),
             }
             *cursor = before;
         }
+        Column::Text(column) => {
+            if let Some(value) = cursor.plain_text() {
+                column.push(value);
+                return Ok(());
+            }
+        }
         _ => {}
     }
     any_value(cursor, column, unit)
 }
 
-/// Numbers as they are seldom written, missing values, and other types.
+/// Values as they are seldom written, missing ones, and other types.
 fn any_value(cursor: &mut Cursor<'_>, column: &mut Column, unit: Unit) -> Result<(), Reason> {
     if cursor.null() {
         column.push_null();
@@ -287,8 +296,8 @@ enum Key<'a> {
 /// Finds columns by key. Records tend to have their keys in the same order, so the guess after each key is the one
 /// that followed it last time; at first, the declared order.
 struct Keys {
-    /// Each column's key as it is usually written, quotes included.
-    quoted: Vec<Box<[u8]>>,
+    /// Each column's key as it is usually written behind another value: `,"key":`.
+    written: Vec<Box<[u8]>>,
     /// The column that followed each column; the last entry, the one that came first.
     next: Vec<usize>,
     by_name: HashMap<Box<[u8]>, usize>,
@@ -300,7 +309,7 @@ impl Keys {
         let names: Vec<&String> = columns.fields().iter().map(|field| field.name()).collect();
         let count = names.len();
         Self {
-            quoted: names.iter().map(|name| Value::from(name.as_str()).to_string().into_bytes().into()).collect(),
+            written: names.iter().map(|name| format!(",{}:", Value::from(name.as_str())).into_bytes().into()).collect(),
             next: (1..=count).map(|at| if at == count { 0 } else { at }).chain([0]).collect(),
             by_name: names.iter().enumerate().map(|(at, name)| (name.as_bytes().into(), at)).collect(),
             scratch: Vec::new(),
@@ -309,20 +318,30 @@ impl Keys {
 
     /// What precedes the first key.
     fn start(&self) -> usize {
-        self.quoted.len()
+        self.written.len()
     }
 
+    /// The column that is guessed to follow, if its key comes next, with the comma before it and the colon behind it.
+    #[inline]
+    fn follows(&self, cursor: &mut Cursor<'_>, previous: usize) -> Option<usize> {
+        let guess = self.next[previous];
+        cursor.eat_all(&self.written[guess]).then_some(guess)
+    }
+
+    /// Reads a key with its colon.
     #[inline]
     fn read<'a>(&mut self, cursor: &mut Cursor<'a>, previous: usize) -> Result<Key<'a>, Reason> {
         let guess = self.next[previous];
-        match self.quoted.get(guess) {
-            Some(quoted) if cursor.eat_all(quoted) => Ok(Key::Column(guess)),
+        match self.written.get(guess) {
+            Some(written) if cursor.eat_all(&written[1..]) => Ok(Key::Column(guess)),
             _ => self.look_up(cursor, previous),
         }
     }
 
     fn look_up<'a>(&mut self, cursor: &mut Cursor<'a>, previous: usize) -> Result<Key<'a>, Reason> {
         let text = cursor.text()?;
+        cursor.space();
+        cursor.expect(b':')?;
         let name = if let Some(plain) = text.plain() {
             plain.as_bytes()
         } else {
