@@ -255,12 +255,12 @@ impl Binder {
         false
     }
 
-    /// Requests wait in their topic until every model has learned something, unless there is nothing to learn from.
+    /// Requests wait in their topic until every model that is asked has learned something, unless there is nothing to learn from.
     fn can_serve(&self) -> bool {
         let is_ready = |fold: usize| self.book.newest_revision(fold).is_some();
         let has_nothing_to_learn =
             || self.epoch == self.book.published() && self.book.held_rows() == 0 && self.has_learned_all();
-        self.graph.folds().all(is_ready) || has_nothing_to_learn()
+        self.graph.asked().all(is_ready) || has_nothing_to_learn()
     }
 
     fn has_learned_all(&self) -> bool {

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::Result;
 use crate::batch::Lane;
-use crate::operator::{Choosing, Power, Step};
+use crate::operator::{Choosing, Step};
 use crate::source::{MakeDecoder, Source};
 
 /// Everything that a run needs to know.
@@ -136,8 +136,8 @@ impl Graph {
         paths
     }
 
-    /// The folds, by node index.
-    pub fn folds(&self) -> impl Iterator<Item = usize> + '_ {
-        self.nodes.iter().enumerate().filter(|(_, node)| matches!(node.step.power, Power::Fold(_))).map(|(at, _)| at)
+    /// The folds that are asked, by node index; one twice where several sources ask it.
+    pub fn asked(&self) -> impl Iterator<Item = usize> + '_ {
+        self.sources.iter().filter_map(|source| source.asks.as_ref()).flat_map(|asks| asks.folds.iter().copied())
     }
 }

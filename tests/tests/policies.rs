@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_connectors::broker::Message;
-use millstream_engine::time::StepClock;
+use millstream_engine::Result;
+use millstream_engine::book::Book;
+use millstream_engine::source::Position;
+use millstream_engine::time::{StepClock, SystemClock};
 use millstream_pipelines::audit::audit;
 use millstream_pipelines::run::{Checkpointing, Options, assemble};
 use millstream_tests::{NOW_MS, Site, message, one_answer_each};
@@ -221,6 +225,37 @@ fn requests_go_where_answers_earn_most() {
     let mean = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
     assert!(mean(&shares[6..]) > 0.85, "{shares:?}");
     assert!(site.dead_letters().is_empty());
+}
+
+/// A run that does not end, while rows wait for younger ones: nothing was earned yet, so the router has learned nothing.
+#[test]
+fn nobody_waits_for_who_only_chooses() {
+    let site = Site::new(&routed("thompson_sampling").replace("lateness_seconds: 0", "lateness_seconds: 60"), &[]);
+    site.append("rows", &(0..200).map(row).collect::<Vec<_>>());
+    site.append("questions", &(0..5).map(|number| question(number, "c")).collect::<Vec<_>>());
+    assemble::create_topics(&site.pipeline, &*site.broker()).expect("there are topics");
+    let book = Arc::new(Book::default());
+    let endless = Options { until_idle: false, book: book.clone(), clock: Arc::new(SystemClock), ..site.options() };
+    let answers = std::thread::scope(|scope| {
+        let running = scope.spawn(|| site.try_run(&endless));
+        let read = || -> Result<usize> {
+            let from = [Position { partition: 0, offset: 0 }];
+            let (mut reader, mut seen) = (site.broker().open("answers", &from)?, 0);
+            // A minute at most, where nothing comes.
+            for _ in 0..60 {
+                seen += reader.read(1 << 20, Duration::from_secs(1))?.map_or(0, |fetched| fetched.records.len());
+                if seen >= 5 {
+                    break;
+                }
+            }
+            Ok(seen)
+        };
+        let seen = read();
+        book.stop();
+        running.join().expect("no panic").expect("it was stopped in peace");
+        seen.expect("it can be read")
+    });
+    assert_eq!(answers, 5);
 }
 
 #[test]
