@@ -12,6 +12,9 @@ use millstream_engine::time::Stopwatch;
 /// Fewer rows than this may always wait.
 const FEWEST: f64 = 32.0;
 
+/// So many may wait at first: what comes while something is written durably must not be refused for want of experience.
+const FIRST: f64 = 512.0;
+
 /// Admits rows.
 pub(super) struct Admission {
     waiting: AtomicUsize,
@@ -36,7 +39,7 @@ pub(super) struct Admitted {
 impl Admission {
     /// At most `most` rows wait, and fewer where answers take longer than `objective`.
     pub(super) fn new(most: usize, objective: Duration) -> Self {
-        let rows = (4.0 * FEWEST).min(most as f64);
+        let rows = FIRST.min(most as f64);
         let limit = Mutex::new(Limit { rows, since: None });
         Self { waiting: AtomicUsize::new(0), most: most as f64, objective, limit }
     }
@@ -117,12 +120,12 @@ mod tests {
     #[test]
     fn the_limit_follows_the_answers() {
         let admission = Admission::new(1000, Duration::from_millis(20));
-        admission.waiting.store(100, Ordering::SeqCst);
+        admission.waiting.store(300, Ordering::SeqCst);
         for _ in 0..10_000 {
             admission.answered(1, 0.001);
         }
         let (_, grown) = admission.state();
-        assert!(grown > 128 && grown < 1000, "it grows while it is in need: {grown}");
+        assert!(grown > 512 && grown < 1000, "it grows while it is in need: {grown}");
         admission.answered(1, 0.5);
         let (_, shrunk) = admission.state();
         assert_eq!(shrunk, (0.8 * grown as f64) as usize);
