@@ -240,8 +240,8 @@ impl Metrics {
         self.answers_by_total.with_label_values(&[requests, model]).inc_by(count);
     }
 
-    pub(crate) fn staleness(&self, requests: &str, model: &str, ms: i64) {
-        self.answer_staleness_seconds.with_label_values(&[requests, model]).observe(ms as f64 / 1000.0);
+    pub(crate) fn answer_staleness(&self, requests: &str, model: &str) -> Histogram {
+        self.answer_staleness_seconds.with_label_values(&[requests, model])
     }
 
     pub(crate) fn compared(&self, requests: &str, model: &str, same: bool, count: u64) {

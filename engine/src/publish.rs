@@ -28,7 +28,6 @@ use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::run::Turn;
 use crate::time::Stopwatch;
-pub use answers::is_same;
 use answers::{Answered, Choice, Leaders};
 
 /// Epochs that share one commit, at most.
@@ -78,7 +77,16 @@ pub struct Reply {
     /// The same as it is written: see [`Commit::encode`].
     pub value: Vec<u8>,
     /// What others answered, whose answers were not given.
-    pub others: Vec<Outcome>,
+    pub others: Vec<Other>,
+}
+
+/// An answer that was not given.
+#[derive(Clone)]
+pub struct Other {
+    /// The answer.
+    pub outcome: Outcome,
+    /// Whether it says the same as the one that was given.
+    pub is_same: bool,
 }
 
 /// What a request got.
@@ -481,7 +489,9 @@ impl Publisher {
             let mut outcomes = answered.take(request.origin, choices.get(&request.origin.source)).into_iter();
             let outcome = outcomes.next().unwrap_or_else(refused);
             let value = self.commit.encode(request, &outcome, entry.binding.now_ms)?;
-            Ok(Reply { request: request.clone(), outcome, value, others: outcomes.collect() })
+            let other = |other| Other { is_same: answers::is_same(&outcome, &other), outcome: other };
+            let others = outcomes.map(other).collect();
+            Ok(Reply { request: request.clone(), outcome, value, others })
         };
         let replies = entry.requests.iter().map(&mut reply).collect::<Result<_>>()?;
         match answered.first() {

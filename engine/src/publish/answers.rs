@@ -11,16 +11,17 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{Float64Type, Schema, SchemaRef};
+use prometheus::Histogram;
 use serde_json::{Value, json};
 
-use super::{Notice, Outcome, Reply, Stamp};
+use super::{Notice, Other, Outcome, Reply, Stamp};
 use crate::batch::{Meta, Origin, filter};
 use crate::binding::Epoch;
 use crate::book::{Book, Entry};
 use crate::fault::{Fault, Result};
 use crate::graph::{Asks, Graph};
 use crate::metrics::Metrics;
-use crate::operator::{Answer as Answers, Choose, Choosing, Rejects};
+use crate::operator::{self, Choose, Choosing, Rejects};
 use crate::sequence::START;
 
 /// What a fold answered to some rows.
@@ -157,7 +158,7 @@ pub(super) fn choices<'a>(
 fn routes(
     graph: &Graph,
     (source, folds): (u32, &[usize]),
-    (router, revision): (usize, &dyn Answers),
+    (router, revision): (usize, &dyn operator::Answer),
     given: &[Given],
 ) -> Result<BTreeMap<Origin, (usize, f64)>> {
     let schema = graph.schema(graph.nodes[router].inputs[0]);
@@ -227,7 +228,7 @@ impl Leaders {
 
 /// Counts who answered, and how often the others said the same.
 pub(super) fn count(metrics: &Metrics, graph: &Graph, replies: &[Reply]) {
-    let mut gave: BTreeMap<(u32, &str), u64> = BTreeMap::new();
+    let mut gave: BTreeMap<(u32, &str), (u64, Histogram)> = BTreeMap::new();
     let mut compared: BTreeMap<(u32, &str, bool), u64> = BTreeMap::new();
     let name = |source: u32| graph.sources[source as usize].name.as_str();
     if !replies.is_empty() {
@@ -236,30 +237,30 @@ pub(super) fn count(metrics: &Metrics, graph: &Graph, replies: &[Reply]) {
     for reply in replies {
         let Outcome::Answered { revision, staleness_ms, .. } = &reply.outcome else { continue };
         let source = reply.request.origin.source;
+        let staleness = || (0, metrics.answer_staleness(name(source), &revision.model));
+        let (count, staleness) = gave.entry((source, &revision.model)).or_insert_with(staleness);
+        *count += 1;
         if let Some(ms) = staleness_ms {
-            metrics.staleness(name(source), &revision.model, *ms);
+            staleness.observe(*ms as f64 / 1000.0);
         }
-        *gave.entry((source, &revision.model)).or_default() += 1;
-        for other in &reply.others {
-            if let Some((model, same)) = is_same(&reply.outcome, other) {
-                *compared.entry((source, model, same)).or_default() += 1;
+        for Other { outcome, is_same } in &reply.others {
+            if let Outcome::Answered { revision, .. } = outcome {
+                *compared.entry((source, &revision.model, *is_same)).or_default() += 1;
             }
         }
     }
-    gave.into_iter().for_each(|((source, model), count)| metrics.answers_by(name(source), model, count));
+    gave.into_iter().for_each(|((source, model), (count, _))| metrics.answers_by(name(source), model, count));
     for ((source, model, same), count) in compared {
         metrics.compared(name(source), model, same, count);
     }
 }
 
-/// Who gave an answer that was not given, and whether it said the same as the one that was; none where either is a refusal.
-pub fn is_same<'a>(given: &Outcome, other: &'a Outcome) -> Option<(&'a str, bool)> {
-    let Outcome::Answered { columns, row, .. } = given else { return None };
-    let Outcome::Answered { columns: others, row: at, revision, .. } = other else { return None };
-    Some((&revision.model, said(columns, *row) == said(others, *at)))
+/// Whether two answers say the same: their predictions, which are in their first columns.
+pub(super) fn is_same(one: &Outcome, other: &Outcome) -> bool {
+    said(one) == said(other)
 }
 
-/// What an answer's first column says: the prediction.
-fn said(columns: &RecordBatch, row: usize) -> Option<ArrayData> {
-    columns.columns().first().map(|column| column.slice(row, 1).to_data())
+fn said(outcome: &Outcome) -> Option<ArrayData> {
+    let Outcome::Answered { columns, row, .. } = outcome else { return None };
+    columns.columns().first().map(|column| column.slice(*row, 1).to_data())
 }

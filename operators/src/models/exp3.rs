@@ -83,6 +83,10 @@ impl Actions {
         (1.0 - self.settings.explore) * self.weights[action] + self.explored()
     }
 
+    fn probabilities(&self) -> Vec<f64> {
+        (0..self.weights.len()).map(|action| self.probability(action)).collect()
+    }
+
     /// A reward between those that were seen, from 0 to 1.
     fn scaled(&mut self, reward: f64) -> f64 {
         let (low, high) = self.range.map_or((reward, reward), |(low, high)| (low.min(reward), high.max(reward)));
@@ -116,22 +120,19 @@ impl Model for Actions {
     }
 
     fn tensors(&self) -> Vec<Tensor> {
-        let probabilities = (0..self.weights.len()).map(|action| self.probability(action)).collect();
-        vec![Tensor::row("probabilities", probabilities)]
+        vec![Tensor::row("probabilities", self.probabilities())]
     }
 
     fn explain(&self, names: &Names) -> Explanation {
         let mut lines = vec!["chooses each action with its probability, whatever the row".to_owned()];
-        for action in 0..self.weights.len() {
-            let name = names.classes.get(action).cloned().unwrap_or_else(|| format!("action {action}"));
-            lines.push(format!("{name}: {:.6}, taken {} times", self.probability(action), self.taken[action]));
+        for (action, (probability, taken)) in self.probabilities().into_iter().zip(&self.taken).enumerate() {
+            lines.push(format!("{}: {probability:.6}, taken {taken} times", names.action(action)));
         }
         Explanation { importances: Vec::new(), lines }
     }
 
     fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed {
-        let probabilities: Vec<f64> = (0..self.weights.len()).map(|action| self.probability(action)).collect();
-        Ok(rows.repeat(graph, &probabilities))
+        Ok(rows.repeat(graph, &self.probabilities()))
     }
 
     fn fits(&self, shape: Shape) -> bool {

@@ -250,6 +250,11 @@ pub struct Names {
 }
 
 impl Names {
+    /// The name of an action.
+    pub fn action(&self, action: usize) -> String {
+        self.classes.get(action).cloned().unwrap_or_else(|| format!("action {action}"))
+    }
+
     /// The name of a category: its column, and its code there.
     pub fn category(&self, category: u32) -> String {
         match self.categories.iter().rfind(|(_, first)| *first <= category) {

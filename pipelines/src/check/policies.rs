@@ -72,14 +72,12 @@ impl Checker<'_> {
 
     /// Notes why a model cannot answer in the place of the requests' own.
     fn other_model(&mut self, (name, span): (&str, Span), (enters, own): (usize, &str), around: Around<'_>) {
-        let names: Vec<&str> = section_of(around.root, "models").iter().map(|entry| entry.key.as_str()).collect();
         if name == own {
             let message = format!("`{name}` is the requests' own model already");
             return self.find(Finding::error(span, "named-twice", message).help("name the models beside it"));
         }
-        if !names.contains(&name) {
-            let message = format!("there is no model `{name}`");
-            return self.find(Finding::error(span, "unknown-model", message).choices(name, &names));
+        if self.model_named(name, span, around).is_none() {
+            return;
         }
         self.downstream(span, enters, name, around.graph, around.sources);
         if let (Some(ours), Some(theirs)) = (predictions(own, around), predictions(name, around))
@@ -90,17 +88,22 @@ impl Checker<'_> {
             self.find(Finding::error(span, "other-predictions", message).help(help));
         }
     }
-}
 
-impl Checker<'_> {
+    /// The model of a name; notes that there is none.
+    fn model_named<'a>(&mut self, name: &str, span: Span, around: Around<'a>) -> Option<&'a Entry> {
+        let models = section_of(around.root, "models");
+        let found = models.iter().find(|entry| entry.key == name);
+        if found.is_none() {
+            let message = format!("there is no model `{name}`");
+            let names = models.iter().map(|entry| entry.key.as_str());
+            self.find(Finding::error(span, "unknown-model", message).choices(name, names));
+        }
+        found
+    }
+
     /// Notes why a model cannot choose among those that answer.
     fn router(&mut self, (name, span): (&str, Span), answering: &[&str], around: Around<'_>) {
-        let models = section_of(around.root, "models");
-        let names: Vec<&str> = models.iter().map(|entry| entry.key.as_str()).collect();
-        let Some(entry) = models.iter().find(|entry| entry.key == name) else {
-            let message = format!("there is no model `{name}`");
-            return self.find(Finding::error(span, "unknown-model", message).choices(name, &names));
-        };
+        let Some(entry) = self.model_named(name, span, around) else { return };
         if answering.contains(&name) {
             let message = format!("`{name}` cannot both choose and answer");
             let help = "name a model beside those that answer, whose actions they are";

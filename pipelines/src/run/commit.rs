@@ -114,7 +114,7 @@ impl BrokerCommit {
                 topics.entry(answers.topic.clone()).or_default().push(given);
                 let Some((topic, partitions)) = &answers.others else { continue };
                 for other in &reply.others {
-                    let value = reply::encode(&reply.request, other, answers)?;
+                    let value = reply::encode(&reply.request, &other.outcome, answers)?;
                     let other = reply::message(&reply.request, value, *partitions, answers, now_ms);
                     topics.entry(topic.clone()).or_default().push(other);
                 }

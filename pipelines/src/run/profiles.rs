@@ -69,35 +69,35 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> BTreeMap<(Input, Lan
             observed.entry(input(stream.output)).or_insert_with(|| Parts::new(&stream.name, schema));
         }
     }
-    // Where models learn, and where requests come by as they are asked: where no step lies between, that is their own source.
-    let mut asked: BTreeMap<Input, (Input, Parts)> = BTreeMap::new();
+    // By where models learn: what all requests ask there. Where no step lies between, they come by at their own source.
+    let mut asked: BTreeMap<Input, Parts> = BTreeMap::new();
+    let mut observers: BTreeMap<(Input, Lane), MakeObserver> = BTreeMap::new();
     for (at, request) in pipeline.requests.iter().enumerate() {
         for model in &request.models {
             let learned = input(pipeline.nodes[pipeline.models[*model].node].inputs[0]);
-            let seen =
-                if matches!(learned, Input::Source(_)) { Input::Source(pipeline.sources.len() + at) } else { learned };
-            if let Some(parts) = observed.get(&learned) {
-                asked.entry(seen).or_insert_with(|| (learned, Parts::new(&parts.name, &parts.schema)));
-            }
+            let Some(Parts { name, schema, .. }) = observed.get(&learned) else { continue };
+            let parts = asked.entry(learned).or_insert_with(|| Parts::new(name, schema));
+            let is_source = matches!(learned, Input::Source(_));
+            let seen = if is_source { Input::Source(pipeline.sources.len() + at) } else { learned };
+            observers.entry((seen, Lane::Serve)).or_insert_with(|| parts.maker());
         }
     }
-    let skewed: Vec<(Parts, Parts)> =
-        asked.values().map(|(learned, parts)| (observed[learned].clone(), parts.clone())).collect();
+    observers.extend(observed.iter().map(|(rows, parts)| ((*rows, Lane::Learn), parts.maker())));
     let gauges = Columns::new(metrics);
-    let all: Vec<Parts> = observed.values().cloned().collect();
+    let all: Vec<(Parts, Option<Parts>)> =
+        observed.into_iter().map(|(rows, parts)| (parts, asked.remove(&rows))).collect();
     metrics.before_rendering(move || {
-        for parts in &all {
-            gauges.set(&parts.name, &parts.whole());
-        }
-        for (learned, asked) in &skewed {
-            for (column, skew) in learned.whole().skew(&asked.whole()) {
-                gauges.skew.set(&[&learned.name, column], skew);
+        for (parts, asked) in &all {
+            let learned = parts.whole();
+            gauges.set(&parts.name, &learned);
+            if let Some(asked) = asked.as_ref().map(Parts::whole) {
+                for (column, skew) in learned.skew(&asked) {
+                    gauges.skew.set(&[&parts.name, column], skew);
+                }
             }
         }
     });
-    let learned = observed.into_iter().map(|(rows, parts)| ((rows, Lane::Learn), parts.maker()));
-    let asked = asked.into_iter().map(|(rows, (_, parts))| ((rows, Lane::Serve), parts.maker()));
-    learned.chain(asked).collect()
+    observers
 }
 
 /// What a family shows of a column.

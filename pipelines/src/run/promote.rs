@@ -84,14 +84,16 @@ impl Candidate {
 }
 
 impl Promoter {
-    /// The versions of this and later epochs; those before are durable.
-    pub fn promoted_since(&mut self, epoch: Epoch) -> impl Iterator<Item = &Version> {
-        self.promoted.retain(|(of, _)| *of >= epoch);
-        self.promoted.iter().map(|(_, version)| version)
+    /// The versions of this and later epochs, as far as they may not be durable yet.
+    pub fn promoted_since(&self, epoch: Epoch) -> impl Iterator<Item = &Version> {
+        self.promoted.iter().filter(move |(of, _)| *of >= epoch).map(|(_, version)| version)
     }
 
-    /// Promotes what the rules say of these epochs' revisions.
+    /// Promotes what the rules say of these epochs' revisions. Epochs before them are durable.
     pub fn promote(&mut self, epochs: &[Published]) -> Result<()> {
+        if let Some(first) = epochs.first().map(|epoch| epoch.progress.binding.epoch) {
+            self.promoted.retain(|(of, _)| *of >= first);
+        }
         for epoch in epochs {
             for (fold, revision) in &epoch.revisions {
                 self.consider(*fold, revision, epoch.progress.binding.now_ms)?;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use millstream_connectors::broker::Message;
 use millstream_engine::binding::Epoch;
-use millstream_engine::publish::{Outcome, Published, Reply, is_same};
+use millstream_engine::publish::{Other, Outcome, Published, Reply};
 use millstream_operators::sketch::Quantiles;
 use serde::Serialize;
 
@@ -90,10 +90,10 @@ impl Served {
             let answered = of(&mut window.answered, &revision.model);
             answered.given += 1;
             staleness_ms.iter().for_each(|ms| answered.staleness_ms.add(*ms as f64));
-            for other in &reply.others {
-                if let Some((model, same)) = is_same(&reply.outcome, other) {
-                    let compared = of(&mut window.others, model);
-                    *if same { &mut compared.same } else { &mut compared.different } += 1;
+            for Other { outcome, is_same } in &reply.others {
+                if let Outcome::Answered { revision, .. } = outcome {
+                    let compared = of(&mut window.others, &revision.model);
+                    *if *is_same { &mut compared.same } else { &mut compared.different } += 1;
                 }
             }
         }

@@ -217,7 +217,7 @@ impl<P: Policy> Model for Bandit<P> {
             "importance: how far the actions' weights differ, in rewards per standard deviation of a number, or for a category".to_owned(),
         ];
         for (at, action) in self.actions.iter().enumerate() {
-            let name = names.classes.get(at).cloned().unwrap_or_else(|| format!("action {at}"));
+            let name = names.action(at);
             lines.push(format!("{name}: taken {} times, mean reward {:.6}", action.taken, action.rewards.mean));
         }
         if let Some(earnings) = self.earnings() {
