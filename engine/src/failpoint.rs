@@ -14,7 +14,10 @@ pub const VARIABLE: &str = "MILLSTREAM_KILL_AT";
 /// Every step that has a failpoint.
 pub const NAMES: &[&str] = &[
     "promote.write",
-    "promote.rename",
+    "promote.place",
+    "registry.commit",
+    "registry.hide",
+    "registry.clear",
     "origin.write",
     "origin.rename",
     "transaction.begin",

@@ -22,6 +22,7 @@ pub mod origin;
 pub mod pattern;
 pub mod plan;
 pub mod profile;
+pub mod registry;
 pub mod registry_api;
 pub mod report;
 pub mod run;

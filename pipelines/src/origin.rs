@@ -20,13 +20,13 @@ use millstream_engine::graph::Graph;
 use millstream_engine::operator::{Begun, MakeFold, Power};
 use millstream_engine::{Fault, Result, digest, failpoint};
 use millstream_operators::inference::STATE;
-use millstream_operators::registry::{Metadata, Registry};
+use millstream_operators::registry::Metadata;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Model, Pipeline};
+use crate::registry;
 use crate::run::journal::Record;
 use crate::run::recover::Note;
-use crate::run::state::models_path;
 use crate::run::tenure;
 use crate::shape::Begins;
 
@@ -99,7 +99,7 @@ impl Origins {
         for model in &pipeline.models {
             let Some(begins) = &model.begins else { continue };
             let words = begins.words();
-            let place = Place { begins, folder: &pipeline.folder, state };
+            let place = Place { begins, pipeline, state };
             let refused = |fault: Fault| {
                 let message = format!("model {} cannot begin with {begins}: {}", model.name, fault.message);
                 Fault { message, ..fault }
@@ -185,8 +185,8 @@ impl Origins {
 /// Where something is looked for.
 struct Place<'a> {
     begins: &'a Begins,
-    /// The definition's folder.
-    folder: &'a Path,
+    /// Whose models they are.
+    pipeline: &'a Pipeline,
     /// The state directory.
     state: &'a Path,
 }
@@ -230,14 +230,7 @@ impl Place<'_> {
 
     /// The state of a version, all of whose files are checked.
     fn version(&self, name: &str) -> Result<Held> {
-        let folder = match &self.begins.registry {
-            Some(path) => self.folder.join(path),
-            None => models_path(self.state),
-        };
-        if !folder.is_dir() {
-            return Err(Fault::definition(format!("there is no registry at {}", folder.display())));
-        }
-        let registry = Registry::open(&folder)?;
+        let registry = registry::find(self.pipeline, self.state, self.begins.registry.as_ref())?;
         let version = registry.find(name)?;
         let full = format!("{}/{}", version.metadata.model, version.id);
         let files = registry.artefacts(&version)?;
@@ -252,7 +245,7 @@ impl Place<'_> {
 
     /// A file, or that of a folder of a model's files.
     fn file(&self, path: &str) -> Result<Held> {
-        let mut path: PathBuf = self.folder.join(path);
+        let mut path: PathBuf = self.pipeline.folder.join(path);
         let mut frontier = Frontier::default();
         if path.is_dir() {
             // Versions say what they had learned through; what `millstream learn` writes does not.

@@ -19,7 +19,7 @@ use millstream_operators::registry::{Gate, PromotionRule};
 use serde_json::Value;
 
 use crate::definition::Secrets;
-pub use crate::shape::{Begins, Checkpoints, Delivery, Epochs, Lineage};
+pub use crate::shape::{Begins, Checkpoints, Delivery, Epochs, Lineage, Registry};
 
 /// A planned pipeline.
 pub struct Pipeline {
@@ -35,6 +35,8 @@ pub struct Pipeline {
     pub epochs: Epochs,
     /// How often all state is written down, and where.
     pub checkpoints: Checkpoints,
+    /// Where promoted versions are.
+    pub registry: Registry,
     /// What a crash may do to what leaves.
     pub delivery: Delivery,
     /// How many worker threads there are, at least one.

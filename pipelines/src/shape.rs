@@ -27,6 +27,9 @@ pub struct Definition {
     /// How often all state is written down, so that a restart replays only what came after.
     #[serde(default)]
     pub checkpoints: Checkpoints,
+    /// Where promoted versions are, and what is noted of them: somewhere that several machines share, if that is wanted.
+    #[serde(default)]
+    pub registry: Registry,
     /// What a crash may do to answers, dead letters and sinks.
     #[serde(default)]
     pub delivery: Delivery,
@@ -109,6 +112,30 @@ pub struct Checkpoints {
 impl Default for Checkpoints {
     fn default() -> Self {
         Self { to: None, every_seconds: 30.0, every_bytes: 1 << 30, keep: 3 }
+    }
+}
+
+/// Where promoted versions are, and what is noted of them: aliases, tags, descriptions, history. Who shares a registry tells models apart
+/// by their names alone. It may be changed between runs; what is there does not move along.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registry {
+    /// A folder, or the URL of an object store (`s3://bucket/models`) that holds nothing else; by default `models/` in the state directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artefacts: Option<String>,
+    /// The `PostgreSQL` database in which machines that share a registry note what changes: `postgres://USER:PASSWORD@HOST/DATABASE`,
+    /// written as a reference to a secret. With `sslmode=require` only over TLS, where the server's certificate is always verified
+    /// (`sslrootcert=FILE` names other authorities), and `options=-csearch_path%3DNAME` for another schema than `millstream_registry`.
+    /// Without it `registry.sqlite` beside the versions or, where these are in an object store, in the state directory: then one
+    /// machine alone may change the registry.
+    #[serde(skip_serializing)]
+    pub database: Option<String>,
+}
+
+/// The database's URL has a password.
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Registry").field("artefacts", &self.artefacts).finish_non_exhaustive()
     }
 }
 
@@ -241,17 +268,36 @@ pub struct Begins {
     /// A version as `millstream models show` takes it: `returns@champion`, `returns/1f3a`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The folder of the registry that has the version, instead of the pipeline's own.
+    /// The registry that has the version, instead of the pipeline's own.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub registry: Option<String>,
+    pub registry: Option<Elsewhere>,
     /// Instead of a version: a folder of a model's files, as `millstream learn --to` and `models export` write them, or its
     /// `state.bin`; or weights of others as safetensors, named and shaped as ours are, for linear models and networks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
 }
 
+/// Another registry.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Elsewhere {
+    /// Its folder, or the URL of the store that it is in.
+    Place(String),
+    /// The same, and the database in which its aliases and numbers are noted.
+    Shared(Registry),
+}
+
+impl std::fmt::Display for Elsewhere {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Place(place) | Self::Shared(Registry { artefacts: Some(place), .. }) => formatter.write_str(place),
+            Self::Shared(_) => formatter.write_str("the pipeline's own versions"),
+        }
+    }
+}
+
 impl Begins {
-    /// What a definition says, as JSON: always the same.
+    /// What a definition says, as JSON: always the same, and without secrets.
     pub fn words(&self) -> String {
         serde_json::to_string(self).expect("texts are JSON")
     }

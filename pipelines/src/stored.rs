@@ -10,14 +10,14 @@ use millstream_connectors::broker::{Broker, Topic};
 use millstream_engine::binding::Epoch;
 use millstream_engine::checkpoint::{self, Listed, Store};
 use millstream_engine::{Fault, Result};
-use millstream_operators::registry::Registry;
 use serde::Serialize;
 
 use crate::audit::journal;
 use crate::plan::Pipeline;
+use crate::registry;
 use crate::run::assemble::Topics;
 use crate::run::journal::Record;
-use crate::run::{start, state};
+use crate::run::start;
 
 /// What a pipeline has stored.
 #[derive(Debug, Serialize)]
@@ -113,7 +113,7 @@ pub fn stored(pipeline: &Pipeline, state: &Path, broker: &dyn Broker) -> Result<
         files: files(state)?,
         topics,
         journal,
-        versions: versions(state)?,
+        versions: versions(pipeline, state)?,
     })
 }
 
@@ -142,13 +142,12 @@ fn checkpoints(store: &Arc<dyn Store>) -> Result<Vec<Kept>> {
     Ok(checkpoint::list(&**store)?.into_iter().map(kept).collect())
 }
 
-fn versions(state: &Path) -> Result<BTreeMap<String, Versions>> {
+fn versions(pipeline: &Pipeline, state: &Path) -> Result<BTreeMap<String, Versions>> {
     let mut versions: BTreeMap<String, Versions> = BTreeMap::new();
-    let models = state::models_path(state);
-    if !models.exists() {
+    if !registry::is_made(pipeline, state)? {
         return Ok(versions);
     }
-    for listed in Registry::open(&models)?.list()? {
+    for listed in registry::open(pipeline, state)?.list()? {
         let of = versions.entry(listed.model).or_default();
         of.count += 1;
         of.damaged += u64::from(listed.version.is_err());

@@ -331,7 +331,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     }
     // A damaged version is not gone on from.
     let damaged = version(&first, "returns@v2");
-    let file = damaged.folder.join(STATE);
+    let file = Path::new(&damaged.place).join(STATE);
     let mut content = fs::read(&file).expect("it is there");
     *content.last_mut().expect("it is not empty") ^= 1;
     fs::write(&file, content).expect("it can be written");
@@ -397,7 +397,7 @@ fn files_are_gone_on_from_offline_and_settings_are_tried() {
 #[test]
 fn weights_are_tuned_with_other_settings() {
     let first = taught(NETWORK);
-    let weights = version(&first, "returns@latest").folder.join("weights.safetensors");
+    let weights = Path::new(&version(&first, "returns@latest").place).join("weights.safetensors");
     let learner = "{neural_network: {training: {mini_batch: 16, optimizer: {sgd: {rate: 0.01}}}}}";
     let site = Site::new(&one(learner, &format!(", from: {{file: \"{}\"}}", weights.display())), &[]);
     site.append("questions", &questions(4));

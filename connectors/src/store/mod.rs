@@ -1,4 +1,4 @@
-//! Where checkpoints are kept: a folder, or a bucket of an object store.
+//! Where checkpoints and versions are kept: a folder, or a bucket of an object store.
 //!
 //! ```text
 //! Folder ── its protocol (temporary name, fsync, rename, fsync) ──┬── RealDisk
@@ -13,7 +13,7 @@ pub mod simulated;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use millstream_engine::checkpoint::Store;
@@ -26,17 +26,33 @@ pub use object::Bucket;
 
 const CHOICES: &str = "a folder, or a URL that starts with file:///, s3://, gs://, az:// or memory:///";
 
+/// Where a definition says that something is kept.
+pub enum Location {
+    /// In a folder of this machine.
+    Folder(PathBuf),
+    /// In a bucket.
+    Bucket(Bucket),
+}
+
 /// The store that a definition names: a folder, as seen from the folder `base`, or a URL. Touches neither network nor disk.
 pub fn open(to: &str, base: &Path) -> Result<Arc<dyn Store>> {
-    let wrong = |why: &str| Fault::definition(format!("checkpoints cannot be kept in `{to}`: {why}"));
+    Ok(match locate(to, base)? {
+        Location::Folder(path) => Arc::new(Folder::open(&path)?),
+        Location::Bucket(bucket) => Arc::new(bucket),
+    })
+}
+
+/// The same, for those who keep folders their own way.
+pub fn locate(to: &str, base: &Path) -> Result<Location> {
+    let wrong = |why: &str| Fault::definition(format!("nothing can be kept in `{to}`: {why}"));
     if to.is_empty() {
         return Err(wrong(&format!("it is {CHOICES}")));
     }
     if !to.contains("://") {
-        return Ok(Arc::new(Folder::open(&base.join(to))?));
+        return Ok(Location::Folder(base.join(to)));
     }
     // A URL may hold what it should not, so that from here on it is not repeated.
-    let wrong = |why: &str| Fault::definition(format!("checkpoints cannot be kept in that URL: {why}"));
+    let wrong = |why: &str| Fault::definition(format!("nothing can be kept in that URL: {why}"));
     let url = Url::parse(to).map_err(|error| wrong("it cannot be read").because(error))?;
     if url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         return Err(wrong(
@@ -46,9 +62,9 @@ pub fn open(to: &str, base: &Path) -> Result<Arc<dyn Store>> {
     if url.scheme() == "file" {
         // The object store's own way of writing files does not make them durable.
         let path = url.to_file_path().map_err(|()| wrong("a file:/// URL names a folder of this machine"))?;
-        return Ok(Arc::new(Folder::open(&path)?));
+        return Ok(Location::Folder(path));
     }
-    Ok(Arc::new(Bucket::open(&url)?))
+    Ok(Location::Bucket(Bucket::open(&url)?))
 }
 
 /// Refuses names that are not parts of `[a-z0-9._-]`, joined by `/`.

@@ -43,7 +43,7 @@ impl fmt::Debug for Bucket {
 impl Bucket {
     /// The bucket that a URL names; the keys to it are taken from the environment. Does not yet connect.
     pub fn open(url: &Url) -> Result<Self> {
-        let wrong = |why: &str| Fault::definition(format!("checkpoints cannot be kept in `{url}`: {why}"));
+        let wrong = |why: &str| Fault::definition(format!("nothing can be kept in `{url}`: {why}"));
         let choices = || wrong(&format!("it is {CHOICES}"));
         match ObjectStoreScheme::parse(url) {
             Ok((ObjectStoreScheme::Http | ObjectStoreScheme::Local, _)) | Err(_) => return Err(choices()),

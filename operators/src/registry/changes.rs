@@ -1,17 +1,17 @@
 //! Changes of what is noted of versions.
 //!
-//! A folder comes first and goes first; what is noted follows it. So a crash between the two leaves a folder that nobody has
-//! noted, or a note without a folder, and each change begins by mending both.
+//! A version comes first and goes first; what is noted follows it. So a crash between the two leaves a version that nobody has
+//! noted, or a note without a version, and each change begins by mending both.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::collections::BTreeMap;
 
 use millstream_engine::{Fault, Result};
-use rusqlite::Connection;
 
+use super::artefacts::Done;
 use super::compare::{self, Comparison};
+use super::database::Transaction;
 use super::notes::{self, Author, Event, Notes};
-use super::store::{Listed, Registry, TEMPORARY, failed, folders, sync_folder};
+use super::store::{Listed, Registry};
 use super::version::Version;
 
 const DESCRIPTION_BYTES_MAX: usize = 100_000;
@@ -122,14 +122,12 @@ impl Registry {
 
     /// Notes the versions that are there and were not noted: what a run calls after each promotion.
     pub fn note_versions(&self, now_ms: i64) -> Result<()> {
-        let _lock = self.lock()?;
         self.change(now_ms, |_| Ok(()))
     }
 
     /// Lets an alias name a version.
     pub fn set_alias(&self, version: &Version, alias: &str, author: &Author) -> Result<()> {
         notes::check_alias(alias)?;
-        let _lock = self.lock()?;
         self.change(author.at_ms, |to| self.move_alias(to, version, alias, author).map(drop))
     }
 
@@ -143,13 +141,12 @@ impl Registry {
         author: &Author,
     ) -> Result<Option<Comparison>> {
         notes::check_alias(alias)?;
-        let _lock = self.lock()?;
         self.change(author.at_ms, |to| {
             self.artefacts(version)?;
             let model = &version.metadata.model;
-            let noted = self.noted(to)?;
+            let noted = Notes::read(to)?;
             let holder = noted.aliases.get(&(model.clone(), alias.to_owned())).filter(|id| **id != version.id);
-            let compare = |id: &String| self.compare(&self.read(model, id)?, version);
+            let compare = |id: &String| self.compare(&self.read((model, id))?, version);
             let comparison = match holder.map(compare).transpose() {
                 Ok(comparison) => comparison,
                 Err(_) if tolerance.force => None,
@@ -168,31 +165,30 @@ impl Registry {
         })
     }
 
-    fn move_alias(&self, to: &Connection, version: &Version, alias: &str, author: &Author) -> Result<()> {
+    fn move_alias(&self, to: &mut dyn Transaction, version: &Version, alias: &str, author: &Author) -> Result<()> {
         let model = &version.metadata.model;
-        if !version.folder.exists() {
+        if !self.artefacts.contains(version.subject())? {
             return Err(gone(model, &version.id));
         }
-        let before = self.noted(to)?.aliases.get(&(model.clone(), alias.to_owned())).cloned();
+        let before = Notes::read(to)?.aliases.get(&(model.clone(), alias.to_owned())).cloned();
         let what = match &before {
             Some(before) if *before == version.id => return Ok(()),
             Some(before) => format!("{alias} from {before}"),
             None => alias.to_owned(),
         };
-        self.sql(notes::set_alias(to, model, alias, Some(&version.id)))?;
-        self.sql(notes::tell(to, (model, &version.id), "alias", &what, author))
+        notes::set_alias(to, model, alias, Some(&version.id))?;
+        notes::tell(to, (model, &version.id), "alias", &what, author)
     }
 
     /// Takes an alias away.
     pub fn remove_alias(&self, model: &str, alias: &str, author: &Author) -> Result<()> {
-        let _lock = self.lock()?;
         self.change(author.at_ms, |to| {
-            let noted = self.noted(to)?;
+            let noted = Notes::read(to)?;
             let Some(id) = noted.aliases.get(&(model.to_owned(), alias.to_owned())) else {
                 return Err(notes::no_alias(&noted, model, alias));
             };
-            self.sql(notes::set_alias(to, model, alias, None))?;
-            self.sql(notes::tell(to, (model, id), "alias", &format!("{alias} removed"), author))
+            notes::set_alias(to, model, alias, None)?;
+            notes::tell(to, (model, id), "alias", &format!("{alias} removed"), author)
         })
     }
 
@@ -202,10 +198,9 @@ impl Registry {
             Edit::Tag(key, value) => notes::check_tag(key, value)?,
             Edit::Description(text) => notes::check_text("a description", text, DESCRIPTION_BYTES_MAX)?,
         }
-        let _lock = self.lock()?;
         self.change(author.at_ms, |to| {
             let id = version.map_or("", |version| version.id.as_str());
-            if version.is_some_and(|version| !version.folder.exists()) {
+            if version.is_some() && !self.artefacts.contains((model, id))? {
                 return Err(gone(model, id));
             }
             let subject = (model, id);
@@ -216,7 +211,7 @@ impl Registry {
             };
             match edit {
                 Edit::Tag(key, None) => {
-                    let noted = self.noted(to)?;
+                    let noted = Notes::read(to)?;
                     let tags = noted.tags.get(&(model.to_owned(), id.to_owned()));
                     if !tags.is_some_and(|tags| tags.contains_key(key)) {
                         let there =
@@ -224,12 +219,12 @@ impl Registry {
                         let there = if there.is_empty() { "none" } else { &there };
                         return Err(Fault::definition(format!("there is no tag `{key}`; there are: {there}")));
                     }
-                    self.sql(notes::set_tag(to, subject, key, None))?;
+                    notes::set_tag(to, subject, key, None)?;
                 }
-                Edit::Tag(key, value) => self.sql(notes::set_tag(to, subject, key, value))?,
-                Edit::Description(text) => self.sql(notes::describe(to, subject, text))?,
+                Edit::Tag(key, value) => notes::set_tag(to, subject, key, value)?,
+                Edit::Description(text) => notes::describe(to, subject, text)?,
             }
-            self.sql(notes::tell(to, subject, kind, &what, author))
+            notes::tell(to, subject, kind, &what, author)
         })
     }
 
@@ -241,15 +236,13 @@ impl Registry {
     /// Calls `done` after each step that a crash may follow.
     pub(super) fn delete_in_steps(
         &self,
-        (model, id): (&str, &str),
+        version: (&str, &str),
         author: &Author,
-        done: &mut dyn FnMut(&str) -> Result<()>,
+        done: Done<'_>,
     ) -> Result<()> {
-        let _lock = self.lock()?;
-        let parent = self.folder.join(model);
-        let doomed = parent.join(format!("{TEMPORARY}deleted-{id}"));
+        let (model, id) = version;
         self.change(author.at_ms, |to| {
-            let aliases = self.noted(to)?.aliases_of(model, id);
+            let aliases = Notes::read(to)?.aliases_of(model, id);
             if !aliases.is_empty() {
                 return Err(Fault::definition(format!(
                     "version {model}/{id} is {}: give the alias to another version or remove it first (`millstream models \
@@ -257,77 +250,81 @@ impl Registry {
                     aliases.join(" and ")
                 )));
             }
-            done("checked")?;
-            if doomed.exists() {
-                fs::remove_dir_all(&doomed).map_err(failed("remove the leftover", &doomed))?;
+            if !self.artefacts.contains(version)? {
+                return Err(gone(model, id));
             }
-            let folder = parent.join(id);
-            let reason = self.read(model, id).map_or_else(|_| "damaged".to_owned(), |version| version.metadata.reason);
-            fs::rename(&folder, &doomed).map_err(failed("rename", &folder))?;
-            done("renamed")?;
-            sync_folder(&parent)?;
-            done("name durable")?;
-            self.sql(notes::remove_version(to, model, id))?;
-            self.sql(notes::tell(to, (model, id), "deleted", &reason, author))
-        })?;
-        done("noted")?;
-        fs::remove_dir_all(&doomed).map_err(failed("remove", &doomed))?;
-        done("removed")
+            done("checked")?;
+            let reason = self.read(version).map_or_else(|_| "damaged".to_owned(), |version| version.metadata.reason);
+            self.artefacts.hide(version, done)?;
+            notes::remove_version(to, model, id)?;
+            notes::tell(to, version, "deleted", &reason, author)?;
+            // While nobody else can bring it back. What stays is removed by the next version.
+            let cleared = self.artefacts.clear(version);
+            done("removed")?;
+            Ok(cleared)
+        })??;
+        done("noted")
     }
 
-    /// Changes what is noted, after it was mended. The lock is held by who calls this.
-    pub(super) fn change<T>(&self, now_ms: i64, act: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    /// Changes what is noted, after it was mended. Nobody else changes anything meanwhile.
+    pub(super) fn change<T>(&self, now_ms: i64, act: impl FnOnce(&mut dyn Transaction) -> Result<T>) -> Result<T> {
         self.database.write(|to| {
+            self.pair(to, now_ms)?;
             self.mend(to, now_ms)?;
             act(to)
         })
     }
 
-    /// Notes folders that nobody has noted, and forgets versions whose folder has gone.
-    fn mend(&self, to: &Connection, now_ms: i64) -> Result<()> {
-        let mut noted = self.noted(to)?;
-        let mut there = BTreeSet::new();
-        for model in folders(&self.folder)? {
-            for id in folders(&self.folder.join(&model))? {
-                there.insert((model.clone(), id));
+    /// Refuses a database that notes the versions of another place: what it does not find here, it would forget.
+    fn pair(&self, to: &mut dyn Transaction, now_ms: i64) -> Result<()> {
+        if !self.apart {
+            return Ok(());
+        }
+        let (noted, there) = (notes::label(to)?, self.artefacts.label()?);
+        match (noted, there) {
+            (Some(noted), Some(there)) if noted == there => Ok(()),
+            (Some(_), there) => {
+                let what = if there.is_some() { "is another registry" } else { "holds no registry that it knows" };
+                let (database, place) = (self.database.place(), self.artefacts.place());
+                Err(Fault::definition(format!(
+                    "{database} notes the versions of another place, and {place} {what}: correct the one that is wrong; a \
+                     registry that moves takes its file registry.id along"
+                )))
+            }
+            (None, Some(there)) => notes::set_label(to, &there),
+            (None, None) => {
+                let from = format!("{} {} {now_ms} {}", self.artefacts.place(), self.database.place(), std::process::id());
+                let label = blake3::hash(from.as_bytes()).to_hex()[..32].to_owned();
+                self.artefacts.set_label(&label)?;
+                notes::set_label(to, &label)
             }
         }
+    }
+
+    /// Notes versions that nobody has noted, and forgets those that have gone.
+    fn mend(&self, to: &mut dyn Transaction, now_ms: i64) -> Result<()> {
+        let mut noted = Notes::read(to)?;
+        let there = self.artefacts.versions(None)?;
         let new = there.iter().filter(|subject| !noted.numbers.contains_key(*subject));
-        let mut new: Vec<Version> = new.filter_map(|(model, id)| self.read(model, id).ok()).collect();
+        let mut new: Vec<Version> = new.filter_map(|(model, id)| self.read((model, id)).ok()).collect();
         new.sort_by_key(Version::order);
         for version in new {
             let Event { model, version: id, kind, what, by, why, at_ms } = promoted(&version);
             let number = noted.number(&model, &id);
-            self.sql(notes::add_version(to, &model, &id, number))?;
-            self.sql(notes::tell(to, (&model, &id), &kind, &what, &Author { by, why, at_ms }))?;
+            notes::add_version(to, &model, &id, number)?;
+            notes::tell(to, (&model, &id), &kind, &what, &Author { by, why, at_ms })?;
         }
         let gone: Vec<_> = noted.numbers.keys().filter(|subject| !there.contains(*subject)).collect();
         for (model, id) in gone {
             let why = match noted.aliases_of(model, id).join(" and ") {
-                none if none.is_empty() => "its folder is no longer there".to_owned(),
-                aliases => format!("its folder is no longer there; it was {aliases}"),
+                none if none.is_empty() => "it is no longer there".to_owned(),
+                aliases => format!("it is no longer there; it was {aliases}"),
             };
             let author = Author { by: "unknown".to_owned(), why, at_ms: now_ms };
-            self.sql(notes::remove_version(to, model, id))?;
-            self.sql(notes::tell(to, (model, id), "deleted", "", &author))?;
+            notes::remove_version(to, model, id)?;
+            notes::tell(to, (model, id), "deleted", "", &author)?;
         }
         Ok(())
-    }
-
-    pub(super) fn noted(&self, from: &Connection) -> Result<Notes> {
-        self.sql(Notes::read(from))
-    }
-
-    pub(super) fn sql<T>(&self, done: rusqlite::Result<T>) -> Result<T> {
-        done.map_err(|error| self.database.fault("change it", error))
-    }
-
-    /// Held by who changes anything; who reads needs none.
-    pub(super) fn lock(&self) -> Result<File> {
-        let path = self.folder.join("lock");
-        let file = File::create(&path).map_err(failed("create", &path))?;
-        file.lock().map_err(failed("lock", &path))?;
-        Ok(file)
     }
 }
 
@@ -340,7 +337,7 @@ fn unnoted<'a>(listed: &'a [Listed], noted: &Notes) -> Vec<&'a Version> {
     new
 }
 
-/// The event that a version's folder tells of.
+/// The event that a version itself tells of.
 fn promoted(version: &Version) -> Event {
     let metadata = &version.metadata;
     Event {

@@ -1,13 +1,14 @@
-//! Promoted versions on disk: `<folder>/<model>/<version>/` with the model's files and `metadata.json`.
+//! Promoted versions: `<model>/<version>/` with the model's files and `metadata.json`, in a folder or in a bucket.
 //!
-//! A version is named by the content of its files, written under a temporary name and renamed when all of it is
-//! durable: so there is all of a version or nothing, and the same revision is never there twice.
+//! A version is named by the content of its files, and comes and goes at one moment: so there is all of a version or nothing,
+//! and the same revision is never there twice ([`artefacts`]).
 //!
-//! What changes lies beside the versions in `registry.sqlite`: aliases, tags, descriptions, the numbers of versions, and a
-//! history that is only added to. The folders are the truth: without the database all versions are there, and a registry
-//! that never had one is as one whose database is empty. Versions of a model are numbered from 1 in the order of their
-//! promotion; a number is not given twice, as long as the database is kept.
+//! What changes lies in a database, `registry.sqlite` beside the versions or PostgreSQL: aliases, tags, descriptions, the numbers
+//! of versions, and a history that is only added to ([`database`]). The versions are the truth: without the database all of them are
+//! there, and a registry that never had one is as one whose database is empty. Versions of a model are numbered from 1 in the
+//! order of their promotion; a number is not given twice, as long as the database is kept.
 
+mod artefacts;
 mod card;
 mod changes;
 mod compare;
@@ -32,5 +33,5 @@ pub use measures::{DECISIVE, best_baseline, decisive, less_is_better};
 pub use notes::{Author, Event};
 pub use promotion::{PromotionConfig, PromotionRule};
 pub use select::select;
-pub use store::{Listed, Registry};
+pub use store::{Listed, Notebook, Place, Registry, check_database};
 pub use version::{DESCRIPTION, EXPLANATION, Metadata, Promotion, Score, Version};

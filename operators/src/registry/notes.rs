@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use millstream_engine::{Fault, Result};
-use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 
+use super::artefacts::Subject;
+use super::database::{Transaction, Value};
 use super::version::check_name;
 
 /// Who changes something, when, and why.
@@ -38,10 +39,7 @@ pub struct Event {
     pub why: String,
 }
 
-/// A version, or with an empty id its model.
-pub(super) type Subject = (String, String);
-
-/// All that is noted, at one moment.
+/// All that is noted, at one moment; of a model itself with an empty id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Notes {
     /// By version.
@@ -57,28 +55,28 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    pub(super) fn read(from: &Connection) -> rusqlite::Result<Self> {
+    pub(super) fn read(from: &mut dyn Transaction) -> Result<Self> {
         let mut notes = Self::default();
-        let text = |row: &Row<'_>, at: usize| row.get::<_, String>(at);
-        for row in rows(from, "SELECT model, id, number, deleted FROM versions", |row| {
-            Ok(((text(row, 0)?, text(row, 1)?), row.get::<_, u64>(2)?, row.get::<_, bool>(3)?))
-        })? {
-            let (subject, number, deleted) = row;
-            let next = notes.next.entry(subject.0.clone()).or_insert(1);
+        for row in from.rows("SELECT model, id, number, deleted FROM versions", &[])? {
+            let (model, id, number) = (row.text(0)?, row.text(1)?, row.number(2)? as u64);
+            let next = notes.next.entry(model.clone()).or_insert(1);
             *next = (*next).max(number + 1);
-            if !deleted {
-                notes.numbers.insert(subject, number);
+            if row.number(3)? == 0 {
+                notes.numbers.insert((model, id), number);
             }
         }
-        let alias = |row: &Row<'_>| Ok(((text(row, 0)?, text(row, 1)?), text(row, 2)?));
-        notes.aliases = rows(from, "SELECT model, alias, id FROM aliases", alias)?.into_iter().collect();
-        notes.descriptions = rows(from, "SELECT model, id, text FROM descriptions", alias)?.into_iter().collect();
-        let changed = |row: &Row<'_>| Ok(((text(row, 0)?, text(row, 1)?), row.get(2)?));
-        let sql = "SELECT model, id, max(at_ms) FROM events GROUP BY model, id";
-        notes.changed = rows(from, sql, changed)?.into_iter().collect();
-        let tag = |row: &Row<'_>| Ok(((text(row, 0)?, text(row, 1)?), text(row, 2)?, text(row, 3)?));
-        for (subject, key, value) in rows(from, "SELECT model, id, key, value FROM tags", tag)? {
-            notes.tags.entry(subject).or_default().insert(key, value);
+        for row in from.rows("SELECT model, alias, id FROM aliases", &[])? {
+            notes.aliases.insert((row.text(0)?, row.text(1)?), row.text(2)?);
+        }
+        for row in from.rows("SELECT model, id, text FROM descriptions", &[])? {
+            notes.descriptions.insert((row.text(0)?, row.text(1)?), row.text(2)?);
+        }
+        for row in from.rows("SELECT model, id, max(at_ms) FROM events GROUP BY model, id", &[])? {
+            notes.changed.insert((row.text(0)?, row.text(1)?), row.number(2)?);
+        }
+        for row in from.rows("SELECT model, id, key, value FROM tags", &[])? {
+            let tags = notes.tags.entry((row.text(0)?, row.text(1)?)).or_default();
+            tags.insert(row.text(2)?, row.text(3)?);
         }
         Ok(notes)
     }
@@ -99,98 +97,99 @@ impl Notes {
     }
 }
 
-fn rows<T>(
-    from: &Connection,
-    sql: &str,
-    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<Vec<T>> {
-    from.prepare(sql)?.query_map([], read)?.collect()
-}
-
 /// Events of a model, or of one of its versions, or all; oldest first.
-pub(super) fn events(from: &Connection, model: Option<&str>, id: Option<&str>) -> rusqlite::Result<Vec<Event>> {
+pub(super) fn events(from: &mut dyn Transaction, model: Option<&str>, id: Option<&str>) -> Result<Vec<Event>> {
     let sql = "SELECT at_ms, model, id, kind, what, by, why FROM events
-        WHERE (?1 IS NULL OR model = ?1) AND (?2 IS NULL OR id = ?2) ORDER BY event";
-    let read = |row: &Row<'_>| {
-        Ok(Event {
-            at_ms: row.get(0)?,
-            model: row.get(1)?,
-            version: row.get(2)?,
-            kind: row.get(3)?,
-            what: row.get(4)?,
-            by: row.get(5)?,
-            why: row.get(6)?,
-        })
-    };
-    from.prepare(sql)?.query_map(params![model, id], read)?.collect()
+        WHERE ($1 IS NULL OR model = $1) AND ($2 IS NULL OR id = $2) ORDER BY event";
+    let [model, id] = [model, id].map(|text| text.map_or(Value::Absent, Value::Text));
+    let mut events = Vec::new();
+    for row in from.rows(sql, &[model, id])? {
+        let (at_ms, model, version) = (row.number(0)?, row.text(1)?, row.text(2)?);
+        let (kind, what, by, why) = (row.text(3)?, row.text(4)?, row.text(5)?, row.text(6)?);
+        events.push(Event { at_ms, model, version, kind, what, by, why });
+    }
+    Ok(events)
 }
 
 /// Adds to the history.
 pub(super) fn tell(
-    to: &Connection,
+    to: &mut dyn Transaction,
     subject: (&str, &str),
     kind: &str,
     what: &str,
     author: &Author,
-) -> rusqlite::Result<()> {
+) -> Result<()> {
     let Author { by, why, at_ms } = author;
-    to.execute(
-        "INSERT INTO events (at_ms, model, id, kind, what, by, why) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![at_ms, subject.0, subject.1, kind, what, by, why],
-    )
-    .map(drop)
+    let texts = [subject.0, subject.1, kind, what, by, why].map(Value::Text);
+    let values: Vec<Value<'_>> = [Value::Number(*at_ms)].into_iter().chain(texts).collect();
+    let sql = "INSERT INTO events (at_ms, model, id, kind, what, by, why) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    to.execute(sql, &values)
 }
 
 /// Notes that a version is there.
-pub(super) fn add_version(to: &Connection, model: &str, id: &str, number: u64) -> rusqlite::Result<()> {
-    to.execute("INSERT INTO versions (model, number, id) VALUES (?1, ?2, ?3)", params![model, number, id]).map(drop)
+pub(super) fn add_version(to: &mut dyn Transaction, model: &str, id: &str, number: u64) -> Result<()> {
+    let values = [Value::Text(model), Value::Number(number as i64), Value::Text(id)];
+    to.execute("INSERT INTO versions (model, number, id) VALUES ($1, $2, $3)", &values)
 }
 
 /// Forgets a version, but for its history and its number.
-pub(super) fn remove_version(to: &Connection, model: &str, id: &str) -> rusqlite::Result<()> {
-    to.execute("UPDATE versions SET deleted = 1 WHERE model = ?1 AND id = ?2", [model, id])?;
+pub(super) fn remove_version(to: &mut dyn Transaction, model: &str, id: &str) -> Result<()> {
+    let subject = [model, id].map(Value::Text);
+    to.execute("UPDATE versions SET deleted = 1 WHERE model = $1 AND id = $2", &subject)?;
     for table in ["aliases", "tags", "descriptions"] {
-        to.execute(&format!("DELETE FROM {table} WHERE model = ?1 AND id = ?2"), [model, id])?;
+        to.execute(&format!("DELETE FROM {table} WHERE model = $1 AND id = $2"), &subject)?;
     }
     Ok(())
 }
 
 /// Lets an alias name a version, or none.
-pub(super) fn set_alias(to: &Connection, model: &str, alias: &str, id: Option<&str>) -> rusqlite::Result<()> {
+pub(super) fn set_alias(to: &mut dyn Transaction, model: &str, alias: &str, id: Option<&str>) -> Result<()> {
     match id {
         Some(id) => to.execute(
-            "INSERT INTO aliases (model, alias, id) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET id = ?3",
-            [model, alias, id],
+            "INSERT INTO aliases (model, alias, id) VALUES ($1, $2, $3) ON CONFLICT (model, alias) DO UPDATE SET id = $3",
+            &[model, alias, id].map(Value::Text),
         ),
-        None => to.execute("DELETE FROM aliases WHERE model = ?1 AND alias = ?2", [model, alias]),
+        None => to.execute("DELETE FROM aliases WHERE model = $1 AND alias = $2", &[model, alias].map(Value::Text)),
     }
-    .map(drop)
 }
 
 /// Sets a tag, or removes it.
-pub(super) fn set_tag(to: &Connection, subject: (&str, &str), key: &str, value: Option<&str>) -> rusqlite::Result<()> {
+pub(super) fn set_tag(to: &mut dyn Transaction, subject: (&str, &str), key: &str, value: Option<&str>) -> Result<()> {
     let (model, id) = subject;
     match value {
         Some(value) => to.execute(
-            "INSERT INTO tags (model, id, key, value) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET value = ?4",
-            [model, id, key, value],
+            "INSERT INTO tags (model, id, key, value) VALUES ($1, $2, $3, $4)
+                ON CONFLICT (model, id, key) DO UPDATE SET value = $4",
+            &[model, id, key, value].map(Value::Text),
         ),
-        None => to.execute("DELETE FROM tags WHERE model = ?1 AND id = ?2 AND key = ?3", [model, id, key]),
+        None => to.execute(
+            "DELETE FROM tags WHERE model = $1 AND id = $2 AND key = $3",
+            &[model, id, key].map(Value::Text),
+        ),
     }
-    .map(drop)
 }
 
 /// Sets a description; an empty one is none.
-pub(super) fn describe(to: &Connection, subject: (&str, &str), text: &str) -> rusqlite::Result<()> {
+pub(super) fn describe(to: &mut dyn Transaction, subject: (&str, &str), text: &str) -> Result<()> {
     let (model, id) = subject;
     if text.is_empty() {
-        return to.execute("DELETE FROM descriptions WHERE model = ?1 AND id = ?2", [model, id]).map(drop);
+        let sql = "DELETE FROM descriptions WHERE model = $1 AND id = $2";
+        return to.execute(sql, &[model, id].map(Value::Text));
     }
     to.execute(
-        "INSERT INTO descriptions (model, id, text) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET text = ?3",
-        [model, id, text],
+        "INSERT INTO descriptions (model, id, text) VALUES ($1, $2, $3) ON CONFLICT (model, id) DO UPDATE SET text = $3",
+        &[model, id, text].map(Value::Text),
     )
-    .map(drop)
+}
+
+/// The registry whose versions are noted here, by its own name.
+pub(super) fn label(from: &mut dyn Transaction) -> Result<Option<String>> {
+    from.rows("SELECT id FROM registry", &[])?.first().map(|row| row.text(0)).transpose()
+}
+
+/// Notes whose versions are noted here.
+pub(super) fn set_label(to: &mut dyn Transaction, label: &str) -> Result<()> {
+    to.execute("INSERT INTO registry (id) VALUES ($1)", &[Value::Text(label)])
 }
 
 /// The alias of every model's newest promoted version.
@@ -225,8 +224,11 @@ pub(super) fn check_tag(key: &str, value: Option<&str>) -> Result<()> {
     check_text("a tag's value", value.unwrap_or_default(), VALUE_BYTES_MAX)
 }
 
-/// Refuses texts that are too long.
+/// Refuses texts that are too long, or that not every database can keep.
 pub(super) fn check_text(what: &str, text: &str, bytes_max: usize) -> Result<()> {
+    if text.contains('\0') {
+        return Err(Fault::definition(format!("{what} has a zero character: leave it out")));
+    }
     if text.len() <= bytes_max {
         return Ok(());
     }

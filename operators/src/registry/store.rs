@@ -1,24 +1,51 @@
-//! The folder of versions.
+//! Versions: how they come into the registry, and how they are found and read.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use millstream_engine::{Fault, Result, failpoint};
+use millstream_engine::checkpoint::Store;
+use millstream_engine::{Fault, Result};
 
-use super::database::Database;
+use super::artefacts::{Artefacts, Done, Folder, Named, Objects, Subject};
+use super::database::{Database, File, Server};
 use super::notes::{self, LATEST, number_of};
 use super::version::{CHECKSUMS, METADATA, Manifest, Promotion, Version, check_name, checksum, checksums, digest};
 
-/// Folders that are being written, or were when the program ended.
-pub(super) const TEMPORARY: &str = ".tmp-";
 pub(super) const ID_DIGITS: usize = 16;
 
-/// The versions in one folder. Any number of processes may read and change it: changes follow one another.
+/// Versions and what is noted of them. Any number of processes may read and change it: changes follow one another.
 #[derive(Debug)]
 pub struct Registry {
-    pub(super) folder: PathBuf,
+    pub(super) artefacts: Box<dyn Artefacts>,
     pub(super) database: Database,
+    /// Whether the database lies elsewhere than the versions, so that one may be found without the other.
+    pub(super) apart: bool,
+}
+
+/// Where the files of versions lie.
+pub enum Place<'a> {
+    /// A folder of this machine.
+    Folder(&'a Path),
+    /// A store that holds nothing else, and its URL, for people.
+    Store(Arc<dyn Store>, &'a str),
+}
+
+/// Where what changes about versions is noted.
+#[derive(Clone, Copy)]
+pub enum Notebook<'a> {
+    /// In a file in this folder. Those who change the registry must be on one machine.
+    Folder(&'a Path),
+    /// In the `PostgreSQL` database of this URL, which machines share.
+    Server(&'a str),
+    /// It is not known where: versions are found by their ids, and nothing is changed.
+    Nowhere,
+}
+
+/// Refuses what is no URL of a database, or none that is understood. Does not connect.
+pub fn check_database(url: &str) -> Result<()> {
+    Server::of(url).map(drop)
 }
 
 /// An entry of the registry, which may be damaged.
@@ -33,10 +60,26 @@ pub struct Listed {
 }
 
 impl Registry {
-    /// Opens the registry, and makes its folder if there is none.
+    /// Opens the registry of a folder, which holds all of it, and makes the folder if there is none.
     pub fn open(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(failed("make the registry folder", folder))?;
-        Ok(Self { folder: folder.to_owned(), database: Database::of(folder) })
+        Self::at(Place::Folder(folder), Notebook::Folder(folder))
+    }
+
+    /// Opens a registry. What is in folders is made if it is not there; nothing connects before it is needed.
+    ///
+    /// Calls of a registry block, and must not be made from asynchronous code; nor must it be dropped there.
+    pub fn at(place: Place<'_>, notebook: Notebook<'_>) -> Result<Self> {
+        let apart = !matches!((&place, notebook), (Place::Folder(versions), Notebook::Folder(notes)) if *versions == notes);
+        let database = match notebook {
+            Notebook::Folder(folder) => Database::File(File::of(folder)),
+            Notebook::Server(url) => Database::Server(Box::new(Server::of(url)?)),
+            Notebook::Nowhere => Database::Nowhere,
+        };
+        let artefacts: Box<dyn Artefacts> = match place {
+            Place::Folder(folder) => Box::new(Folder::open(folder)?),
+            Place::Store(store, url) => Box::new(Objects::new(store, url)),
+        };
+        Ok(Self { artefacts, database, apart })
     }
 
     /// Writes a version durably. If the registry has it already, that one is given back as it is.
@@ -48,7 +91,7 @@ impl Registry {
     pub(super) fn promote_in_steps(
         &self,
         promotion: &Promotion,
-        done: &mut dyn FnMut(&str) -> Result<()>,
+        done: Done<'_>,
     ) -> Result<Version> {
         let Promotion { metadata, artefacts } = sorted(promotion)?;
         let digest = digest(&artefacts);
@@ -57,75 +100,75 @@ impl Registry {
         let mut contents = artefacts;
         contents.push((METADATA.to_owned(), manifest.write()?));
         contents.push((CHECKSUMS.to_owned(), checksums(&contents).into_bytes()));
-        let _lock = self.lock()?;
-        self.place(&manifest, &contents, done)
+        self.database.alone(|| self.place(&manifest, &contents, done))
     }
 
-    /// Makes the folder of a version that has these files. The lock is held by who calls this.
+    /// Puts a version there that has these files. Nobody else changes the registry meanwhile.
     pub(super) fn place(
         &self,
         manifest: &Manifest,
         contents: &[(String, Vec<u8>)],
-        done: &mut dyn FnMut(&str) -> Result<()>,
+        done: Done<'_>,
     ) -> Result<Version> {
         let Manifest { digest, metadata, .. } = manifest;
-        let id = &digest[..ID_DIGITS];
-        let model = self.folder.join(&metadata.model);
-        let target = model.join(id);
-        if target.exists() {
-            let there = self.read(&metadata.model, id)?;
-            if there.digest != *digest {
-                return Err(damaged(&there, "it has another digest"));
-            }
-            // A crash may have come between the renaming and this.
-            sync_folder(&model)?;
-            return Ok(there);
+        let subject = (metadata.model.as_str(), &digest[..ID_DIGITS]);
+        if !self.artefacts.contains(subject)? {
+            self.artefacts.put(subject, contents, done)?;
+            return self.read(subject);
         }
-        fs::create_dir_all(&model).map_err(failed("make the folder", &model))?;
-        sync_folder(&self.folder)?;
-        remove_leftovers(&model)?;
-        done("model folder")?;
-
-        let temporary = model.join(format!("{TEMPORARY}{id}"));
-        fs::create_dir(&temporary).map_err(failed("make the folder", &temporary))?;
-        done("temporary folder")?;
-        for (name, content) in contents {
-            failpoint::around("promote.write", || write_durably(&temporary.join(name), content))?;
-            done(name)?;
+        let there = self.read(subject)?;
+        if there.digest != *digest {
+            return Err(damaged(&there, "it has another digest"));
         }
-        sync_folder(&temporary)?;
-        done("files durable")?;
-        failpoint::around("promote.rename", || fs::rename(&temporary, &target))
-            .map_err(failed("rename to", &target))?;
-        done("renamed")?;
-        sync_folder(&model)?;
-        done("name durable")?;
-        self.read(&metadata.model, id)
+        self.artefacts.settle(subject)?;
+        Ok(there)
     }
 
     /// All versions by model and time of promotion; damaged ones, too.
     pub fn list(&self) -> Result<Vec<Listed>> {
-        let mut models = folders(&self.folder)?;
-        models.sort();
-        let versions = models.iter().map(|model| self.list_of(model)).collect::<Result<Vec<_>>>()?;
-        Ok(versions.into_iter().flatten().collect())
+        self.listed(None)
     }
 
-    /// The versions of a model that there is, by time of promotion; damaged ones, too.
-    fn list_of(&self, model: &str) -> Result<Vec<Listed>> {
-        let mut all = Vec::new();
-        for id in folders(&self.folder.join(model))? {
-            let version = self.read(model, &id);
-            if version.is_err() && !self.folder.join(model).join(&id).exists() {
-                // It was deleted meanwhile.
-                continue;
-            }
-            all.push(Listed { model: model.to_owned(), id, version });
-        }
-        all.sort_by_key(|listed| {
-            listed.version.as_ref().map_or((i64::MAX, u64::MAX, listed.id.clone()), Version::order)
+    /// The versions of a model, by time of promotion; damaged ones, too.
+    pub fn versions_of(&self, model: &str) -> Result<Vec<Listed>> {
+        self.listed(Some(model))
+    }
+
+    fn listed(&self, model: Option<&str>) -> Result<Vec<Listed>> {
+        let versions: Vec<Subject> = self.artefacts.versions(model)?.into_iter().collect();
+        let readers = self.artefacts.readers().min(versions.len());
+        let listed = if readers > 1 {
+            // Where reading is waiting, many wait at a time.
+            let next = AtomicUsize::new(0);
+            let read = || {
+                let taken = std::iter::repeat_with(|| versions.get(next.fetch_add(1, Ordering::Relaxed)));
+                taken.map_while(|version| version.map(|version| self.look(version))).collect::<Vec<_>>()
+            };
+            thread::scope(|scope| {
+                let reading: Vec<_> = (0..readers).map(|_| scope.spawn(read)).collect();
+                let read = reading.into_iter().flat_map(|reading| reading.join().expect("reading does not panic"));
+                read.collect::<Result<Vec<_>>>()
+            })?
+        } else {
+            versions.iter().map(|version| self.look(version)).collect::<Result<Vec<_>>>()?
+        };
+        let mut listed: Vec<Listed> = listed.into_iter().flatten().collect();
+        listed.sort_by_cached_key(|Listed { model, id, version }| {
+            let order = version.as_ref().map_or_else(|_| (i64::MAX, u64::MAX, id.clone()), Version::order);
+            (model.clone(), order)
         });
-        Ok(all)
+        Ok(listed)
+    }
+
+    /// A version that there was just now; `None` if it was deleted meanwhile.
+    fn look(&self, (model, id): &Subject) -> Result<Option<Listed>> {
+        let version = self.read((model, id));
+        match &version {
+            Err(_) if !self.artefacts.contains((model, id))? => Ok(None),
+            // What a moment's trouble keeps from us is not damaged.
+            Err(fault) if fault.retry => version.map(|_| None),
+            _ => Ok(Some(Listed { model: model.clone(), id: id.clone(), version })),
+        }
     }
 
     /// The version of a [name](Registry::find), its files checked.
@@ -137,7 +180,7 @@ impl Registry {
     /// The one version that a name means: see [`Registry::resolve`].
     pub fn find(&self, name: &str) -> Result<Version> {
         let (model, id) = self.resolve(name)?;
-        self.read(&model, &id)
+        self.read((&model, &id))
     }
 
     /// The model and the id of the one version that a name means: the beginning of its id, `model/` and the beginning of its
@@ -162,16 +205,19 @@ impl Registry {
 
     /// The newest sound version of a model.
     pub fn newest(&self, model: &str) -> Result<Option<Version>> {
-        if !self.folder.join(model).is_dir() {
-            return Ok(None);
-        }
-        Ok(self.list_of(model)?.into_iter().filter_map(|listed| listed.version.ok()).last())
+        Ok(self.listed(Some(model))?.into_iter().filter_map(|listed| listed.version.ok()).last())
     }
 
     fn resolve_alias(&self, all: &[Listed], model: &str, alias: &str) -> Result<String> {
         if alias == LATEST {
             let newest = self.newest(model)?.map(|version| version.id);
             return newest.ok_or_else(|| Fault::definition(format!("{model} has no sound version")));
+        }
+        if matches!(self.database, Database::Nowhere) {
+            return Err(Fault::definition(format!(
+                "{model}@{alias} is noted in the registry's database, which is not named: add `database`, or name the version by \
+                 its id"
+            )));
         }
         let noted = self.notes(all)?;
         let found = if let Some(number) = number_of(alias) {
@@ -188,13 +234,9 @@ impl Registry {
 
     /// A version's files, checked against its digest.
     pub fn artefacts(&self, version: &Version) -> Result<Vec<(String, Vec<u8>)>> {
-        let read = |name: &String| {
-            let path = version.folder.join(name);
-            Ok((name.clone(), fs::read(&path).map_err(failed("read", &path))?))
-        };
+        let read = |name: &String| Ok((name.clone(), self.stored(version, name)?));
         let artefacts = version.files.iter().map(read).collect::<Result<Vec<_>>>()?;
-        let (_, metadata) = read(&METADATA.to_owned())?;
-        let (_, written) = read(&CHECKSUMS.to_owned())?;
+        let (metadata, written) = (self.stored(version, METADATA)?, self.stored(version, CHECKSUMS)?);
         let sums = checksums(&artefacts) + &checksum(METADATA, &metadata);
         let sound = digest(&artefacts) == version.digest && written == sums.as_bytes();
         if sound { Ok(artefacts) } else { Err(damaged(version, "its files have changed")) }
@@ -203,25 +245,40 @@ impl Registry {
     /// One of a version's files, as [`Version::stored`] lists them, checked.
     pub fn file(&self, version: &Version, name: &str) -> Result<Vec<u8>> {
         if !version.stored().any(|stored| stored == name) {
-            let (model, id) = (&version.metadata.model, &version.id);
+            let (model, id) = version.subject();
             return Err(Fault::definition(format!("version {model}/{id} has no file `{name}`")));
         }
-        let path = version.folder.join(name);
-        let content = fs::read(&path).map_err(failed("read", &path))?;
-        let sums = version.folder.join(CHECKSUMS);
-        let sums = fs::read_to_string(&sums).map_err(failed("read", &sums))?;
+        let (content, sums) = (self.stored(version, name)?, self.stored(version, CHECKSUMS)?);
         let right = checksum(name, &content);
-        let is_sound = name == CHECKSUMS || sums.split_inclusive('\n').any(|line| line == right);
+        let mut lines = sums.split_inclusive(|byte| *byte == b'\n');
+        let is_sound = name == CHECKSUMS || lines.any(|line| line == right.as_bytes());
         if is_sound { Ok(content) } else { Err(damaged(version, &format!("its file {name} has changed"))) }
     }
 
-    pub(super) fn read(&self, model: &str, id: &str) -> Result<Version> {
-        let folder = self.folder.join(model).join(id);
+    /// The bytes of each of a version's files, as [`Version::stored`] lists them; 0 of one that is missing.
+    pub fn sizes<'a>(&self, version: &'a Version) -> Result<Vec<(&'a str, u64)>> {
+        let sizes = self.artefacts.sizes(version.subject())?;
+        Ok(version.stored().map(|name| (name, sizes.get(name).copied().unwrap_or(0))).collect())
+    }
+
+    /// One of a version's files as it lies there.
+    pub(super) fn stored(&self, version: &Version, name: &str) -> Result<Vec<u8>> {
+        let content = self.artefacts.read(version.subject(), name)?;
+        content.ok_or_else(|| damaged(version, &format!("its file {name} is missing")))
+    }
+
+    pub(super) fn read(&self, (model, id): Named<'_>) -> Result<Version> {
         let wrong = |why: &str| Fault::world(format!("version {model}/{id} is damaged: {why}"));
-        let unreadable = |error: std::io::Error| wrong("its metadata cannot be read").because(error);
-        let bytes = fs::read(folder.join(METADATA)).map_err(unreadable)?;
-        let sums = fs::read_to_string(folder.join(CHECKSUMS)).map_err(unreadable)?;
-        if !sums.ends_with(&checksum(METADATA, &bytes)) {
+        let unreadable = |fault: Fault| match fault.retry {
+            true => fault,
+            false => wrong("its metadata cannot be read").because(fault),
+        };
+        let read = |name: &str| {
+            let content = self.artefacts.read((model, id), name).map_err(unreadable)?;
+            content.ok_or_else(|| wrong(&format!("its metadata cannot be read: {name} is missing")))
+        };
+        let (bytes, sums) = (read(METADATA)?, read(CHECKSUMS)?);
+        if !sums.ends_with(checksum(METADATA, &bytes).as_bytes()) {
             return Err(wrong("its metadata have changed"));
         }
         let Manifest { digest, files, metadata } = serde_json::from_slice(&bytes)
@@ -230,7 +287,8 @@ impl Registry {
         if !digest.starts_with(id) || metadata.model != model {
             return Err(wrong("it is not the version that its folder says"));
         }
-        Ok(Version { id: id.to_owned(), digest, files, metadata, folder })
+        let place = format!("{}/{model}/{id}", self.artefacts.place());
+        Ok(Version { id: id.to_owned(), digest, files, metadata, place })
     }
 }
 
@@ -250,52 +308,4 @@ fn sorted(promotion: &Promotion) -> Result<Promotion> {
 
 fn damaged(version: &Version, why: &str) -> Fault {
     Fault::world(format!("version {}/{} is damaged: {why}", version.metadata.model, version.id))
-}
-
-pub(super) fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(std::io::Error) -> Fault + 'a {
-    move |error| Fault::world(format!("cannot {what} {}", path.display())).because(error)
-}
-
-pub(super) fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = File::create_new(path)?;
-        file.write_all(content)?;
-        file.sync_all()
-    };
-    write().map_err(failed("write", path))
-}
-
-/// A folder's entries are durable when the folder itself is.
-pub(super) fn sync_folder(path: &Path) -> Result<()> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(failed("make durable", path))
-}
-
-fn remove_leftovers(model: &Path) -> Result<()> {
-    for entry in fs::read_dir(model).map_err(failed("read the folder", model))? {
-        let entry = entry.map_err(failed("read the folder", model))?;
-        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-            let path = entry.path();
-            fs::remove_dir_all(&path).map_err(failed("remove the leftover", &path))?;
-        }
-    }
-    Ok(())
-}
-
-/// The names of the folders below `path` that the registry made.
-pub(super) fn folders(path: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(path).map_err(failed("read the folder", path))? {
-        let entry = entry.map_err(failed("read the folder", path))?;
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => {}
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("read", path)(error)),
-            _ => continue,
-        }
-        if let Ok(name) = entry.file_name().into_string()
-            && check_name("folder", &name).is_ok()
-        {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }

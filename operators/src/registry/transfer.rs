@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use millstream_engine::{Fault, Result};
 use safetensors::SafeTensors;
 
-use super::notes::{self, Author};
-use super::store::{Registry, TEMPORARY, failed, sync_folder, write_durably};
+use super::artefacts::{Done, TEMPORARY, failed, sync_folder, write_durably};
+use super::notes::{self, Author, Notes};
+use super::store::Registry;
 use super::tar;
 use super::version::{CHECKSUMS, METADATA, Manifest, Version, check_name, checksum, checksums, digest};
 
@@ -33,8 +34,7 @@ impl Registry {
     pub fn export(&self, version: &Version, to: &Path) -> Result<()> {
         let mut files = self.artefacts(version)?;
         for name in [METADATA, CHECKSUMS] {
-            let path = version.folder.join(name);
-            files.push((name.to_owned(), fs::read(&path).map_err(failed("read", &path))?));
+            files.push((name.to_owned(), self.stored(version, name)?));
         }
         let (parent, name) = (to.parent(), to.file_name().and_then(|name| name.to_str()));
         let (Some(parent), Some(name)) = (parent, name) else {
@@ -61,21 +61,20 @@ impl Registry {
         &self,
         from: &Path,
         author: &Author,
-        done: &mut dyn FnMut(&str) -> Result<()>,
+        done: Done<'_>,
     ) -> Result<(Version, bool)> {
         let told = |fault: Fault| Fault { message: format!("{}: {}", from.display(), fault.message), ..fault };
         let (manifest, contents) = read_all(from).and_then(vet).map_err(told)?;
-        let _lock = self.lock()?;
         let imported = self.change(author.at_ms, |to| {
             let model = &manifest.metadata.model;
-            let mut noted = self.noted(to)?;
+            let mut noted = Notes::read(to)?;
             let version = self.place(&manifest, &contents, done)?;
             let is_new = !noted.numbers.contains_key(&(model.clone(), version.id.clone()));
             if is_new {
                 let number = noted.number(model, &version.id);
-                self.sql(notes::add_version(to, model, &version.id, number))?;
+                notes::add_version(to, model, &version.id, number)?;
                 let what = format!("revision {} from {}", version.metadata.revision, from.display());
-                self.sql(notes::tell(to, (model, &version.id), "imported", &what, author))?;
+                notes::tell(to, (model, &version.id), "imported", &what, author)?;
             }
             Ok((version, is_new))
         })?;

@@ -1,7 +1,6 @@
 //! What is known of a version.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use millstream_engine::binding::{Epoch, Frontier};
 use millstream_engine::operator::Measure;
@@ -133,8 +132,8 @@ pub struct Version {
     pub files: Vec<String>,
     /// What is known of it.
     pub metadata: Metadata,
-    /// Its folder.
-    pub folder: PathBuf,
+    /// Where it is, for people: a folder, or a URL.
+    pub place: String,
 }
 
 /// What is known of a version.
@@ -143,7 +142,11 @@ pub(super) const METADATA: &str = "metadata.json";
 pub(super) const CHECKSUMS: &str = "checksums.b3";
 
 impl Version {
-    /// The names of all that its folder holds: its files, and what describes them.
+    pub(super) fn subject(&self) -> (&str, &str) {
+        (&self.metadata.model, &self.id)
+    }
+
+    /// The names of all that is stored of it: its files, and what describes them.
     pub fn stored(&self) -> impl Iterator<Item = &str> {
         self.files.iter().map(String::as_str).chain([METADATA, CHECKSUMS])
     }

@@ -10,6 +10,7 @@
 mod doubt;
 mod models;
 mod outputs;
+mod places;
 mod policies;
 mod sources;
 mod streams;
@@ -34,9 +35,6 @@ use crate::{plan, schema, shape};
 
 /// The version of the file format.
 const VERSION: u64 = 1;
-
-/// How the URLs begin that checkpoints can be kept at.
-const STORES: [&str; 5] = ["file", "s3", "gs", "az", "memory"];
 
 /// Checks `definition` and plans it; the plan is there if no finding is an error.
 pub fn check(definition: &Definition, catalogue: &Catalogue, secrets: Secrets) -> (Option<Pipeline>, Vec<Finding>) {
@@ -120,6 +118,7 @@ impl Checker<'_> {
         let lineage = self.lineage(root);
         let epochs = self.epochs(root);
         let checkpoints = self.checkpoints(root);
+        let registry = self.registry(root);
         if matches!(root.data, Data::Map(_))
             && root.get("sources").is_none_or(|sources| sources.entries().is_empty())
             && root.get("feeds").is_none()
@@ -137,6 +136,7 @@ impl Checker<'_> {
             broker: broker?,
             epochs,
             checkpoints,
+            registry,
             delivery: self.read(root.get("delivery")).unwrap_or_default(),
             workers: self.read(root.get("workers")).unwrap_or_else(cores),
             feeds,
@@ -289,26 +289,6 @@ impl Checker<'_> {
             );
         }
         epochs
-    }
-
-    fn checkpoints(&mut self, root: &Node) -> plan::Checkpoints {
-        let Some(entry) = root.entry("checkpoints") else { return plan::Checkpoints::default() };
-        if let Some(at) = entry.value.entry("to")
-            && let Some(to) = at.value.text()
-        {
-            let problem = match to.split_once("://") {
-                _ if to.trim().is_empty() => Some("`to` is empty".to_owned()),
-                Some((scheme, place)) if !STORES.contains(&scheme) || place.is_empty() => {
-                    Some(format!("`{to}` is no place where checkpoints can be kept"))
-                }
-                _ => None,
-            };
-            if let Some(message) = problem {
-                let help = format!("name a folder, or a URL that starts with `{}://`", STORES.join("://`, `"));
-                self.find(Finding::error(at.value.span, "bad-store", message).help(help));
-            }
-        }
-        self.read(Some(&entry.value)).unwrap_or_default()
     }
 
     /// Notes a topic; all that name it must agree on its partitions.

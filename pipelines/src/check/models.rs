@@ -118,6 +118,10 @@ impl Checker<'_> {
         };
         let is_sound = problems.is_empty();
         self.problems(entry, problems);
+        if let Some(registry) = entry.value.get("from").and_then(|from| from.entry("registry")) {
+            self.kept_at(registry, "versions", false);
+            self.registry_at(&registry.value);
+        }
         begins.filter(|_| is_sound)
     }
 

@@ -7,7 +7,7 @@ use millstream_engine::{Fault, Result};
 use millstream_operators::models::Explanation;
 use millstream_operators::registry::{EXPLANATION, Registry, Version};
 use millstream_pipelines::plan::Pipeline;
-use millstream_pipelines::run::state;
+use millstream_pipelines::registry;
 use serde::Serialize;
 
 use super::{Place, failed, show};
@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    match Registry::open(&state::models_path(&state)).and_then(|registry| explain(&registry, &pipeline, arguments)) {
+    match registry::open(&pipeline, &state).and_then(|registry| explain(&registry, &pipeline, arguments)) {
         Ok(explained) => {
             show(&explained, arguments.format, Explained::text);
             ExitCode::SUCCESS

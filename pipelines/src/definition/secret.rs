@@ -92,7 +92,7 @@ impl Secrets {
     }
 
     /// What a reference stands for; the reference itself where nothing was looked up.
-    pub(super) fn value(&self, reference: &Reference) -> String {
+    pub(crate) fn value(&self, reference: &Reference) -> String {
         self.0.get(reference).cloned().unwrap_or_else(|| reference.to_string())
     }
 

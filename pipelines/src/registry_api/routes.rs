@@ -302,9 +302,8 @@ impl Api {
             [name] => self.model(name)?.versions.iter().map(|version| folder(version.number.to_string())).collect(),
             [name, number] => {
                 let version = self.numbered(name, number)?.entry.version?;
-                let size = |name: &str| std::fs::metadata(version.folder.join(name)).map_or(0, |file| file.len());
-                let file = |name| json!({"path": name, "is_dir": false, "file_size": size(name)});
-                version.stored().map(file).collect()
+                let file = |(name, bytes)| json!({"path": name, "is_dir": false, "file_size": bytes});
+                self.registry.sizes(&version)?.into_iter().map(file).collect()
             }
             // A file has nothing in it.
             _ => self.file(path).map(|_| Vec::new())?,

@@ -48,6 +48,8 @@ pub struct Server {
     address: SocketAddr,
     /// Never told: what is open ends with the runtime.
     _stop: watch::Sender<bool>,
+    /// Outlives the runtime: a registry must not be dropped in asynchronous code.
+    _api: Arc<Api>,
 }
 
 impl Server {
@@ -80,10 +82,11 @@ impl Server {
         let taken = |error| Fault::world(format!("cannot listen at {at}; choose another --listen")).because(error);
         let listener = runtime.block_on(TcpListener::bind(at)).map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        let door = Door { limits, api: Arc::new(Api::new(registry, user, clock)) };
+        let api = Arc::new(Api::new(registry, user, clock));
+        let door = Door { limits, api: api.clone() };
         let (stop, stopping) = watch::channel(false);
         runtime.spawn(listen(listener, limits, Protocol::Http1, Arc::new(door), stopping));
-        Ok(Self { runtime, address, _stop: stop })
+        Ok(Self { runtime, address, _stop: stop, _api: api })
     }
 
     /// The address that was bound.

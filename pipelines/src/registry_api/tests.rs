@@ -174,11 +174,11 @@ fn versions_are_those_of_the_registry() {
         );
     }
     // What has changed is not given away.
-    fs::write(site.versions[0].folder.join("model.json"), b"{\"at\": 9}").expect("written");
+    fs::write(format!("{}/model.json", site.versions[0].place), b"{\"at\": 9}").expect("written");
     let damaged = site.file("late/1/model.json").expect_err("damaged");
     assert_eq!((&damaged["status"], &damaged["error_code"]), (&json!(500), &json!("INTERNAL_ERROR")));
     assert!(damaged["message"].as_str().expect("a text").contains("model.json has changed"), "{damaged}");
-    fs::write(site.versions[1].folder.join("metadata.json"), b"{}").expect("written");
+    fs::write(format!("{}/metadata.json", site.versions[1].place), b"{}").expect("written");
     let version = &site.get("model-versions/get", &json!({"name": "late", "version": "2"}))["model_version"];
     assert_eq!(version["status"], "FAILED_REGISTRATION");
     let latest = site.get("registered-models/get-latest-versions", &json!({"name": "late"}));

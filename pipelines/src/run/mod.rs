@@ -29,7 +29,7 @@ pub mod tenure;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -49,6 +49,7 @@ use millstream_operators::registry::Registry;
 use crate::front::{self, Around, Hub};
 use crate::origin::{self, Origins};
 use crate::plan::{Delivery, Pipeline};
+use crate::registry;
 use assemble::Topics;
 use change::Change;
 pub(crate) use commit::Answers;
@@ -64,7 +65,7 @@ use sabotage::Sabotage;
 use show::{ModelShown, Observer};
 pub use show::{ModelSummary, Summary};
 use start::Start;
-use state::{StateDir, models_path};
+use state::StateDir;
 use tenure::Tenure;
 
 /// Where checkpoints are kept.
@@ -170,8 +171,11 @@ pub fn run(pipeline: &Pipeline, options: &Options) -> Result<Summary> {
     drop(front);
     lineage.iter().for_each(|lineage| lineage.end(!options.until_idle, outcome.as_ref().err()));
     outcome?;
-    let registry = Registry::open(&models_path(state.path()))?;
-    Ok(observer.summary(&pipeline.name, start, &versions(&registry)?))
+    let versions = versions(pipeline, state.path()).unwrap_or_else(|fault| {
+        eprintln!("the versions cannot be listed: {}", pipeline.secrets.redact(&fault.to_string()));
+        BTreeMap::new()
+    });
+    Ok(observer.summary(&pipeline.name, start, &versions))
 }
 
 /// The names under which sources, steps and models count, in the order in which rows meet them.
@@ -243,7 +247,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     tell(&decision);
     let lineage = Lineage::of(pipeline, &broker, options, tenure.incarnation()).map(Arc::new);
     let feeds = Feeds::open(pipeline, &world, broker, options.book.clone(), now_ms)?;
-    let registry = Registry::open(&models_path(&options.state))?;
+    let registry = registry::open(pipeline, &options.state)?;
     let ledger = Arc::new(Ledger::new(definition.clone(), &decision));
     let asked = (pipeline.sources.len() as u32..).take(pipeline.requests.len());
     let takes = pipeline.front.is_some() && !options.until_idle;
@@ -408,7 +412,7 @@ fn promoter(
         started_ms: now_ms,
         since_start: Stopwatch::start(),
         metrics,
-        failing: false,
+        failing: None,
         unnoted: false,
         to_note_ms: None,
         promoted: Vec::new(),
@@ -420,13 +424,14 @@ pub(crate) fn seed(pipeline: &Pipeline) -> u64 {
     millstream_engine::state::hash(pipeline.digest.as_bytes())
 }
 
-/// The ids of all versions by model, in the order of their promotion.
-fn versions(registry: &Registry) -> Result<BTreeMap<String, Vec<String>>> {
-    let mut versions: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for listed in registry.list()? {
-        versions.entry(listed.model).or_default().push(listed.id);
-    }
-    Ok(versions)
+/// The ids of all versions of the pipeline's models, in the order of their promotion.
+fn versions(pipeline: &Pipeline, state: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    let registry = registry::open(pipeline, state)?;
+    let of = |name: &String| {
+        let listed = registry.versions_of(name)?;
+        Ok((name.clone(), listed.into_iter().map(|listed| listed.id).collect()))
+    };
+    pipeline.models.iter().map(|model| of(&model.name)).collect()
 }
 
 /// Opens the broker that a pipeline's topics are on, for commands that look at them.

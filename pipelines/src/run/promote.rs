@@ -49,8 +49,8 @@ pub struct Promoter {
     pub since_start: Stopwatch,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// Whether the last promotion could not be written, which is told once.
-    pub failing: bool,
+    /// When the last promotion could not be written, which is told once.
+    pub failing: Option<Failing>,
     /// The same for the history.
     pub unnoted: bool,
     /// When a version was made that is not in the history yet.
@@ -58,6 +58,17 @@ pub struct Promoter {
     /// Versions that were made of revisions of epochs that may not be durable yet.
     pub promoted: Vec<(Epoch, Version)>,
 }
+
+/// A promotion that could not be written.
+pub struct Failing {
+    since: Stopwatch,
+    /// For so long none is tried again.
+    pause_seconds: f64,
+}
+
+/// While promotions fail, epochs wait for them at most this part of the time: a server that does not answer holds up what it has
+/// nothing to do with.
+const FAILING_PART: f64 = 0.1;
 
 /// Who started this program.
 pub fn user() -> String {
@@ -115,6 +126,10 @@ impl Promoter {
 
     fn consider(&mut self, fold: usize, revision: &Revision, now_ms: i64) -> Result<()> {
         let Some(candidate) = self.candidates.get_mut(&fold) else { return Ok(()) };
+        if self.failing.as_ref().is_some_and(|failing| failing.since.seconds() < failing.pause_seconds) {
+            // As nothing is noted, the revision after the pause is decided about anew.
+            return Ok(());
+        }
         if let Some(reason) = candidate.decide(revision, &self.metrics)? {
             let metadata = Metadata {
                 model: candidate.model.clone(),
@@ -137,20 +152,23 @@ impl Promoter {
                 began_with: candidate.began_with.clone(),
             };
             let artefacts = revision.answer.artefacts()?;
+            let watch = Stopwatch::start();
             match self.registry.promote(&Promotion { metadata, artefacts }) {
                 Ok(version) => {
                     self.promoted.push((revision.epoch, version.clone()));
                     candidate.parent = Some(version);
                     self.to_note_ms = Some(now_ms);
-                    if std::mem::take(&mut self.failing) {
+                    if self.failing.take().is_some() {
                         eprintln!("{}: promoted again", candidate.model);
                     }
                 }
-                // A full disk must not keep answers back. As nothing is noted, the next revision is decided about anew.
+                // A full disk must not keep answers back.
                 Err(fault) if fault.blame == Blame::World => {
-                    if !std::mem::replace(&mut self.failing, true) {
-                        eprintln!("{} cannot be promoted: {fault}; the next revision is tried", candidate.model);
+                    if self.failing.is_none() {
+                        eprintln!("{} cannot be promoted: {fault}; a later revision is tried", candidate.model);
                     }
+                    let pause_seconds = watch.seconds() / FAILING_PART;
+                    self.failing = Some(Failing { since: Stopwatch::start(), pause_seconds });
                     self.metrics.promotions_failed_total.inc();
                     return Ok(());
                 }

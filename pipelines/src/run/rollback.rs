@@ -2,13 +2,13 @@
 
 use millstream_connectors::broker::Append;
 use millstream_engine::{Fault, Result, checkpoint};
-use millstream_operators::registry::Registry;
 
 use crate::origin::{self, Origins};
 use crate::plan::Pipeline;
+use crate::registry;
 use crate::run::assemble::{self, Topics};
 use crate::run::journal::{Definition, History, Record, Rollback, Skip};
-use crate::run::state::{StateDir, models_path};
+use crate::run::state::StateDir;
 use crate::run::tenure::{Appended, Tenure};
 use crate::run::{Options, open_broker, start};
 
@@ -63,7 +63,7 @@ pub fn rollback(pipeline: &Pipeline, options: &Options, version: &str, poison: &
         Some(broker) => broker.clone(),
         None => open_broker(pipeline, state.path())?,
     };
-    let found = Registry::open(&models_path(state.path()))?.show(version)?;
+    let found = registry::open(pipeline, state.path())?.show(version)?;
     let (name, metadata) = (format!("{}/{}", found.metadata.model, found.id), found.metadata);
     if metadata.pipeline != pipeline.name {
         return Err(Fault::definition(format!("{name} is a version of pipeline {}", metadata.pipeline)));

@@ -11,7 +11,8 @@ use clap::Subcommand;
 use millstream_engine::Result;
 use millstream_engine::time::{Clock, SystemClock};
 use millstream_operators::registry::{Author, Recipe, Registry};
-use millstream_pipelines::run::{state, time, user};
+use millstream_pipelines::registry;
+use millstream_pipelines::run::{time, user};
 
 use super::{Place, failed, print};
 use crate::Form;
@@ -178,7 +179,7 @@ fn within(place: &Place, act: impl FnOnce(Registry) -> Result<String>) -> ExitCo
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    match Registry::open(&state::models_path(&state)).and_then(act) {
+    match registry::open(&pipeline, &state).and_then(act) {
         Ok(text) => {
             print(&text);
             ExitCode::SUCCESS

@@ -120,7 +120,7 @@ pub(super) fn show(registry: &Registry, name: &str, format: Form) -> Result<Stri
         ("tags", tags.join(" ")),
         ("description", entry.description.clone()),
         ("files", version.files.join(" ")),
-        ("folder", version.folder.display().to_string()),
+        ("place", version.place.clone()),
     ];
     for (what, fact) in facts.iter().filter(|(_, fact)| !fact.is_empty()) {
         // Writing to a string cannot fail, here and below.
