@@ -12,6 +12,9 @@ use crate::plan::Pipeline;
 use crate::run::state::models_path;
 use crate::shape::{self, Elsewhere};
 
+/// How long a bucket may take to answer: epochs wait for what is promoted.
+const BUCKET_SECONDS_MAX: u64 = 20;
+
 /// A pipeline's own registry, which is made if it is not there: by default the folder `models` of its state directory.
 pub fn open(pipeline: &Pipeline, state: &Path) -> Result<Registry> {
     let own = models_path(state);
@@ -55,7 +58,7 @@ impl Lies {
         let Some(to) = &registry.artefacts else { return Ok(Self::Folder(own.to_owned())) };
         Ok(match store::locate(to, base)? {
             Location::Folder(folder) => Self::Folder(folder),
-            Location::Bucket(bucket) => Self::Store(Arc::new(bucket), to.clone()),
+            Location::Bucket(bucket) => Self::Store(Arc::new(bucket.within_seconds(BUCKET_SECONDS_MAX)), to.clone()),
         })
     }
 

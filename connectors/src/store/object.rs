@@ -22,6 +22,8 @@ use super::{CHOICES, check_name, is_part, write_step};
 
 /// The client tries again by itself, for three minutes at most; what takes longer than that is given up.
 const CALL_SECONDS_MAX: u64 = 240;
+/// How much of an object is written in a second at least.
+const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
 
 /// The start of the environment's variables that the clients understand: keys, endpoints, regions.
 const VARIABLES: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
@@ -32,6 +34,8 @@ pub struct Bucket {
     /// What the names of all objects start with.
     under: Path,
     runtime: Runtime,
+    /// How long the store may take to answer.
+    call_seconds_max: u64,
 }
 
 impl fmt::Debug for Bucket {
@@ -64,7 +68,13 @@ impl Bucket {
     pub(super) fn on(store: Arc<dyn ObjectStore>, under: Path) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Fault::world("cannot start the object store's client").because(error))?;
-        Ok(Self { store, under, runtime })
+        Ok(Self { store, under, runtime, call_seconds_max: CALL_SECONDS_MAX })
+    }
+
+    /// The same, for those whom nobody should wait for: a store that has not answered after so many seconds is given up.
+    #[must_use]
+    pub fn within_seconds(self, seconds: u64) -> Self {
+        Self { call_seconds_max: seconds, ..self }
     }
 
     fn below(&self, name: &str) -> Path {
@@ -78,8 +88,18 @@ impl Bucket {
 
     /// Waits for an answer; `None` if there is no such object.
     fn wait<T>(&self, what: &str, name: &str, call: impl Future<Output = Result<T, Error>>) -> Result<Option<T>> {
+        self.wait_for(what, name, self.call_seconds_max, call)
+    }
+
+    fn wait_for<T>(
+        &self,
+        what: &str,
+        name: &str,
+        seconds_max: u64,
+        call: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Option<T>> {
         let message = || format!("cannot {what} `{name}` in {}", self.store);
-        let bounded = async { tokio::time::timeout(Duration::from_secs(CALL_SECONDS_MAX), call).await };
+        let bounded = async { tokio::time::timeout(Duration::from_secs(seconds_max), call).await };
         match self.runtime.block_on(bounded) {
             Ok(Ok(value)) => Ok(Some(value)),
             Ok(Err(Error::NotFound { .. })) => Ok(None),
@@ -87,7 +107,7 @@ impl Bucket {
             // that goes wrong with a listing is told like this, too.
             Ok(Err(error @ Error::Generic { .. })) => Err(Fault::retry(message()).because(error)),
             Ok(Err(error)) => Err(Fault::world(message()).because(error)),
-            Err(_) => Err(Fault::retry(format!("{}: no answer within {CALL_SECONDS_MAX} s", message()))),
+            Err(_) => Err(Fault::retry(format!("{}: no answer within {seconds_max} s", message()))),
         }
     }
 }
@@ -95,8 +115,9 @@ impl Bucket {
 impl Store for Bucket {
     fn put(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.path(name)?;
+        let seconds_max = self.call_seconds_max + content.len() as u64 / BYTES_PER_SECOND_MIN;
         let content = content.to_vec().into();
-        let put = || self.wait("write", name, self.store.put(&path, content));
+        let put = || self.wait_for("write", name, seconds_max, self.store.put(&path, content));
         match failpoint::around(write_step(name), put)? {
             Some(_) => Ok(()),
             None => Err(Fault::world(format!("cannot write `{name}` in {}: there is no such bucket", self.store))),
@@ -105,8 +126,9 @@ impl Store for Bucket {
 
     fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path(name)?;
-        let get = async { self.store.get(&path).await?.bytes().await };
-        Ok(self.wait("read", name, get)?.map(Vec::from))
+        let Some(found) = self.wait("read", name, self.store.get(&path))? else { return Ok(None) };
+        let seconds_max = self.call_seconds_max + found.meta.size / BYTES_PER_SECOND_MIN;
+        Ok(self.wait_for("read", name, seconds_max, found.bytes())?.map(Vec::from))
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Object>> {

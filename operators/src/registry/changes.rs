@@ -234,12 +234,7 @@ impl Registry {
     }
 
     /// Calls `done` after each step that a crash may follow.
-    pub(super) fn delete_in_steps(
-        &self,
-        version: (&str, &str),
-        author: &Author,
-        done: Done<'_>,
-    ) -> Result<()> {
+    pub(super) fn delete_in_steps(&self, version: (&str, &str), author: &Author, done: Done<'_>) -> Result<()> {
         let (model, id) = version;
         self.change(author.at_ms, |to| {
             let aliases = Notes::read(to)?.aliases_of(model, id);
@@ -293,7 +288,8 @@ impl Registry {
             }
             (None, Some(there)) => notes::set_label(to, &there),
             (None, None) => {
-                let from = format!("{} {} {now_ms} {}", self.artefacts.place(), self.database.place(), std::process::id());
+                let from =
+                    format!("{} {} {now_ms} {}", self.artefacts.place(), self.database.place(), std::process::id());
                 let label = blake3::hash(from.as_bytes()).to_hex()[..32].to_owned();
                 self.artefacts.set_label(&label)?;
                 notes::set_label(to, &label)

@@ -162,10 +162,9 @@ pub(super) fn set_tag(to: &mut dyn Transaction, subject: (&str, &str), key: &str
                 ON CONFLICT (model, id, key) DO UPDATE SET value = $4",
             &[model, id, key, value].map(Value::Text),
         ),
-        None => to.execute(
-            "DELETE FROM tags WHERE model = $1 AND id = $2 AND key = $3",
-            &[model, id, key].map(Value::Text),
-        ),
+        None => {
+            to.execute("DELETE FROM tags WHERE model = $1 AND id = $2 AND key = $3", &[model, id, key].map(Value::Text))
+        }
     }
 }
 

@@ -69,7 +69,8 @@ impl Registry {
     ///
     /// Calls of a registry block, and must not be made from asynchronous code; nor must it be dropped there.
     pub fn at(place: Place<'_>, notebook: Notebook<'_>) -> Result<Self> {
-        let apart = !matches!((&place, notebook), (Place::Folder(versions), Notebook::Folder(notes)) if *versions == notes);
+        let apart =
+            !matches!((&place, notebook), (Place::Folder(versions), Notebook::Folder(notes)) if *versions == notes);
         let database = match notebook {
             Notebook::Folder(folder) => Database::File(File::of(folder)),
             Notebook::Server(url) => Database::Server(Box::new(Server::of(url)?)),
@@ -88,11 +89,7 @@ impl Registry {
     }
 
     /// Calls `done` after each step that a crash may follow.
-    pub(super) fn promote_in_steps(
-        &self,
-        promotion: &Promotion,
-        done: Done<'_>,
-    ) -> Result<Version> {
+    pub(super) fn promote_in_steps(&self, promotion: &Promotion, done: Done<'_>) -> Result<Version> {
         let Promotion { metadata, artefacts } = sorted(promotion)?;
         let digest = digest(&artefacts);
         let files = artefacts.iter().map(|(name, _)| name.clone()).collect();
@@ -104,12 +101,7 @@ impl Registry {
     }
 
     /// Puts a version there that has these files. Nobody else changes the registry meanwhile.
-    pub(super) fn place(
-        &self,
-        manifest: &Manifest,
-        contents: &[(String, Vec<u8>)],
-        done: Done<'_>,
-    ) -> Result<Version> {
+    pub(super) fn place(&self, manifest: &Manifest, contents: &[(String, Vec<u8>)], done: Done<'_>) -> Result<Version> {
         let Manifest { digest, metadata, .. } = manifest;
         let subject = (metadata.model.as_str(), &digest[..ID_DIGITS]);
         if !self.artefacts.contains(subject)? {

@@ -57,12 +57,7 @@ impl Registry {
     }
 
     /// Calls `done` after each step that a crash may follow.
-    pub(super) fn import_in_steps(
-        &self,
-        from: &Path,
-        author: &Author,
-        done: Done<'_>,
-    ) -> Result<(Version, bool)> {
+    pub(super) fn import_in_steps(&self, from: &Path, author: &Author, done: Done<'_>) -> Result<(Version, bool)> {
         let told = |fault: Fault| Fault { message: format!("{}: {}", from.display(), fault.message), ..fault };
         let (manifest, contents) = read_all(from).and_then(vet).map_err(told)?;
         let imported = self.change(author.at_ms, |to| {

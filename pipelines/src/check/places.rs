@@ -60,7 +60,8 @@ impl Checker<'_> {
             _ => return,
         };
         if let Err(fault) = check_database(&url) {
-            let help = "for instance `${env:REGISTRY_DATABASE}`, where that is `postgres://ana:secret@db.example/models`";
+            let help =
+                "for instance `${env:REGISTRY_DATABASE}`, where that is `postgres://ana:secret@db.example/models`";
             self.find(Finding::error(at.value.span, "bad-database", fault.message).help(help));
         } else if at.value.text().is_some_and(holds_password) {
             let message = format!("`{}` holds a password, which everyone reads who reads the definition", at.key);

@@ -88,14 +88,22 @@ impl Server {
         if !["postgres://", "postgresql://"].iter().any(|start| url.starts_with(start)) {
             return Err(wrong("it is named by a URL, `postgres://USER:PASSWORD@HOST:PORT/DATABASE`"));
         }
-        let (url, authorities) = verified(url);
-        let mut config: Config = url.parse().map_err(|error: Error| {
-            let value = error.source().map(ToString::to_string).filter(|why| why.starts_with("invalid value for option"));
-            let why = value.map_or_else(String::new, |why| format!(" ({why})"));
+        // What is no letter in a password may end it, so that parts of it seem to be something else.
+        let unclear = |why: &str| {
             wrong(&format!(
                 "its URL cannot be understood{why}: write `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, and what is no \
                  letter or digit in a password as `%40`"
             ))
+        };
+        if url.matches('@').count() > 1 || url.split_once(['?', '#']).is_some_and(|(_, options)| options.contains('@'))
+        {
+            return Err(unclear(""));
+        }
+        let (url, authorities) = verified(url);
+        let mut config: Config = url.parse().map_err(|error: Error| {
+            let value =
+                error.source().map(ToString::to_string).filter(|why| why.starts_with("invalid value for option"));
+            unclear(&value.map_or_else(String::new, |why| format!(" ({why})")))
         })?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(wrong("its URL names no host: write `postgres://USER:PASSWORD@HOST:PORT/DATABASE`"));
@@ -312,7 +320,8 @@ struct Open<'a> {
 impl Open<'_> {
     /// How many migrations were done.
     fn layout(&mut self) -> Result<usize> {
-        let table = self.rows("SELECT count(*) FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'layout'", &[])?;
+        let table = self
+            .rows("SELECT count(*) FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'layout'", &[])?;
         if table[0].number(0)? == 0 {
             return Ok(0);
         }
@@ -370,8 +379,14 @@ mod tests {
     #[test]
     fn urls_are_understood_or_refused_without_what_they_hold() {
         let cases = [
-            ("postgres://ana:secret@db.example:5433/models", "the database models at db.example:5433, schema millstream_registry"),
-            ("postgresql://ana@db.example?sslmode=verify-full&sslrootcert=/ca.pem", "the database ana at db.example:5432"),
+            (
+                "postgres://ana:secret@db.example:5433/models",
+                "the database models at db.example:5433, schema millstream_registry",
+            ),
+            (
+                "postgresql://ana@db.example?sslmode=verify-full&sslrootcert=/ca.pem",
+                "the database ana at db.example:5432",
+            ),
             ("postgres://ana@/models?host=/run/postgresql", "the database models at /run/postgresql:5432"),
             ("postgres://ana@h/m?options=-csearch_path%3Dstaging", "at h:5432, schema staging"),
         ];
@@ -381,7 +396,10 @@ mod tests {
             assert!(!format!("{server:?}").contains("secret"));
         }
         let server = Server::of("postgres://h/m?sslmode=verify-ca&sslrootcert=%2Fetc%2Fca.pem").expect("understood");
-        assert_eq!((server.config.get_ssl_mode(), server.authorities.as_deref()), (SslMode::Require, Some("/etc/ca.pem")));
+        assert_eq!(
+            (server.config.get_ssl_mode(), server.authorities.as_deref()),
+            (SslMode::Require, Some("/etc/ca.pem"))
+        );
         for (url, why) in [
             ("mysql://ana:secret@h/m", "it is named by a URL"),
             ("host=h password=secret", "it is named by a URL"),

@@ -19,7 +19,8 @@ use crate::registry::artefacts::failed;
 const APPLICATION_ID: i32 = 0x4d52_4547;
 
 /// What leads from each layout to the next. `user_version` says how many were done.
-const MIGRATIONS: [&str; 2] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE versions (
         model TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (model, number)
@@ -43,7 +44,9 @@ const MIGRATIONS: [&str; 2] = ["
         BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
     CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events
         BEGIN SELECT RAISE(ABORT, 'history is only added to'); END;
-", "CREATE TABLE registry (id TEXT NOT NULL) STRICT"];
+",
+    "CREATE TABLE registry (id TEXT NOT NULL) STRICT",
+];
 
 /// How long another process may hold the database.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -174,7 +177,10 @@ impl Transaction for Open<'_> {
             let mut statement = self.connection.prepare_cached(sql)?;
             let columns = statement.column_count();
             let row = |row: &rusqlite::Row<'_>| (0..columns).map(|at| row.get(at)).collect::<rusqlite::Result<_>>();
-            statement.query_map(params_from_iter(values), row)?.map(|cells| cells.map(Row)).collect::<rusqlite::Result<_>>()
+            statement
+                .query_map(params_from_iter(values), row)?
+                .map(|cells| cells.map(Row))
+                .collect::<rusqlite::Result<_>>()
         };
         rows().map_err(|error| self.file.fault(self.doing, error))
     }

@@ -5,11 +5,12 @@ use std::fs;
 use rusqlite::Connection;
 
 use super::changes::{author, promote, told};
-use super::registry;
+use super::site::Site;
 
 #[test]
 fn what_is_no_database_of_a_registry_is_refused_and_versions_are_there() {
-    let (folder, registry) = registry();
+    let site = Site::in_folder();
+    let (folder, registry) = (&site.folder, site.open());
     let version = promote(&registry, b"one", 0);
     let path = folder.path().join("registry/registry.sqlite");
     let foreign = |sql: &str| {
@@ -29,7 +30,7 @@ fn what_is_no_database_of_a_registry_is_refused_and_versions_are_there() {
     foreign("CREATE TABLE t (x); PRAGMA user_version = 1;");
     refused("is another program's database: move it away");
     foreign("CREATE TABLE t (x); PRAGMA application_id = 0x4d524547; PRAGMA user_version = 99;");
-    refused("is of a newer program (layout 99, this one knows 1)");
+    refused("is of a newer program (layout 99, this one knows 2)");
     fs::write(&path, b"SQLite format 4\0, or so it seems, and then some more bytes of what it is not")
         .expect("written");
     refused("is damaged: move it away");
@@ -41,7 +42,8 @@ fn what_is_no_database_of_a_registry_is_refused_and_versions_are_there() {
 
 #[test]
 fn a_damaged_page_is_told() {
-    let (folder, registry) = registry();
+    let site = Site::in_folder();
+    let (folder, registry) = (&site.folder, site.open());
     for at in 0..40 {
         promote(&registry, &[at], i64::from(at));
     }
@@ -64,7 +66,8 @@ fn a_damaged_page_is_told() {
 
 #[test]
 fn history_is_only_added_to() {
-    let (folder, registry) = registry();
+    let site = Site::in_folder();
+    let (folder, registry) = (&site.folder, site.open());
     promote(&registry, b"one", 0);
     let database = Connection::open(folder.path().join("registry/registry.sqlite")).expect("opened");
     for sql in ["DELETE FROM events", "UPDATE events SET why = 'another'"] {

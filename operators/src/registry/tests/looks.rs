@@ -1,7 +1,6 @@
 //! Conditions, comparisons, cards, and metadata of earlier programs.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use millstream_engine::binding::Frontier;
 use saphyr::{LoadableYamlNode, Yaml};
@@ -9,7 +8,8 @@ use serde_json::json;
 
 use super::super::{Edit, Entry, Metadata, Promotion, Recipe, Registry, Score, Version, select};
 use super::changes::author;
-use super::{promotion, registry};
+use super::promotion;
+use super::site::Site;
 
 fn score(name: &str, who: &str, over: &str, value: f64) -> Score {
     Score { name: name.to_owned(), who: who.to_owned(), over: over.to_owned(), value }
@@ -63,7 +63,8 @@ fn losses(entries: &[Entry]) -> Vec<f64> {
 
 #[test]
 fn conditions_and_orders() {
-    let (_folder, registry) = registry();
+    let site = Site::on_store();
+    let registry = site.open();
     let tagged = version(&registry, "late", 0.5, 10);
     version(&registry, "late", 0.4, 20);
     version(&registry, "late", 0.3, 30);
@@ -99,7 +100,7 @@ fn conditions_and_orders() {
         assert!(message.contains(want), "{message}");
     }
     // A damaged one meets no condition, and comes last.
-    fs::write(tagged.folder.join("metadata.json"), b"{}").expect("written");
+    site.put(&tagged, "metadata.json", Some(b"{}"));
     assert_eq!(selected(Some("true"), None).expect("selected").len(), 2);
     assert_eq!(selected(None, Some("examples desc")).expect("sorted")[2].id, tagged.id);
     assert_eq!(selected(Some("examples > 5"), Some("examples")).expect("selected").len(), 2);
@@ -107,7 +108,8 @@ fn conditions_and_orders() {
 
 #[test]
 fn two_versions_are_compared() {
-    let (_folder, registry) = registry();
+    let site = Site::on_store();
+    let registry = site.open();
     let [a, b] = [(0.5, 10), (0.25, 20)].map(|(loss, thousands)| version(&registry, "late", loss, thousands));
     let comparison = registry.compare(&a, &b).expect("compared");
     let measure = |over: &str| {
@@ -127,7 +129,8 @@ fn two_versions_are_compared() {
 
 #[test]
 fn a_card_tells_all() {
-    let (_folder, registry) = registry();
+    let site = Site::on_store();
+    let registry = site.open();
     let version = version(&registry, "late", 0.5, 10);
     registry.edit("late", Some(&version), Edit::Description("For planners."), &author("")).expect("described");
     registry.set_alias(&version, "champion", &author("")).expect("set");

@@ -2,20 +2,19 @@
 //!
 //! What changes, what is looked at, and what goes out and comes in have files of their own.
 
-use std::fs;
-use std::path::Path;
-
 use millstream_engine::Fault;
 use millstream_engine::operator::Measure;
 use serde_json::json;
-use tempfile::TempDir;
 
-use super::{Metadata, Promotion, PromotionRule, Registry, Score};
+use super::{Metadata, Promotion, PromotionRule, Registry, Score, Version};
+use site::{Site, everywhere};
 
 mod changes;
 mod concurrency;
 mod database;
 mod looks;
+mod server;
+mod site;
 mod transfer;
 
 fn promotion(model: &str, weights: &[u8]) -> Promotion {
@@ -38,121 +37,153 @@ fn promotion(model: &str, weights: &[u8]) -> Promotion {
     Promotion { metadata, artefacts }
 }
 
-fn registry() -> (TempDir, Registry) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let registry = Registry::open(&folder.path().join("registry")).expect("opened");
-    (folder, registry)
-}
-
 #[test]
 fn what_is_promoted_can_be_listed_and_shown() {
-    let (_folder, registry) = registry();
-    let first = registry.promote(&promotion("late", b"one")).expect("promoted");
-    let second = registry.promote(&promotion("late", b"two")).expect("promoted");
-    assert_eq!(first.metadata, promotion("late", b"one").metadata);
-    assert!(first.id.len() == 16 && first.digest.starts_with(&first.id) && first.id != second.id);
-    let listed = registry.list().expect("listed");
-    assert_eq!(listed.len(), 2);
-    for version in [&first, &second] {
-        assert_eq!(&registry.show(&version.id[..8]).expect("shown"), version);
-        assert_eq!(&registry.show(&format!("late/{}", version.id)).expect("shown"), version);
-    }
-    let artefacts = registry.artefacts(&first).expect("read");
-    assert_eq!(artefacts[1], ("weights.safetensors".to_owned(), b"one".to_vec()));
-    for prefix in ["", "late/", "zzz"] {
-        let message = registry.show(prefix).expect_err("not exactly one").to_string();
-        assert!(message.contains(&first.id) && message.contains(&second.id), "{message}");
-    }
+    everywhere(|site| {
+        let registry = site.open();
+        let first = registry.promote(&promotion("late", b"one")).expect("promoted");
+        let second = registry.promote(&promotion("late", b"two")).expect("promoted");
+        assert_eq!(first.metadata, promotion("late", b"one").metadata);
+        assert!(first.id.len() == 16 && first.digest.starts_with(&first.id) && first.id != second.id);
+        let listed = registry.list().expect("listed");
+        assert_eq!(listed.len(), 2);
+        for version in [&first, &second] {
+            assert_eq!(&registry.show(&version.id[..8]).expect("shown"), version);
+            assert_eq!(&registry.show(&format!("late/{}", version.id)).expect("shown"), version);
+        }
+        let artefacts = registry.artefacts(&first).expect("read");
+        assert_eq!(artefacts[1], ("weights.safetensors".to_owned(), b"one".to_vec()));
+        for prefix in ["", "late/", "zzz"] {
+            let message = registry.show(prefix).expect_err("not exactly one").to_string();
+            assert!(message.contains(&first.id) && message.contains(&second.id), "{message}");
+        }
+    });
 }
 
 #[test]
 fn the_same_content_is_the_same_version() {
-    let (_folder, registry) = registry();
-    let first = registry.promote(&promotion("late", b"one")).expect("promoted");
-    let mut again = promotion("late", b"one");
-    again.artefacts.reverse();
-    again.metadata.promoted_ms += 1;
-    assert_eq!(registry.promote(&again).expect("there already"), first);
-    assert_eq!(registry.list().expect("listed").len(), 1);
+    everywhere(|site| {
+        let registry = site.open();
+        let first = registry.promote(&promotion("late", b"one")).expect("promoted");
+        let mut again = promotion("late", b"one");
+        again.artefacts.reverse();
+        again.metadata.promoted_ms += 1;
+        assert_eq!(registry.promote(&again).expect("there already"), first);
+        assert_eq!(registry.list().expect("listed").len(), 1);
+    });
+}
+
+/// A new version beside another, where something goes wrong as `go` says: whether it ended well.
+fn promote_and_crash(site: &Site, go: impl FnOnce(&Registry) -> bool) -> bool {
+    let other = site.open().promote(&promotion("late", b"before")).expect("promoted");
+    let is_done = go(&site.open());
+    let registry = site.open();
+    let listed = registry.list().expect("listed");
+    for listed in &listed {
+        assert!(registry.show(&listed.id).is_ok(), "{}: a version is not complete", site.name);
+    }
+    assert!((1..=2).contains(&listed.len()), "{}: {} versions", site.name, listed.len());
+    let new = registry.promote(&promotion("late", b"new")).expect("promoted after the crash");
+    assert_eq!(registry.show(&new.id).expect("complete"), new);
+    assert_eq!(registry.show(&other.id).expect("complete"), other);
+    registry.promote(&promotion("late", b"later")).expect("promoted");
+    assert_eq!(site.leftovers(), 0, "{}: a leftover is still there", site.name);
+    is_done
 }
 
 #[test]
 fn a_crash_after_any_step_leaves_all_or_nothing() {
-    let mut completed = false;
-    for crash_at in 0.. {
-        let (folder, registry) = registry();
-        let other = registry.promote(&promotion("late", b"before")).expect("promoted");
-        let mut step = 0;
-        let result = registry.promote_in_steps(&promotion("late", b"new"), &mut |name| {
-            step += 1;
-            if step > crash_at { Err(Fault::world(format!("crash after {name}"))) } else { Ok(()) }
-        });
-        let registry = Registry::open(&folder.path().join("registry")).expect("opened again");
-        let listed = registry.list().expect("listed");
-        for listed in &listed {
-            assert!(registry.show(&listed.id).is_ok(), "crash {crash_at}: a version is not complete");
+    for kind in 0..Site::all().len() {
+        let mut steps = 0;
+        let crash_at = |crash_at| {
+            promote_and_crash(&Site::all()[kind], |registry| {
+                let mut step = 0;
+                let done = registry.promote_in_steps(&promotion("late", b"new"), &mut |name| {
+                    step += 1;
+                    if step > crash_at { Err(Fault::world(format!("crash after {name}"))) } else { Ok(()) }
+                });
+                done.is_ok()
+            })
+        };
+        while !crash_at(steps) {
+            steps += 1;
         }
-        assert!((1..=2).contains(&listed.len()), "crash {crash_at}: {} versions", listed.len());
-        let new = registry.promote(&promotion("late", b"new")).expect("promoted after the crash");
-        assert_eq!(registry.show(&new.id).expect("complete"), new);
-        assert_eq!(registry.show(&other.id).expect("complete"), other);
-        registry.promote(&promotion("late", b"later")).expect("promoted");
-        let hidden = fs::read_dir(folder.path().join("registry/late")).expect("read");
-        let hidden = hidden.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).count();
-        assert_eq!(hidden, 0, "crash {crash_at}: a leftover is still there");
-        if result.is_ok() {
-            assert!(crash_at >= 8, "only {crash_at} steps were tried");
-            completed = true;
-            break;
-        }
+        assert!(steps >= 5, "only {steps} steps were tried");
     }
-    assert!(completed);
 }
 
-fn flip(path: &Path, at: usize) {
-    let mut bytes = fs::read(path).expect("read");
+#[test]
+fn a_power_cut_at_any_change_leaves_all_or_nothing() {
+    for is_done in [false, true] {
+        let mut changes = 1;
+        let cut_at = |change| {
+            let site = Site::on_store();
+            let store = site.store.as_deref().expect("it has one");
+            store.is_done.store(is_done, std::sync::atomic::Ordering::SeqCst);
+            promote_and_crash(&site, |registry| {
+                store.cut_at(change);
+                let done = registry.promote(&promotion("late", b"new")).is_ok();
+                store.cut_at(0);
+                done
+            })
+        };
+        while !cut_at(changes) {
+            changes += 1;
+        }
+        assert_eq!(changes, 5, "four files");
+    }
+}
+
+fn flip(site: &Site, version: &Version, file: &str, at: usize) {
+    let mut bytes = site.get(version, file).expect("it is there");
     bytes[at] ^= 1;
-    fs::write(path, bytes).expect("written");
+    site.put(version, file, Some(&bytes));
 }
 
 #[test]
 fn damage_is_reported_with_the_versions_name() {
-    for file in ["weights.safetensors", "model.json", "metadata.json", "checksums.b3"] {
-        let (_folder, registry) = registry();
-        let version = registry.promote(&promotion("late", b"some weights")).expect("promoted");
-        let sound = registry.promote(&promotion("late", b"others")).expect("promoted");
-        let path = version.folder.join(file);
-        let content = fs::read(&path).expect("read");
-        for at in 0..content.len() {
-            flip(&path, at);
-            let message = registry.show(&version.id).expect_err(&format!("{file}, byte {at}")).to_string();
-            assert!(message.contains(&format!("late/{}", version.id)), "{message}");
-            flip(&path, at);
+    everywhere(|site| {
+        let registry = site.open();
+        for file in ["weights.safetensors", "model.json", "metadata.json", "checksums.b3"] {
+            let version = registry.promote(&promotion("late", file.as_bytes())).expect("promoted");
+            let sound = registry.promote(&promotion("late", b"others")).expect("promoted");
+            let content = site.get(&version, file).expect("it is there");
+            for at in 0..content.len() {
+                flip(site, &version, file, at);
+                let message = registry.show(&version.id).expect_err(&format!("{file}, byte {at}")).to_string();
+                assert!(message.contains(&format!("late/{}", version.id)), "{message}");
+                flip(site, &version, file, at);
+            }
+            site.put(&version, file, None);
+            assert!(registry.show(&version.id).is_err(), "{file} is missing");
+            let damaged = registry.list().expect("listed").iter().filter(|listed| listed.version.is_err()).count();
+            // Where versions are no folders, there is none without its checksums.
+            let is_seen = file == "metadata.json" || file == "checksums.b3" && site.store.is_none();
+            assert_eq!(damaged, usize::from(is_seen));
+            assert!(registry.show(&sound.id).is_ok(), "others are not harmed");
+            site.remove(&version);
         }
-        fs::remove_file(&path).expect("removed");
-        assert!(registry.show(&version.id).is_err(), "{file} is missing");
-        let damaged = registry.list().expect("listed").iter().filter(|listed| listed.version.is_err()).count();
-        assert_eq!(damaged, usize::from(["metadata.json", "checksums.b3"].contains(&file)));
-        assert!(registry.show(&sound.id).is_ok(), "others are not harmed");
-    }
+    });
 }
 
 #[test]
 fn names_cannot_leave_the_folder() {
-    let (_folder, registry) = registry();
-    for name in ["", "..", "a..b", "../x", "/x", "a/b", "A", "ä", ".hidden", &"a".repeat(65)] {
-        assert!(registry.promote(&promotion(name, b"")).is_err(), "model {name:?}");
-        let mut promotion = promotion("late", b"");
-        promotion.artefacts[0].0 = name.to_owned();
-        assert!(registry.promote(&promotion).is_err(), "file {name:?}");
-    }
-    for name in ["metadata.json", "checksums.b3", "model.json"] {
-        let mut promotion = promotion("late", b"");
-        promotion.artefacts[0].0 = name.to_owned();
-        assert!(registry.promote(&promotion).is_err(), "file {name:?}");
-    }
-    assert!(registry.list().expect("listed").is_empty());
-    assert!(registry.promote(&promotion("a-b_c.1", b"")).is_ok());
+    everywhere(|site| {
+        let registry = site.open();
+        for name in ["", "..", "a..b", "../x", "/x", "a/b", "A", "ä", ".hidden", &"a".repeat(65)] {
+            assert!(registry.promote(&promotion(name, b"")).is_err(), "model {name:?}");
+            let mut promotion = promotion("late", b"");
+            promotion.artefacts[0].0 = name.to_owned();
+            assert!(registry.promote(&promotion).is_err(), "file {name:?}");
+        }
+        for name in ["metadata.json", "checksums.b3", "model.json"] {
+            let mut promotion = promotion("late", b"");
+            promotion.artefacts[0].0 = name.to_owned();
+            assert!(registry.promote(&promotion).is_err(), "file {name:?}");
+        }
+        assert!(registry.list().expect("listed").is_empty());
+        assert!(registry.promote(&promotion("a-b_c.1", b"")).is_ok());
+    });
 }
 
 #[test]

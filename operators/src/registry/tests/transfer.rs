@@ -9,8 +9,9 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use tempfile::TempDir;
 
 use super::super::{Promotion, Registry, Version};
-use super::changes::{author, leftovers, told};
-use super::{promotion, registry};
+use super::changes::{author, told};
+use super::promotion;
+use super::site::Site;
 
 /// A promotion with tensors that are some.
 fn with_tensors() -> Promotion {
@@ -24,6 +25,7 @@ fn with_tensors() -> Promotion {
 /// Two registries, the first with a version, and a place between them.
 struct Border {
     folder: TempDir,
+    site: Site,
     here: Registry,
     there: Registry,
     version: Version,
@@ -31,10 +33,14 @@ struct Border {
 
 impl Border {
     fn new() -> Self {
-        let (folder, here) = registry();
+        Self::at(Site::in_folder())
+    }
+
+    fn at(site: Site) -> Self {
+        let (folder, here) = (tempfile::tempdir().expect("a temporary folder"), site.open());
         let there = Registry::open(&folder.path().join("there")).expect("opened");
         let version = here.promote(&with_tensors()).expect("promoted");
-        Self { folder, here, there, version }
+        Self { folder, site, here, there, version }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -58,16 +64,18 @@ impl Border {
 
 #[test]
 fn a_version_goes_from_registry_to_registry() {
-    for name in ["exported", "exported.tar"] {
-        let border = Border::new();
+    for (name, site) in
+        ["exported", "exported.tar"].into_iter().flat_map(|name| Site::all().into_iter().map(move |site| (name, site)))
+    {
+        let border = Border::at(site);
         let path = border.exported(name);
         let (version, is_new) = border.there.import(&path, &author("from here")).expect("imported");
         assert!(is_new);
         assert_eq!((&version.id, &version.metadata), (&border.version.id, &border.version.metadata));
         let files = |registry: &Registry, version| registry.artefacts(version).expect("sound");
         assert_eq!(files(&border.there, &version), files(&border.here, &border.version));
-        let bytes = |version: &Version| fs::read(version.folder.join("metadata.json")).expect("read");
-        assert_eq!(bytes(&version), bytes(&border.version), "bit for bit");
+        let bytes = fs::read(format!("{}/metadata.json", version.place)).expect("read");
+        assert_eq!(Some(bytes), border.site.get(&border.version, "metadata.json"), "bit for bit");
         let said = format!("imported revision 7 from {} by ana: from here", path.display());
         assert_eq!(told(&border.there), [said.as_str()]);
         assert!(!border.there.import(&path, &author("")).expect("there already").1);
@@ -261,34 +269,36 @@ fn what_may_run_code_is_refused_whatever_its_name() {
 
 #[test]
 fn a_crash_while_importing_leaves_all_or_nothing() {
-    let mut completed = false;
-    for crash_at in 0.. {
-        let border = Border::new();
-        let path = border.exported("folder");
-        let here = Registry::open(&border.path("registry")).expect("opened");
-        here.delete("late", &border.version.id, &author("")).expect("deleted");
-        let mut step = 0;
-        let result = here.import_in_steps(&path, &author("again"), &mut |name| {
-            step += 1;
-            if step > crash_at { Err(Fault::world(format!("crash after {name}"))) } else { Ok(()) }
-        });
-        let here = Registry::open(&border.path("registry")).expect("opened again");
-        for listed in here.list().expect("listed") {
-            here.show(&listed.id).expect("all of it is there");
+    for kind in 0..Site::all().len() {
+        let mut steps = 0;
+        while !import_and_crash(&Border::at(Site::all().swap_remove(kind)), steps) {
+            steps += 1;
         }
-        let (version, _) = here.import(&path, &author("once more")).expect("imported");
-        assert_eq!(here.show(&version.id).expect("complete").digest, border.version.digest);
-        // It came in once, however that is told.
-        let came: Vec<String> = told(&here).into_iter().filter(|told| !told.starts_with("deleted")).collect();
-        assert_eq!(came.len(), 2, "crash {crash_at}: {came:?}");
-        assert_eq!(here.entries().expect("listed")[0].number, Some(2));
-        super::changes::promote(&here, b"later", 1);
-        assert_eq!(leftovers(border.folder.path()), 0, "crash {crash_at}");
-        if result.is_ok() {
-            assert!(crash_at >= 9, "only {crash_at} steps were tried");
-            completed = true;
-            break;
-        }
+        assert!(steps >= 6, "only {steps} steps were tried");
     }
-    assert!(completed);
+}
+
+/// Whether it ended well.
+fn import_and_crash(border: &Border, crash_at: usize) -> bool {
+    let path = border.exported("folder");
+    let here = border.site.open();
+    here.delete("late", &border.version.id, &author("")).expect("deleted");
+    let mut step = 0;
+    let result = here.import_in_steps(&path, &author("again"), &mut |name| {
+        step += 1;
+        if step > crash_at { Err(Fault::world(format!("crash after {name}"))) } else { Ok(()) }
+    });
+    let here = border.site.open();
+    for listed in here.list().expect("listed") {
+        here.show(&listed.id).expect("all of it is there");
+    }
+    let (version, _) = here.import(&path, &author("once more")).expect("imported");
+    assert_eq!(here.show(&version.id).expect("complete").digest, border.version.digest);
+    // It came in once, however that is told.
+    let came: Vec<String> = told(&here).into_iter().filter(|told| !told.starts_with("deleted")).collect();
+    assert_eq!(came.len(), 2, "crash {crash_at}: {came:?}");
+    assert_eq!(here.entries().expect("listed")[0].number, Some(2));
+    super::changes::promote(&here, b"later", 1);
+    assert_eq!(border.site.leftovers(), 0, "crash {crash_at}");
+    result.is_ok()
 }
