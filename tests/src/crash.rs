@@ -20,7 +20,7 @@ use millstream_connectors::store;
 use millstream_engine::source::Position;
 use millstream_engine::time::{Clock, SystemClock};
 use millstream_engine::{checkpoint, failpoint};
-use millstream_operators::registry::Registry;
+use millstream_pipelines::registry;
 use millstream_pipelines::run::assemble::Topics;
 use millstream_pipelines::run::{Options, Summary};
 use rusqlite::Connection;
@@ -66,11 +66,19 @@ impl fmt::Display for Kill {
 impl Kill {
     /// At every failpoint that the pipeline has, before and after; and from outside as often as at one of them.
     pub fn all() -> Vec<Self> {
-        // It takes nothing in but from topics, and its models begin with nothing.
-        let is_passed = |name: &&&str| **name != "intake.append" && !name.starts_with("origin.");
+        // It takes nothing in but from topics, its models begin with nothing, and it deletes no version.
+        let is_passed = |name: &&&str| {
+            !["intake.append", "registry.hide", "registry.clear"].contains(name) && !name.starts_with("origin.")
+        };
         let names = failpoint::NAMES.iter().filter(is_passed);
         let sides = names.flat_map(|name| ["before", "after"].map(|side| Self::At(name, side)));
         sides.chain([Self::Outside, Self::Outside]).collect()
+    }
+
+    /// At every step that makes versions and their history, and at the commit that they wait for or that waits for them.
+    pub fn of_versions() -> Vec<Self> {
+        let names = ["promote.write", "promote.place", "transaction.commit", "registry.commit"];
+        names.into_iter().flat_map(|name| ["before", "after"].map(|side| Self::At(name, side))).collect()
     }
 
     /// Whether it may come while a transaction of the answers' is open.
@@ -87,7 +95,7 @@ impl Kill {
     /// Up to which time of passing it a failpoint kills, so that no life is over too soon.
     fn nth_max(self) -> u64 {
         match self {
-            Self::At("feed.append" | "promote.rename", _) => 3,
+            Self::At("feed.append" | "promote.place" | "registry.commit", _) => 3,
             Self::At("checkpoint.manifest", _) => 4,
             _ => 12,
         }
@@ -230,6 +238,8 @@ pub struct Field {
     broker: String,
     /// Goes before the names of topics.
     prefix: fn() -> String,
+    /// Where versions are, as a definition says it; each time somewhere else.
+    registry: fn() -> String,
     /// Whether runs fill the topics themselves, with transactions beside those of the answers.
     feeds: bool,
     seed: u64,
@@ -260,16 +270,30 @@ impl fmt::Display for Report {
 impl Field {
     /// On a broker, with topics that have the prefixes given.
     pub fn new(broker: &str, prefix: fn() -> String, feeds: bool, seed: u64) -> Self {
-        let site = site("embedded", "", true, seed);
+        let site = site("embedded", "", true, seed, "");
         let summary = site.run_with(&options(&site, &site.state(), 2));
         let expected = given(&site, &summary);
         let learned = expected.digests.values().all(|(revision, _)| *revision > SECONDS / 4);
         assert!(learned && !expected.dead_letters.is_empty(), "the input has everything: {:?}", expected.digests);
-        Self { broker: broker.to_owned(), prefix, feeds, seed, random: Random::new(seed), expected }
+        Self {
+            broker: broker.to_owned(),
+            prefix,
+            registry: String::new,
+            feeds,
+            seed,
+            random: Random::new(seed),
+            expected,
+        }
+    }
+
+    /// The same, with versions elsewhere than in the state directory.
+    #[must_use]
+    pub fn with_registry(self, registry: fn() -> String) -> Self {
+        Self { registry, ..self }
     }
 
     fn site(&self) -> Site {
-        let site = site(&self.broker, &(self.prefix)(), self.feeds, self.seed);
+        let site = site(&self.broker, &(self.prefix)(), self.feeds, self.seed, &(self.registry)());
         if !self.feeds {
             for (name, records) in FED.iter().zip(&self.expected.fed) {
                 // Of now, so that no server's retention takes them for old.
@@ -308,7 +332,7 @@ impl Field {
                     break;
                 }
                 turns.pop_front();
-                check_files(&site.state(), false);
+                check_files(&site, false);
                 *report.fired.entry(kill).or_default() += 1;
                 done += 1;
                 if done == cycles {
@@ -375,7 +399,7 @@ impl Field {
         let refused: Vec<_> = answers.iter().filter(|answer| answer.get("error").is_some()).collect();
         assert!(refused.is_empty(), "all can be answered: {refused:?}");
         check_journal(&site.records(&Topics::of(&site.pipeline.name).progress));
-        check_files(&site.state(), last.epochs > 0);
+        check_files(site, last.epochs > 0);
 
         // All that was committed can be rebuilt from the log alone, by other workers; a replay says itself if it differs.
         let before = site.answers();
@@ -387,11 +411,11 @@ impl Field {
 }
 
 /// The small pipeline with all that a run makes durable, as often as can be.
-fn site(broker: &str, topics: &str, feeds: bool, seed: u64) -> Site {
+fn site(broker: &str, topics: &str, feeds: bool, seed: u64, registry: &str) -> Site {
     let often = "promote: {every_examples: 10, only_if_better_than_baseline: false}";
     let definition = if feeds { small::fed(broker, topics) } else { small::definition(broker, topics) };
     let definition = definition.replace("promote: {every_examples: 50}", often)
-        + &format!("checkpoints: {{every_bytes: 1, keep: {KEEP}}}\n");
+        + &format!("checkpoints: {{every_bytes: 1, keep: {KEEP}}}\n{registry}\n");
     let files = small::files(seed, SECONDS);
     let files: Vec<(&str, &[u8])> = files.iter().map(|(name, content)| (*name, content.as_slice())).collect();
     Site::new(&definition, &files)
@@ -487,13 +511,17 @@ fn check_journal(records: &[Record]) {
     }
 }
 
-/// What a state directory holds is sound at every moment; and tidy, once a run has made a checkpoint and ended.
-fn check_files(state: &Path, tidy: bool) {
-    let registry = Registry::open(&state.join("models")).expect("it can be listed");
+/// What a registry and a state directory hold is sound at every moment; and tidy, once a run has made a checkpoint and ended.
+fn check_files(site: &Site, tidy: bool) {
+    let state = &site.state();
+    let registry = registry::open(&site.pipeline, state).expect("it can be listed");
     for listed in registry.list().expect("it can be listed") {
         let version = listed.version.unwrap_or_else(|fault| panic!("a version was damaged: {fault}"));
         registry.artefacts(&version).unwrap_or_else(|fault| panic!("a version was damaged: {fault}"));
     }
+    let numbers: Vec<_> = registry.entries().expect("it can be read").into_iter().map(|entry| entry.number).collect();
+    let expected: Vec<_> = (1..=numbers.len() as u64).map(Some).collect();
+    assert_eq!(numbers, expected, "each version has its number");
     let store = store::open("checkpoints", state).expect("a folder");
     let mut named = Vec::new();
     let listed = checkpoint::list(&*store).expect("it can be listed");

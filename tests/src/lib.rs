@@ -3,6 +3,8 @@
 pub mod crash;
 pub mod grpc;
 pub mod http;
+pub mod s3;
+pub mod shop;
 pub mod simulation;
 pub mod small;
 

@@ -8,6 +8,7 @@
 //! `MILLSTREAM_SEED` replays one that failed.
 
 use millstream_tests::crash::{self, Field, Kill, number};
+use millstream_tests::s3::with_bucket;
 use millstream_tests::unique;
 
 const SEED: u64 = 20_260_101;
@@ -33,6 +34,28 @@ fn killed_anywhere_it_goes_on_as_if_nothing_had_happened() {
 fn a_run_that_was_replaced_while_it_slept_adds_nothing() {
     let zombies = field("embedded", String::new, true).wake_the_dead(number("MILLSTREAM_ZOMBIES", 2));
     println!("embedded: {zombies} zombies");
+}
+
+#[test]
+fn killed_anywhere_a_registry_that_is_shared_is_whole() {
+    with_bucket("killed_anywhere_a_registry_that_is_shared_is_whole", || {
+        if std::env::var_os("MILLSTREAM_POSTGRES").is_none() {
+            println!("skipped: MILLSTREAM_POSTGRES names no server");
+            return;
+        }
+        let place = || {
+            let url = std::env::var("MILLSTREAM_POSTGRES").expect("it is there");
+            let name = unique();
+            let database = std::env::temp_dir().join(format!("{name}database"));
+            std::fs::write(&database, format!("{url}&options=-csearch_path%3D{name}")).expect("written");
+            let database = database.display();
+            format!("registry: {{artefacts: \"s3://bucket/{name}\", database: \"${{file:{database}}}\"}}")
+        };
+        let kills = Kill::of_versions();
+        let cycles = number("MILLSTREAM_CYCLES", kills.len() as u64);
+        let report = field("embedded", String::new, true).with_registry(place).kill(&kills, cycles);
+        println!("a bucket and a server: {report}");
+    });
 }
 
 #[test]

@@ -4,39 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use millstream_connectors::broker::Message;
 use millstream_engine::failpoint;
 use millstream_operators::inference::STATE;
 use millstream_operators::registry::{Author, Registry, Version};
-use millstream_pipelines::audit::audit;
 use millstream_pipelines::learn::{self, learn};
-use millstream_pipelines::run::replay::{self, replay};
 use millstream_pipelines::run::rollback::rollback;
 use millstream_pipelines::run::state::models_path;
-use millstream_pipelines::run::{Checkpointing, Options, Summary, assemble};
+use millstream_pipelines::run::{Options, Summary};
 use millstream_pipelines::sweep;
-use millstream_tests::{NOW_MS, Site, message, one_answer_each};
+use millstream_tests::shop::{definition, order, orders, prove, questions};
+use millstream_tests::{Site, message, one_answer_each};
 use serde_json::{Value, json};
-
-/// A pipeline with these models; requests are answered by `answers` and what follows it.
-fn definition(models: &str, answers: &str) -> String {
-    format!(
-        r"
-millstream: 1
-name: shop
-epochs: {{max_records: 25}}
-sources:
-  orders:
-    from: {{topic: {{name: orders}}}}
-    format: json
-    columns: {{at: timestamp, amount: float, weekday: int, returned: bool}}
-    event_time: {{column: at, lateness_seconds: 0}}
-models:{models}
-requests:
-  questions: {{topic: questions, enters: orders, {answers}, answers: {{topic: answers}}, others: {{topic: others}}}}
-"
-    )
-}
 
 const LEARNS: &str = "input: orders, label: returned, features: [amount, weekday]";
 const NETWORK: &str = "{neural_network: {training: {mini_batch: 7, average: 0.9}}}";
@@ -46,26 +24,6 @@ fn one(learner: &str, more: &str) -> String {
 }
 
 const PROMOTED: &str = ", promote: {every_examples: 100, only_if_better_than_baseline: false}";
-
-fn order(at: u32) -> Message {
-    let noise = at.wrapping_mul(2_654_435_761) >> 16;
-    let amount = f64::from(noise % 100);
-    let returned = amount + f64::from(noise >> 7 & 31) > 60.0;
-    let at_ms = NOW_MS + 1000 * i64::from(at);
-    message(None, json!({"at": at_ms, "amount": amount, "weekday": at % 7, "returned": returned}).to_string())
-}
-
-fn orders(from: u32, to: u32) -> Vec<Message> {
-    (from..to).map(order).collect()
-}
-
-fn questions(count: u32) -> Vec<Message> {
-    let question = |number: u32| {
-        let at = NOW_MS + 10_000_000 + i64::from(number);
-        message(None, json!({"at": at, "amount": f64::from(number * 9 % 100), "weekday": 3}).to_string())
-    };
-    (0..count).map(question).collect()
-}
 
 /// A shop that has learned 400 orders, with a version after each 100.
 fn taught(learner: &str) -> Site {
@@ -94,17 +52,6 @@ fn set_alias(site: &Site, alias: &str, to: &str) {
 /// `, from: {version: NAME, registry: that of the site}`.
 fn from(site: &Site, name: &str) -> String {
     format!(", from: {{version: \"{name}\", registry: \"{}\"}}", models_path(&site.state()).display())
-}
-
-/// A replay from the log reaches every digest and every answer that was recorded, and nothing is missing or doubled.
-fn prove(site: &Site) {
-    for from_start in [false, true] {
-        let wanted = replay::Wanted { from_start, ..replay::Wanted::default() };
-        replay(&site.pipeline, &site.options(), &wanted).expect("it is rebuilt");
-    }
-    site.run_with(&Options { checkpoints: Checkpointing::Off, ..site.options() });
-    let report = audit(&site.pipeline, &assemble::world(&site.pipeline, site.broker())).expect("it can be audited");
-    assert_eq!(report.wrong().count(), 0, "{}", report.text());
 }
 
 fn digest(summary: &Summary, model: &str) -> (u64, String) {

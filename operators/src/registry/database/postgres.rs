@@ -139,14 +139,15 @@ impl Server {
     pub(super) fn read<T>(&self, act: impl FnOnce(&mut dyn Transaction) -> Result<T>) -> Result<Option<T>> {
         // Everything read is of one moment.
         let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SETTINGS} {}", self.path());
-        self.within(&begin, "read it", |open| match open.layout()? {
+        self.within(&begin, "read it", commit, |open| match open.layout()? {
             0 => Ok(None),
             _ => act(open).map(Some),
         })
     }
 
     pub(super) fn write<T>(&self, act: impl FnOnce(&mut dyn Transaction) -> Result<T>) -> Result<T> {
-        self.within(&self.exclusive(), "change it", |open| {
+        let commit = |client: &mut Client| failpoint::around("registry.commit", || client.batch_execute("COMMIT"));
+        self.within(&self.exclusive(), "change it", commit, |open| {
             let layout = open.layout()?;
             let schema = "SELECT count(*) FROM pg_namespace WHERE nspname = current_schema()";
             if layout == 0 && open.rows(schema, &[])?[0].number(0)? == 0 {
@@ -163,7 +164,7 @@ impl Server {
     }
 
     pub(super) fn alone<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.within(&self.exclusive(), "have it to ourselves", |_| act())
+        self.within(&self.exclusive(), "have it to ourselves", commit, |_| act())
     }
 
     fn path(&self) -> String {
@@ -177,13 +178,18 @@ impl Server {
         format!("BEGIN; {SETTINGS} {}; SELECT pg_advisory_xact_lock({key})", self.path())
     }
 
-    fn within<T>(&self, begin: &str, doing: &'static str, act: impl FnOnce(&mut Open<'_>) -> Result<T>) -> Result<T> {
+    fn within<T>(
+        &self,
+        begin: &str,
+        doing: &'static str,
+        commit: impl FnOnce(&mut Client) -> Result<(), Error>,
+        act: impl FnOnce(&mut Open<'_>) -> Result<T>,
+    ) -> Result<T> {
         let mut client = self.begin(begin, doing)?;
         let mut open = Open { client: &mut client, server: self, doing };
         match act(&mut open) {
             Ok(done) => {
-                failpoint::around("registry.commit", || client.batch_execute("COMMIT"))
-                    .map_err(|error| self.fault(doing, &error))?;
+                commit(&mut client).map_err(|error| self.fault(doing, &error))?;
                 self.keep(client);
                 Ok(done)
             }
@@ -271,6 +277,10 @@ impl Server {
         let message = format!("{}: cannot {doing}: {why}{mend}", self.place);
         if is_passing(error) { Fault::retry(message) } else { Fault::world(message) }
     }
+}
+
+fn commit(client: &mut Client) -> Result<(), Error> {
+    client.batch_execute("COMMIT")
 }
 
 /// Takes out of a URL what `libpq` knows and the client does not: who the server is, is always verified.
