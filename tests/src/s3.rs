@@ -71,9 +71,17 @@ fn answer(mut connection: TcpStream, objects: &Objects) -> std::io::Result<()> {
             objects.insert(name.to_owned(), body);
             ("200 OK", Vec::new())
         }
-        ("DELETE", name) => {
-            objects.remove(name);
-            ("204 No Content", Vec::new())
+        // Deletes many at once.
+        ("POST", "") if query.starts_with("delete") => {
+            let body = String::from_utf8_lossy(&body);
+            let names = body.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+            let mut text = "<DeleteResult>".to_owned();
+            for name in names {
+                objects.remove(name);
+                // Writing to a string cannot fail, here and below.
+                let _ = write!(text, "<Deleted><Key>{name}</Key></Deleted>");
+            }
+            ("200 OK", (text + "</DeleteResult>").into_bytes())
         }
         _ => ("501 Not Implemented", Vec::new()),
     };
@@ -99,7 +107,6 @@ fn list(objects: &BTreeMap<String, Vec<u8>>, query: &str) -> String {
     let mut last = "";
     for (name, content) in left.by_ref().take(PAGE) {
         last = name;
-        // Writing to a string cannot fail.
         let _ = write!(
             text,
             "<Contents><Key>{name}</Key><Size>{}</Size><LastModified>2026-01-01T00:00:00.000Z</LastModified>\

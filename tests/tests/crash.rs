@@ -46,7 +46,7 @@ fn killed_anywhere_a_registry_that_is_shared_is_whole() {
         let place = || {
             let url = std::env::var("MILLSTREAM_POSTGRES").expect("it is there");
             let name = unique();
-            let database = std::env::temp_dir().join(format!("{name}database"));
+            let database = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}database"));
             std::fs::write(&database, format!("{url}&options=-csearch_path%3D{name}")).expect("written");
             let database = database.display();
             format!("registry: {{artefacts: \"s3://bucket/{name}\", database: \"${{file:{database}}}\"}}")

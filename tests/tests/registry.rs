@@ -1,16 +1,19 @@
 //! A registry that is shared, and changed while processes are killed: what it says, what the journal says, and what is served agree.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use millstream_engine::failpoint;
+use millstream_engine::time::SystemClock;
 use millstream_operators::registry::{Author, Registry, Tolerance, Version};
 use millstream_pipelines::registry;
+use millstream_pipelines::registry_api::{Server, Settings};
 use millstream_pipelines::run::rollback::{Poison, rollback};
 use millstream_tests::s3::with_bucket;
 use millstream_tests::shop::{definition, orders, prove, questions};
-use millstream_tests::{Site, one_answer_each, unique};
+use millstream_tests::{Site, http, one_answer_each, unique};
 use serde_json::{Value, json};
 
 /// Tells a child process what it is to do.
@@ -113,7 +116,6 @@ fn killed(site: &Site, what: &str, version: &str, kill_at: &str) -> bool {
     let mut command = Command::new(std::env::current_exe().expect("tests know their program"));
     command.args(["child", "--exact"]).env(CHILD, told.to_string()).env(failpoint::VARIABLE, kill_at);
     let output = command.stdin(Stdio::null()).output().expect("the program starts again");
-    use std::os::unix::process::ExitStatusExt;
     let killed = output.status.signal() == Some(9);
     assert!(killed || output.status.success(), "{what} at {kill_at}: {}", String::from_utf8_lossy(&output.stdout));
     killed
@@ -240,7 +242,8 @@ fn killed_anywhere_a_rollback_is_done_or_not() {
         for place in Place::all() {
             // What becomes of it with a rollback and without, if nothing happens.
             let digests = [false, true].map(|rolled_back| {
-                let site = Place::folder().taught();
+                let place = Place::folder();
+                let site = place.taught();
                 if rolled_back {
                     rollback(&site.pipeline, &site.options(), "returns@v2", &poison()).expect("undone");
                 }
@@ -252,17 +255,19 @@ fn killed_anywhere_a_rollback_is_done_or_not() {
             // Versions are found by what they are: all shops here learn the same.
             let back = format!("returns/{}", version(&taught, "returns@v2").id);
             let names = ["transaction.begin", "transaction.send", "transaction.commit"];
-            let kills = names.into_iter().flat_map(|name| ["before", "after"].map(move |side| (name, side)));
-            for (name, side) in
-                kills.flat_map(|kill| [(kill, 1), (kill, 2)]).map(|((name, side), nth)| (format!("{name}:{side}"), nth))
-            {
-                let kill = format!("{name}:{side}");
+            let sides = names.into_iter().flat_map(|name| ["before", "after"].map(|side| format!("{name}:{side}")));
+            // The start comes first, and then the rollback.
+            let mut kills: Vec<_> = sides.flat_map(|side| [1, 2].map(|nth| format!("{side}:{nth}"))).collect();
+            if !place.database.is_empty() {
+                // The journal is the same wherever versions are.
+                kills.retain(|kill| kill.starts_with("transaction.commit") && kill.ends_with('2'));
+            }
+            for kill in kills {
                 let site = place.taught();
                 assert!(killed(&site, "roll back", &back, &kill), "{kill}");
                 let journal: Vec<Value> =
                     site.records("shop.progress").iter().map(millstream_tests::Record::json).collect();
                 let rolled_back = journal.iter().any(|record| record["kind"] == "rollback");
-                // The start comes first, and then the rollback.
                 assert_eq!(rolled_back, kill == "transaction.commit:after:2", "{kill}");
                 site.append("orders", &orders(400, 450));
                 site.append("questions", &questions(1));
@@ -323,6 +328,40 @@ fn what_is_shared_is_told_and_not_what_is_secret() {
             assert_eq!(ran.is_ok(), is_known, "{name}: {ran:?}");
             assert!(ran.err().is_none_or(|fault| fault.message.contains("add `database`")), "{name}");
         }
+    });
+}
+
+#[test]
+fn mlflow_s_clients_see_a_registry_that_is_shared() {
+    with_bucket("mlflow_s_clients_see_a_registry_that_is_shared", || {
+        let Some(place) = Place::bucket() else { return };
+        let first = place.taught();
+        let clock = std::sync::Arc::new(SystemClock);
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let settings = Settings { listen, token: None, user: "ana".to_owned(), clock };
+        let server = Server::start(opened(&first), settings).expect("started");
+        let api = "/api/2.0/mlflow";
+        let body = json!({"name": "returns", "alias": "champion", "version": "3"});
+        let set = http::post(server.address(), &format!("{api}/registered-models/alias"), &body);
+        assert_eq!(set.status, 200, "{set:?}");
+        let path = format!("{api}/registered-models/alias?name=returns&alias=champion");
+        let found = http::get(server.address(), &path).json();
+        assert_eq!(found["model_version"]["version"], "3");
+        assert_eq!(version(&first, "returns@champion"), version(&first, "returns@v3"), "other processes see it, too");
+        let files = http::get(server.address(), "/api/2.0/mlflow-artifacts/artifacts?path=returns/3").json();
+        let files = files["files"].as_array().expect("a list").clone();
+        let model = files.iter().find(|file| file["path"] == "model.json").expect("it is there");
+        let file = http::get(server.address(), "/api/2.0/mlflow-artifacts/artifacts/returns/3/model.json");
+        assert_eq!(model["file_size"], json!(file.body.len()));
+        // Many at once, of which each waits for the bucket and the server.
+        let ask = || http::get(server.address(), &format!("{api}/model-versions/search")).json();
+        let asked = std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().map(|asking| asking.join().expect("answered")).collect::<Vec<_>>()
+        });
+        assert!(asked.iter().all(|answer| answer["model_versions"].as_array().map(Vec::len) == Some(4)), "{asked:?}");
+        // What it holds may not be dropped by asynchronous code.
+        drop(server);
     });
 }
 

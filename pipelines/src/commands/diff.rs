@@ -58,6 +58,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             old.name, new.name
         ));
     }
+    if old.registry != new.registry {
+        notes.push(registry_moves(&old, &new));
+    }
     if old.digest == new.digest {
         notes.push("nothing has changed that a result depends on".to_owned());
     }
@@ -74,6 +77,23 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
     }
     if verdicts.iter().any(|verdict| verdict.state == State::Lost) { ExitCode::from(LOSS) } else { ExitCode::SUCCESS }
+}
+
+/// The registry is elsewhere: what is there stays there.
+fn registry_moves(old: &Pipeline, new: &Pipeline) -> String {
+    let place = |pipeline: &Pipeline| {
+        pipeline.registry.artefacts.clone().unwrap_or_else(|| "the folder models of the state directory".to_owned())
+    };
+    let (was, is) = (place(old), place(new));
+    if was == is {
+        return format!(
+            "the registry at {is} has another database: the versions stay, but aliases, tags, descriptions and history are in the old one"
+        );
+    }
+    format!(
+        "the registry was {was} and is {is}: versions, aliases and history stay where they are, and new versions are promoted without a \
+         parent; `millstream models export` and `import` carry versions over"
+    )
 }
 
 /// A definition, without its secrets.
