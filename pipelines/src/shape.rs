@@ -296,6 +296,20 @@ pub struct Request {
     /// Topics that a request may name in its header `reply-to`: its answer goes there, too. Others are passed over.
     #[serde(default)]
     pub reply_to: Vec<String>,
+    /// What a request may ask for by its headers (over HTTP and gRPC by its parameters, and by the version in its path); what it
+    /// may not is passed over.
+    #[serde(default)]
+    pub on_request: Vec<OnRequest>,
+}
+
+/// What a request may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRequest {
+    /// The answer of one of the models that answer, whatever the policy: by the header `version`, with its name.
+    Version,
+    /// The features that its answer was given by: by the header `features`, unless that says `false`.
+    Features,
 }
 
 /// Where answers go.

@@ -322,6 +322,49 @@ fn over_grpc_the_same_is_answered() {
 }
 
 #[test]
+fn a_version_may_be_asked_for_and_the_features() {
+    let definition =
+        with_grpc("").replace("    enters: readings\n", "    enters: readings\n    on_request: [version, features]\n");
+    let site = Site::new(&definition, &[]);
+    site.append("readings", &readings(0, 400));
+    while_serving(&site, |http, grpc| {
+        while get(http, "/v2/models/questions/versions/tree/ready").status != 200 {}
+        while get(http, "/v2/models/questions/versions/hot/ready").status != 200 {}
+        let about = get(http, "/v2/models/questions").json();
+        assert_eq!(about["versions"], json!(["hot", "tree"]));
+        let path = |version: &str| format!("/v2/models/questions/versions/{version}/infer");
+        let mut asked = asking(&[35.0, 5.0]);
+        asked["parameters"] = json!({"features": true});
+        let answer = post(http, &path("tree"), &asked).json();
+        assert_eq!(answer["parameters"]["model"], "tree", "{answer}");
+        let features: Value =
+            serde_json::from_str(answer["parameters"]["features"].as_str().expect("they are told")).expect("JSON");
+        let heat = |row: usize| features[row]["heat"].as_f64().expect("as it was standardised");
+        assert!(heat(0) > 0.5 && heat(1) < -0.5, "{features}");
+        let answer = post(http, &path("hot"), &asking(&[35.0])).json();
+        assert_eq!((&answer["parameters"]["model"], &answer["parameters"]["features"]), (&json!("hot"), &Value::Null));
+        let refused = post(http, &path("3"), &asking(&[35.0]));
+        assert_eq!(refused.status, 404);
+        assert!(refused.body.contains("there are hot, tree"), "{refused:?}");
+
+        let features = field(4, &[field(1, b"features"), field(2, &[1 << 3, 1])].concat());
+        let reply = grpc::call(grpc, "ModelInfer", &[], &self::asked(35.0, &[field(2, b"tree"), features]));
+        assert_eq!((reply.status, &*reply.reason), (0, ""), "{reply:?}");
+        let said = String::from_utf8_lossy(&reply.message).into_owned();
+        assert!(said.contains("tree") && said.contains("[{\"heat\":"), "{said}");
+        let reply = grpc::call(grpc, "ModelInfer", &[], &self::asked(35.0, &[field(2, b"3")]));
+        assert_eq!(reply.status, 5, "{reply:?}");
+    });
+    let answers = one_answer_each(&site.records("questions"), &site.answers());
+    let by: Vec<(&Value, bool)> =
+        answers.iter().map(|answer| (&answer["model"], answer["features"].is_object())).collect();
+    let tree = (&json!("tree"), true);
+    assert_eq!(by.iter().filter(|by| **by == tree).count(), 3, "{by:?}");
+    let report = audit(&site.pipeline, &assemble::world(&site.pipeline, site.broker())).expect("it can be audited");
+    assert_eq!(report.wrong().count(), 0, "{}", report.text());
+}
+
+#[test]
 fn what_nobody_would_send_over_grpc_is_refused_with_its_reason() {
     let site = Site::new(&with_grpc(""), &[]);
     while_serving(&site, |http, grpc| {

@@ -36,8 +36,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::plan::{self, Pipeline};
-use crate::run::Options;
+use crate::plan::{self, OnRequest, Pipeline};
+use crate::run::{Answers, Options};
 use admission::Admission;
 pub use hub::Hub;
 use tensors::Columns;
@@ -47,7 +47,8 @@ const PACES: u32 = 10;
 const PACE_MAX: Duration = Duration::from_millis(2);
 
 /// Why a version cannot be asked.
-const NEWEST_ONLY: &str = "answers come from the newest revision, and say which it was; ask without a version";
+const NEWEST_ONLY: &str = "answers come from the newest revision, and say which it was; ask without a version, or let the requests \
+    say `on_request: [version]`";
 
 /// A checked configuration of the front.
 #[derive(Clone, Copy, Debug)]
@@ -170,6 +171,10 @@ struct Endpoint {
     encoder: MakeEncoder,
     /// Who answers: names and folds, the requests' own first; and what rows the folds take.
     models: Vec<(String, usize, arrow::datatypes::SchemaRef)>,
+    /// Whether a request may name which of them answers.
+    by_name: bool,
+    /// How answers are written.
+    answers: Answers,
     intake: Intake,
     admission: Arc<Admission>,
     waiting: IntGauge,
@@ -183,7 +188,7 @@ struct Endpoint {
 struct About {
     inputs: Vec<(String, &'static str)>,
     outputs: Vec<(String, &'static str)>,
-    /// The newest revision, once there is one.
+    /// Those that may be asked for; else the newest revision, once there is one.
     versions: Vec<String>,
     models: Vec<String>,
 }
@@ -210,6 +215,8 @@ impl Endpoint {
             event_time: request.source.event_time,
             encoder: format.encoder.clone(),
             models: request.models.iter().map(model).collect(),
+            by_name: request.may_ask(OnRequest::Version),
+            answers: crate::run::answers_to(pipeline, request),
             intake,
             admission: Arc::new(Admission::new(settings.waiting_max, settings.objective)),
             waiting: counts.waiting.with_label_values(&[&request.name]),
@@ -220,9 +227,14 @@ impl Endpoint {
         }
     }
 
-    /// Whether any of its models has learned something.
-    fn is_ready(&self) -> bool {
-        self.models.iter().any(|(_, fold, _)| self.book.newest_revision(*fold).is_some())
+    /// Its models; only the one that a version is, where that is said.
+    fn models(&self, version: Option<&str>) -> impl Iterator<Item = &(String, usize, arrow::datatypes::SchemaRef)> {
+        self.models.iter().filter(move |(name, ..)| version.is_none_or(|version| version == name))
+    }
+
+    /// Whether any of its models has learned something, or the one that a version is.
+    fn is_ready(&self, version: Option<&str>) -> bool {
+        self.models(version).any(|(_, fold, _)| self.book.newest_revision(*fold).is_some())
     }
 
     /// What it takes and gives.
@@ -238,11 +250,12 @@ impl Endpoint {
                 outputs.extend(answer.schema_ref().fields().iter().map(tensor));
             }
         }
+        let models: Vec<String> = self.models.iter().map(|(name, ..)| name.clone()).collect();
         About {
             inputs: self.columns.schema.fields().iter().map(tensor).collect(),
             outputs,
-            versions,
-            models: self.models.iter().map(|(name, ..)| name.clone()).collect(),
+            versions: if self.by_name { models.clone() } else { versions },
+            models,
         }
     }
 }
@@ -279,7 +292,7 @@ struct Shared {
 
 impl Shared {
     fn is_ready(&self) -> bool {
-        self.endpoints.iter().all(Endpoint::is_ready)
+        self.endpoints.iter().all(|endpoint| endpoint.is_ready(None))
     }
 
     fn endpoint(&self, name: &str) -> std::result::Result<&Endpoint, Refusal> {

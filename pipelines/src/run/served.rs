@@ -83,16 +83,16 @@ impl Served {
             let source = reply.request.origin.source;
             *in_epoch.entry(source).or_default() += 1;
             let window = self.open.entry(source).or_default();
-            let Outcome::Answered { revision, staleness_ms, .. } = &reply.outcome else {
+            let Outcome::Answered { given, staleness_ms, .. } = &reply.outcome else {
                 window.refused += 1;
                 continue;
             };
-            let answered = of(&mut window.answered, &revision.model);
+            let answered = of(&mut window.answered, &given.revision.model);
             answered.given += 1;
             staleness_ms.iter().for_each(|ms| answered.staleness_ms.add(*ms as f64));
             for Other { outcome, is_same } in &reply.others {
-                if let Outcome::Answered { revision, .. } = outcome {
-                    let compared = of(&mut window.others, &revision.model);
+                if let Outcome::Answered { given, .. } = outcome {
+                    let compared = of(&mut window.others, &given.revision.model);
                     *if *is_same { &mut compared.same } else { &mut compared.different } += 1;
                 }
             }
