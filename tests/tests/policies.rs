@@ -108,6 +108,13 @@ fn what_was_served_is_told_minute_by_minute() {
     let staleness = (NOW_MS + 10_000_000 - learned_through) as f64 / 1000.0;
     let median = told[0]["answered"]["early"]["staleness_seconds"]["median"].as_f64().expect("it is known");
     assert!((median / staleness - 1.0).abs() < 0.05, "{median} {staleness}");
+    // `first` is learned as -1 and 1, and asked as 1.
+    site.append("rows", &(200..400).map(row).collect::<Vec<_>>());
+    site.append("questions", &(0..230).map(|number| question(number, "c")).collect::<Vec<_>>());
+    site.run_with(&Options { clock: Arc::new(StepClock::new(NOW_MS, 61_000)), ..site.options() });
+    let told: Vec<Value> = site.records("several.served").iter().map(millstream_tests::Record::json).collect();
+    let skew = |record: &Value| record["skew"]["rows"]["first"].as_f64();
+    assert!(told.iter().filter_map(skew).any(|skew| skew > 0.25), "{told:?}");
 }
 
 #[test]

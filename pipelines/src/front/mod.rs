@@ -39,7 +39,7 @@ use tokio::task::JoinHandle;
 use crate::plan::{self, OnRequest, Pipeline};
 use crate::run::{Answers, Options};
 use admission::Admission;
-pub use hub::Hub;
+pub use hub::{Fronted, Hub};
 use tensors::Columns;
 
 /// How much of the time in which requests should be answered one may wait for others, where few do: a tenth, and no longer than this.
@@ -312,6 +312,7 @@ impl Shared {
         let (waiting, limit) = endpoint.admission.state();
         endpoint.waiting.set(waiting as i64);
         endpoint.limit.set(limit as i64);
+        endpoint.hub.count(endpoint.source, seconds, waiting);
     }
 }
 

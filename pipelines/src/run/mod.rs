@@ -207,7 +207,8 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let world = assemble::world(pipeline, broker.clone());
     let mut graph = assemble::graph(pipeline, &world)?;
     let metrics = Arc::new(Metrics::default());
-    graph.observers = profiles::observers(pipeline, &metrics);
+    let (observers, skews) = profiles::observers(pipeline, &metrics);
+    graph.observers = observers;
     let store = start::store(pipeline, options)?;
     let named = origin::recorded(pipeline, &*broker, &topics.progress, store.as_ref())?;
     let origins = Origins::find(pipeline, &options.state, &named)?;
@@ -249,7 +250,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let takes = pipeline.front.is_some() && !options.until_idle;
     let hub = takes.then(|| Arc::new(Hub::new(front::nonce(now_ms), asked)));
     let commit = BrokerCommit {
-        served: served::Served::default(),
+        served: served::Served::new(skews, hub.clone()),
         lineage: lineage.clone(),
         hub: hub.clone(),
         tenure,
