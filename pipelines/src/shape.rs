@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use millstream_connectors::tls::TlsConfig;
 use millstream_engine::binder::Limits;
 use millstream_operators::registry::PromotionConfig;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -402,7 +403,7 @@ pub struct Serve {
     pub metrics: Option<String>,
     /// Takes requests over HTTP: all those under `requests`, each under its name. `POST /v2/models/NAME/infer`.
     pub http: Option<Front>,
-    /// Takes them over gRPC, as `inference.GRPCInferenceService`, without TLS.
+    /// Takes them over gRPC, as `inference.GRPCInferenceService`.
     pub grpc: Option<Front>,
 }
 
@@ -417,6 +418,8 @@ pub struct Front {
     /// What clients must send as `Authorization: Bearer …`; written as a reference to a secret. It can only be left
     /// out where no other machine can reach the address.
     pub token: Option<String>,
+    /// Whether TLS is spoken.
+    pub tls: Option<TlsConfig>,
     /// How soon requests should be answered: where they are not, fewer may wait at a time, and others are refused at once.
     #[serde(default = "objective_seconds")]
     #[schemars(range(min = 0.001, max = 60))]

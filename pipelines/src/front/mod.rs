@@ -51,7 +51,7 @@ const NEWEST_ONLY: &str = "answers come from the newest revision, and say which 
     say `on_request: [version]`";
 
 /// A checked configuration of the front.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Of the listener for HTTP, if there is one.
     pub http: Option<Limits>,
@@ -79,23 +79,23 @@ pub struct Around<'a> {
 
 /// A front at work; it ends when it is dropped.
 pub struct Running {
-    /// Where it listens, and what for: `serve.http`.
-    addresses: Vec<(&'static str, SocketAddr)>,
+    /// Where it listens, what for (`serve.http`), and how that is spoken.
+    addresses: Vec<(&'static str, SocketAddr, &'static str)>,
     _receiver: Receiver,
 }
 
 /// Starts the front, if the pipeline has one.
 pub fn start(pipeline: &Pipeline, around: &Around<'_>) -> Result<Option<Running>> {
-    let Some(settings) = pipeline.front else { return Ok(None) };
+    let Some(settings) = &pipeline.front else { return Ok(None) };
     let runtime = intake::runtime()?;
-    let http = settings.http.map(|limits| Door::open("serve.http", limits, &runtime)).transpose()?;
-    let grpc = settings.grpc.map(|limits| Door::open("serve.grpc", limits, &runtime)).transpose()?;
+    let http = settings.http.clone().map(|limits| Door::open("serve.http", limits, &runtime)).transpose()?;
+    let grpc = settings.grpc.clone().map(|limits| Door::open("serve.grpc", limits, &runtime)).transpose()?;
     let counts = Counts::new(around.metrics);
     let (mut endpoints, mut writings, mut inlets) = (Vec::new(), Vec::<Writing>::new(), Vec::new());
     for (at, request) in pipeline.requests.iter().enumerate() {
         let inlet = around.inlet(pipeline, request);
         let (intake, writing) = Intake::paced(&inlet, Repeats::Sender, (settings.objective / PACES).min(PACE_MAX))?;
-        endpoints.push(Endpoint::new(pipeline, at, intake, &settings, around, &counts));
+        endpoints.push(Endpoint::new(pipeline, at, intake, settings, around, &counts));
         writings.push(writing);
         inlets.push(inlet);
     }
@@ -104,13 +104,13 @@ pub fn start(pipeline: &Pipeline, around: &Around<'_>) -> Result<Option<Running>
     let shared = Arc::new(Shared { endpoints, counts, stopping });
     let (mut addresses, mut works) = (Vec::new(), Vec::new());
     if let Some(door) = http {
-        addresses.push((door.called, door.address));
-        let service = http::Front { limits: door.limits, shared: shared.clone() };
+        addresses.push((door.called, door.address, if door.limits.tls.is_some() { "https" } else { "http" }));
+        let service = http::Front { limits: door.limits.clone(), shared: shared.clone() };
         works.push(door.serve(&runtime, Protocol::Http1, service, &shared));
     }
     if let Some(door) = grpc {
-        addresses.push((door.called, door.address));
-        let service = grpc::Front { limits: door.limits, shared: shared.clone() };
+        addresses.push((door.called, door.address, "gRPC"));
+        let service = grpc::Front { limits: door.limits.clone(), shared: shared.clone() };
         works.push(door.serve(&runtime, Protocol::Http2, service, &shared));
     }
     drop(shared);
@@ -324,11 +324,11 @@ pub fn nonce(now_ms: i64) -> String {
 
 /// Where the front listens, for those who asked.
 pub fn tell(front: Option<&Running>, options: &Options) {
-    for (called, address) in front.iter().flat_map(|front| &front.addresses) {
+    for (called, address, spoken) in front.iter().flat_map(|front| &front.addresses) {
         if !options.quiet {
             match *called {
-                "serve.http" => eprintln!("requests at http://{address}/v2"),
-                _ => eprintln!("requests at {address}, over gRPC"),
+                "serve.http" => eprintln!("requests at {spoken}://{address}/v2"),
+                _ => eprintln!("requests at {address}, over {spoken}"),
             }
         }
         if let Some(listening) = &options.listening {
