@@ -338,7 +338,7 @@ fn mlflow_s_clients_see_a_registry_that_is_shared() {
         let first = place.taught();
         let clock = std::sync::Arc::new(SystemClock);
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let settings = Settings { listen, token: None, user: "ana".to_owned(), clock };
+        let settings = Settings { listen, token: None, tls: None, user: "ana".to_owned(), clock };
         let server = Server::start(opened(&first), settings).expect("started");
         let api = "/api/2.0/mlflow";
         let body = json!({"name": "returns", "alias": "champion", "version": "3"});
