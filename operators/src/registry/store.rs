@@ -261,9 +261,8 @@ impl Registry {
 
     pub(super) fn read(&self, (model, id): Named<'_>) -> Result<Version> {
         let wrong = |why: &str| Fault::world(format!("version {model}/{id} is damaged: {why}"));
-        let unreadable = |fault: Fault| match fault.retry {
-            true => fault,
-            false => wrong("its metadata cannot be read").because(fault),
+        let unreadable = |fault: Fault| {
+            if fault.retry { fault } else { wrong("its metadata cannot be read").because(fault) }
         };
         let read = |name: &str| {
             let content = self.artefacts.read((model, id), name).map_err(unreadable)?;

@@ -418,7 +418,7 @@ mod tests {
             ("postgres://ana:secret@h:port/m", "cannot be understood"),
             ("postgres://", "its URL names no host"),
         ] {
-            let message = Server::of(url).err().expect(url).message;
+            let message = Server::of(url).expect_err(url).message;
             assert!(message.contains(why), "{url}: {message}");
             assert!(!message.contains("secret") && !message.contains("ret@"), "{message}");
         }
