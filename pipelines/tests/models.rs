@@ -156,7 +156,10 @@ fn versions_go_and_come() {
 #[test]
 fn a_server_that_others_can_reach_needs_a_token_that_no_command_line_tells() {
     let site = Site::new();
-    site.refused(&["serve", "FILE", "--listen", "0.0.0.0:0"], "add --token '${env:NAME}' or --tls-clients, or listen at 127.0.0.1");
+    site.refused(
+        &["serve", "FILE", "--listen", "0.0.0.0:0"],
+        "add --token '${env:NAME}' or --tls-clients, or listen at 127.0.0.1",
+    );
     site.refused(&["serve", "FILE", "--token", "c4n4ry"], "a command line is no place for a secret");
     site.refused(
         &["serve", "FILE", "--token", "${env:MILLSTREAM_NO_SUCH_TOKEN}"],
