@@ -1,10 +1,10 @@
 //! Promoted versions: `<model>/<version>/` with the model's files and `metadata.json`, in a folder or in a bucket.
 //!
 //! A version is named by the content of its files, and comes and goes at one moment: so there is all of a version or nothing,
-//! and the same revision is never there twice ([`artefacts`]).
+//! and the same revision is never there twice (`artefacts/`).
 //!
 //! What changes lies in a database, `registry.sqlite` beside the versions or `PostgreSQL`: aliases, tags, descriptions, the numbers
-//! of versions, and a history that is only added to ([`database`]). The versions are the truth: without the database all of them are
+//! of versions, and a history that is only added to (`database/`). The versions are the truth: without the database all of them are
 //! there, and a registry that never had one is as one whose database is empty. Versions of a model are numbered from 1 in the
 //! order of their promotion; a number is not given twice, as long as the database is kept.
 
