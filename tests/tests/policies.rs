@@ -9,7 +9,9 @@ use millstream_engine::Result;
 use millstream_engine::book::Book;
 use millstream_engine::source::Position;
 use millstream_engine::time::{StepClock, SystemClock};
+use millstream_operators::registry::{Registry, Version};
 use millstream_pipelines::audit::audit;
+use millstream_pipelines::run::state::models_path;
 use millstream_pipelines::run::{Checkpointing, Options, assemble};
 use millstream_tests::{NOW_MS, Site, message, one_answer_each};
 use serde_json::{Value, json};
@@ -200,6 +202,32 @@ fn a_request_may_name_who_answers_and_ask_for_the_features() {
     // What is not allowed is passed over.
     let (answers, _) = answers_of(&shadow);
     assert!(answers.iter().all(|answer| answer["model"] == "early" && answer["features"].is_null()), "{answers:?}");
+}
+
+#[test]
+fn a_version_says_when_errors_drifted() {
+    let guarded = "drift: [{detector: adwin, then: {challenger: {examples: 50}}}], promote: {every_examples: 500}";
+    let definition = definition("{shadow: {of: [late]}}").replace("evaluate: {fading: 0.99}", guarded);
+    let site = Site::new(&definition, &[]);
+    site.append("rows", &(0..2000).map(row).collect::<Vec<_>>());
+    site.run();
+    let registry = Registry::open(&models_path(&site.state())).expect("it opens");
+    let versions = registry.list().expect("listed").into_iter().filter_map(|listed| listed.version.ok());
+    let early: Vec<_> = versions.filter(|version| version.metadata.model == "early").collect();
+    assert_eq!(early.len(), 4);
+    // `early` sees nothing useful from row 1000 on. What is noticed is told by one version.
+    let drifts = early.iter().flat_map(|version| version.metadata.drifts.clone());
+    let times: Vec<i64> = drifts.map(|drift| drift.time_ms).collect();
+    assert!(times.len() > 1 && times.is_sorted(), "{times:?}");
+    let drifted = early.iter().find(|version| !version.metadata.drifts.is_empty()).expect("it drifted");
+    let drift = &drifted.metadata.drifts[0];
+    assert_eq!((&*drift.event, &drift.about["action"]), ("drift", &json!("challenger")));
+    let row = (drift.time_ms - NOW_MS) / 1000;
+    assert!(
+        (1000..1500).contains(&row) && drifted.metadata.examples > row as u64,
+        "{row} {}",
+        drifted.metadata.examples
+    );
 }
 
 /// `early` and `late` answer; `router` learns from what answers earned, told by their numbers, who gets the next ones.

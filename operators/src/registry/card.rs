@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::changes::Entry;
 use super::store::Registry;
-use super::version::{DESCRIPTION, EXPLANATION, Metadata, Version, checksum};
+use super::version::{DESCRIPTION, Drift, EXPLANATION, Metadata, Version, checksum};
 
 /// Slices and parts of the model that are shown at most.
 const SHOWN: usize = 40;
+/// What was noticed of errors: so many, the last first.
+const DRIFTS_SHOWN: usize = 10;
 
 /// How to learn the same version again: the definition's name, as the reader knows it.
 pub struct Recipe<'a> {
@@ -261,6 +263,9 @@ impl Card<'_> {
         }
         if let Some(changes) = self.metadata.drift_changes() {
             let _ = writeln!(text, "- Its errors drifted {changes} times while it learned.");
+        }
+        for Drift { time_ms, event, about } in self.metadata.drifts.iter().rev().take(DRIFTS_SHOWN) {
+            let _ = writeln!(text, "  - {} {event} `{about}`", (self.recipe.time)(*time_ms));
         }
         text
     }

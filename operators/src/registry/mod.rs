@@ -34,4 +34,4 @@ pub use notes::{Author, Event};
 pub use promotion::{PromotionConfig, PromotionRule};
 pub use select::select;
 pub use store::{Listed, Notebook, Place, Registry, check_database};
-pub use version::{DESCRIPTION, EXPLANATION, Metadata, Promotion, Score, Version};
+pub use version::{DESCRIPTION, Drift, EXPLANATION, Metadata, Promotion, Score, Version};

@@ -6,6 +6,7 @@ use millstream_engine::binding::{Epoch, Frontier};
 use millstream_engine::operator::Measure;
 use millstream_engine::{Fault, Result};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::measures;
 
@@ -82,6 +83,27 @@ pub struct Metadata {
     /// What its model began with, if that was not nothing: a version, `returns/1f3a…`, or the digest of a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub began_with: Option<String>,
+    /// What was noticed of its errors since its parent, or since the run began where that was later: the last of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drifts: Vec<Drift>,
+}
+
+/// What was noticed of a model's errors: that they drifted, or what became of it.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Drift {
+    /// The event time of the row at which it was noticed, milliseconds since 1970.
+    pub time_ms: i64,
+    /// `drift`, or `challenge`.
+    pub event: String,
+    /// All about it: after how many examples, the errors before and after, what was done.
+    pub about: Value,
+}
+
+impl Drift {
+    /// So many are kept of a version at most.
+    pub const KEPT_MAX: usize = 100;
+    /// What counts as one.
+    pub const EVENTS: [&str; 2] = ["drift", "challenge"];
 }
 
 impl Metadata {

@@ -27,7 +27,7 @@ pub mod start;
 pub mod state;
 pub mod tenure;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -421,6 +421,7 @@ fn promoter(
             examples: reached.map_or_else(|| origin.map_or(0, |origin| origin.examples), |mark| mark.revision),
             began_with: origin.map(|origin| origin.version.clone().unwrap_or_else(|| origin.digest.clone())),
             parent: registry.newest(&model.name)?,
+            drifts: VecDeque::new(),
         };
         candidates.insert(model.node, candidate);
     }
@@ -437,6 +438,7 @@ fn promoter(
         failing: None,
         unnoted: false,
         to_note_ms: None,
+        heard: 0,
         promoted: Vec::new(),
     })
 }

@@ -1,16 +1,18 @@
 //! Promotes revisions into the registry as their epochs are committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use millstream_engine::binding::Epoch;
 use millstream_engine::book::Revision;
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::Measure;
-use millstream_engine::publish::Published;
+use millstream_engine::publish::{Notice, Published};
 use millstream_engine::time::Stopwatch;
 use millstream_engine::{Blame, Result};
-use millstream_operators::registry::{Gate, Judged, Metadata, Promotion, PromotionRule, Registry, Score, Version};
+use millstream_operators::registry::{
+    Drift, Gate, Judged, Metadata, Promotion, PromotionRule, Registry, Score, Version,
+};
 
 /// A model that may be promoted.
 pub struct Candidate {
@@ -26,6 +28,8 @@ pub struct Candidate {
     pub parent: Option<Version>,
     /// What it began with, if that was not nothing: a version, or the digest of a file.
     pub began_with: Option<String>,
+    /// What was noticed of its errors since its newest version.
+    pub drifts: VecDeque<Drift>,
 }
 
 /// Writes versions. They are content-addressed and nothing refers to them before the commit, so writing one twice after a
@@ -55,6 +59,8 @@ pub struct Promoter {
     pub unnoted: bool,
     /// When a version was made that is not in the history yet.
     pub to_note_ms: Option<i64>,
+    /// What epochs before this one have noticed is known.
+    pub heard: Epoch,
     /// Versions that were made of revisions of epochs that may not be durable yet.
     pub promoted: Vec<(Epoch, Version)>,
 }
@@ -106,11 +112,33 @@ impl Promoter {
             self.promoted.retain(|(of, _)| *of >= first);
         }
         for epoch in epochs {
+            self.hear(epoch);
             for (fold, revision) in &epoch.revisions {
                 self.consider(*fold, revision, epoch.progress.binding.now_ms)?;
             }
         }
         Ok(())
+    }
+
+    /// Remembers what an epoch has noticed of models' errors, once.
+    fn hear(&mut self, published: &Published) {
+        let epoch = published.progress.binding.epoch;
+        if epoch < self.heard {
+            return;
+        }
+        self.heard = epoch + 1;
+        for Notice { place, step, kind, about } in
+            published.notices.iter().filter(|of| Drift::EVENTS.contains(&of.kind))
+        {
+            let mut candidates = self.candidates.values_mut();
+            let Some(Candidate { drifts, .. }) = candidates.find(|candidate| *candidate.model == **step) else {
+                continue;
+            };
+            if drifts.len() == Drift::KEPT_MAX {
+                drifts.pop_front();
+            }
+            drifts.push_back(Drift { time_ms: place.0, event: (*kind).to_owned(), about: about.clone() });
+        }
     }
 
     /// Writes the history of what was promoted, once it is committed: nobody waits for that. The folder is what counts, and the next
@@ -150,6 +178,7 @@ impl Promoter {
                 promoted_by: Some(self.user.clone()),
                 parent: candidate.parent.as_ref().map(|parent| parent.id.clone()),
                 began_with: candidate.began_with.clone(),
+                drifts: candidate.drifts.iter().cloned().collect(),
             };
             let artefacts = revision.answer.artefacts()?;
             let watch = Stopwatch::start();
@@ -157,6 +186,7 @@ impl Promoter {
                 Ok(version) => {
                     self.promoted.push((revision.epoch, version.clone()));
                     candidate.parent = Some(version);
+                    candidate.drifts.clear();
                     self.to_note_ms = Some(now_ms);
                     if self.failing.take().is_some() {
                         eprintln!("{}: promoted again", candidate.model);

@@ -6,7 +6,7 @@ use millstream_engine::binding::Frontier;
 use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::json;
 
-use super::super::{Edit, Entry, Metadata, Promotion, Recipe, Registry, Score, Version, select};
+use super::super::{Drift, Edit, Entry, Metadata, Promotion, Recipe, Registry, Score, Version, select};
 use super::changes::author;
 use super::promotion;
 use super::site::Site;
@@ -42,6 +42,7 @@ fn version(registry: &Registry, model: &str, loss: f64, thousands: u64) -> Versi
         promoted_by: Some("ana".to_owned()),
         definition_digest: "d1".repeat(32),
         durations_seconds: BTreeMap::from([("since_start".to_owned(), 1.5)]),
+        drifts: vec![Drift { time_ms: 1_356_500_000_000, event: "drift".to_owned(), about: json!({"error": 0.5}) }],
         ..metadata
     };
     let description = json!({
