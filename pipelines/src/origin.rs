@@ -44,6 +44,13 @@ pub struct Origin {
     pub learned_through: Frontier,
 }
 
+impl Origin {
+    /// The version, or the digest of a file.
+    pub fn name(&self) -> String {
+        self.version.as_ref().unwrap_or(&self.digest).clone()
+    }
+}
+
 /// What was meant, by what a definition says ([`Begins::words`]).
 pub type Named = BTreeMap<String, Origin>;
 

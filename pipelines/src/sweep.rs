@@ -20,7 +20,7 @@ use millstream_engine::graph::Graph;
 use millstream_engine::operator::{Folding, MakeFold, Power, Rejects, Transform};
 use millstream_engine::time::Stopwatch;
 use millstream_engine::{Fault, Result, digest};
-use millstream_operators::registry::{DECISIVE, Score};
+use millstream_operators::registry::{Author, DECISIVE, Edit, Metadata, Promotion, Registry, Score};
 use millstream_operators::training::{STANDING, STANDING_ROWS, Trials, TrialsPlan};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use crate::learn::{self, Inputs, Kept, Ran};
 use crate::origin::Origin;
 use crate::plan::{self, Model, Pipeline, Sweep, Trial};
+use crate::run;
 
 /// What became of a sweep.
 #[derive(Debug, Serialize)]
@@ -44,6 +45,11 @@ pub struct Report {
     pub measures: Vec<Score>,
     /// Files that were written: those of the best.
     pub files: Vec<PathBuf>,
+    /// The version that the best was made, if it was.
+    pub version: Option<String>,
+    /// The best, as it can be promoted.
+    #[serde(skip)]
+    best: Option<Promotion>,
     /// Whether it went on with what a sweep that was broken off had kept.
     pub resumed: bool,
     /// How long it took, since it went on.
@@ -104,21 +110,77 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted, kept: Opt
     let revision = book.newest_revision(model.node);
     let measures = revision.iter().flat_map(|revision| revision.measures.iter().map(Score::from));
     let (standings, measures): (Vec<Score>, Vec<Score>) = measures.partition(|score| score.who == "trial");
+    let (by, trials) = (measured(&by, &measures)?, ranked(sweep, &standings));
     let mut files = Vec::new();
-    if let (Some(folder), Some(revision)) = (&wanted.to, revision) {
-        files = learn::write(&folder.join(&sweep.name), revision.answer.artefacts()?)?;
+    let mut best = None;
+    if let Some(revision) = revision {
+        let artefacts = revision.answer.artefacts()?;
+        if let Some(folder) = &wanted.to {
+            files = learn::write(&folder.join(&sweep.name), artefacts.clone())?;
+        }
+        let metadata = Metadata {
+            model: model.name.clone(),
+            pipeline: pipeline.name.clone(),
+            definition_digest: pipeline.digest.clone(),
+            revision: revision.number,
+            epoch: revision.epoch,
+            frontier: (*revision.frontier).clone(),
+            examples: revision.number,
+            seed: Some(run::seed(pipeline)),
+            measures: measures.clone(),
+            durations_seconds: BTreeMap::from([("sweep".to_owned(), watch.seconds())]),
+            reason: reason(sweep, &by, &trials),
+            began_with: origins.of(model).map(Origin::name),
+            ..Metadata::default()
+        };
+        best = Some(Promotion { metadata, artefacts });
     }
     kept.map_or(Ok(()), forget)?;
     Ok(Report {
         sweep: sweep.name.clone(),
         model: model.name.clone(),
-        by: measured(&by, &measures)?,
-        trials: ranked(sweep, &standings),
+        by,
+        trials,
         measures,
         files,
+        version: None,
+        best,
         resumed,
         seconds: watch.seconds(),
     })
+}
+
+fn reason(sweep: &Sweep, by: &str, trials: &[Ranked]) -> String {
+    let set = trials.first().map(Ranked::set).unwrap_or_default();
+    format!("the best of {} trials of sweep {} by {by}: {set}", trials.len(), sweep.name)
+}
+
+/// Makes a version of the best model of a sweep, with what was set as its tags.
+pub fn promote(report: &mut Report, registry: &Registry, now_ms: i64) -> Result<()> {
+    let nothing = || Fault::definition(format!("{} has learned nothing that could be promoted", report.model));
+    let mut promotion = report.best.clone().ok_or_else(nothing)?;
+    let metadata = &mut promotion.metadata;
+    metadata.parent = registry.newest(&metadata.model)?.map(|version| version.id);
+    (metadata.started_ms, metadata.promoted_ms) = (now_ms, now_ms);
+    metadata.promoted_by = Some(run::user());
+    let author = Author { by: run::user(), why: metadata.reason.clone(), at_ms: now_ms };
+    let version = registry.promote(&promotion)?;
+    registry.note_versions(now_ms)?;
+    let settings = report.trials.first().into_iter().flat_map(|best| &best.settings);
+    let settings = settings.map(|(setting, value)| (setting.as_str(), value.to_string()));
+    for (key, value) in settings.chain([("sweep", report.sweep.clone())]) {
+        registry.edit(&report.model, Some(&version), Edit::Tag(key, Some(&value)), &author)?;
+    }
+    report.version = Some(format!("{}/{}", report.model, version.id));
+    Ok(())
+}
+
+impl Ranked {
+    /// What was set, for people.
+    fn set(&self) -> String {
+        let set: Vec<String> = self.settings.iter().map(|(setting, value)| format!("{setting}: {value}")).collect();
+        set.join(", ")
+    }
 }
 
 fn named(model: &Model) -> String {
@@ -222,10 +284,13 @@ impl Report {
         }
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(text, "{:>6}  {:>10}  {:>14}", "trial", "rows", self.by);
-        for Ranked { trial, value, rows, settings } in &self.trials {
+        for ranked in &self.trials {
+            let Ranked { trial, value, rows, .. } = ranked;
             let value = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.6}"));
-            let set: Vec<String> = settings.iter().map(|(setting, value)| format!("{setting}: {value}")).collect();
-            let _ = writeln!(text, "{trial:>6}  {rows:>10}  {value:>14}  {}", set.join(", "));
+            let _ = writeln!(text, "{trial:>6}  {rows:>10}  {value:>14}  {}", ranked.set());
+        }
+        if let Some(version) = &self.version {
+            let _ = writeln!(text, "the best is version {version}");
         }
         for file in &self.files {
             let _ = writeln!(text, "wrote {}", file.display());

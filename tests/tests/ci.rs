@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use millstream_engine::failpoint;
+use millstream_operators::registry::Registry;
 use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::learn::{Wanted, learn};
 use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::{ci, sweep};
-use millstream_tests::Site;
+use millstream_tests::{NOW_MS, Site};
 
 fn example() -> (std::path::PathBuf, Pipeline) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/examples/flight-delays.yaml");
@@ -93,11 +94,21 @@ fn a_sweep_finds_the_best_and_gives_up_the_worst() {
     let files = vec![(None, site.folder().join("rows.csv"))];
     let wanted = Wanted { files: files.clone(), to: Some(to.clone()), ..Wanted::default() };
     let swept = &site.pipeline.sweeps[0];
-    let report = sweep::run(&site.pipeline, swept, &wanted, None).expect("it goes well");
+    let mut report = sweep::run(&site.pipeline, swept, &wanted, None).expect("it goes well");
     let order: Vec<(usize, u64)> = report.trials.iter().map(|trial| (trial.trial, trial.rows)).collect();
     // Of four, two are given up after 100 rows, and one after 200.
     assert_eq!(order, [(1, 1000), (2, 200), (0, 100), (3, 100)], "{}", report.text());
     assert_eq!(report.by, "log_loss");
+    let registry = Registry::open(&site.state().join("models")).expect("it opens");
+    sweep::promote(&mut report, &registry, NOW_MS).expect("it can be promoted");
+    let entries = registry.entries().expect("listed");
+    let [entry] = entries.as_slice() else { panic!("one version: {entries:?}") };
+    let version = entry.version.as_ref().expect("it is sound");
+    assert_eq!(report.version, Some(format!("line/{}", version.id)));
+    assert_eq!(version.metadata.reached("log_loss"), report.trials[0].value);
+    let rate = "learner.logistic_regression.update.sgd.learning_rate";
+    assert_eq!((&*entry.tags[rate], &*entry.tags["sweep"]), ("0.5", "rates"));
+    assert!(version.metadata.reason.ends_with(&format!("by log_loss: {rate}: 0.5")), "{}", version.metadata.reason);
     // The best is what it would be alone.
     let alone = site.pipeline.sweeps[0].trials[1].config.clone();
     let definition = DEFINITION.replace("learner: logistic_regression\n", &format!("learner: {}\n", alone["learner"]));

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use millstream_engine::time::{Clock, SystemClock};
 use millstream_pipelines::learn::Wanted;
+use millstream_pipelines::registry;
 use millstream_pipelines::run::state::{self as state_dir, StateDir};
 use millstream_pipelines::sweep::{self, Report};
 
@@ -24,6 +26,9 @@ pub(crate) struct Arguments {
     /// Write what the best model has become to this folder.
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
+    /// Make what the best model has become a version of it, with what was set as its tags.
+    #[arg(long)]
+    promote: bool,
     /// The pipeline's state, if it is not `.millstream/NAME`: where versions are that models begin with, and what a sweep that is
     /// broken off goes on from.
     #[arg(long, value_name = "FOLDER")]
@@ -59,7 +64,11 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let folder = state.join("sweeps").join(&sweep.name);
     let run = || {
         let _lock = StateDir::lock(&folder)?;
-        sweep::run(&pipeline, sweep, &wanted, Some(&folder.join("checkpoints")))
+        let mut report = sweep::run(&pipeline, sweep, &wanted, Some(&folder.join("checkpoints")))?;
+        if arguments.promote {
+            sweep::promote(&mut report, &registry::open(&pipeline, &state)?, SystemClock.now_ms())?;
+        }
+        Ok(report)
     };
     match run() {
         Ok(report) => {

@@ -47,7 +47,7 @@ use millstream_engine::{Fault, Result};
 use millstream_operators::registry::Registry;
 
 use crate::front::{self, Around, Hub};
-use crate::origin::{self, Origins};
+use crate::origin::{self, Origin, Origins};
 use crate::plan::{Delivery, OnRequest, Pipeline};
 use crate::registry;
 use assemble::Topics;
@@ -419,7 +419,7 @@ fn promoter(
             rule,
             gates: model.gates.clone(),
             examples: reached.map_or_else(|| origin.map_or(0, |origin| origin.examples), |mark| mark.revision),
-            began_with: origin.map(|origin| origin.version.clone().unwrap_or_else(|| origin.digest.clone())),
+            began_with: origin.map(Origin::name),
             parent: registry.newest(&model.name)?,
             drifts: VecDeque::new(),
         };
