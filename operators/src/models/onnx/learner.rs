@@ -117,11 +117,13 @@ impl Bound {
     /// Finds out how many rows may go through at once: as many as do not change what is said of each.
     fn fit(&mut self, tried: &Matrix, config: &Config) -> Result<(), String> {
         let mut alone = vec![f64::NAN; TRIED * self.width];
-        let mut all_failed = true;
+        // A number that is no probability, for a row that the inputs can hold, says that the output is something else.
+        let (mut is_other, takes_any) = (false, !matches!(config.gives, Gives::Probabilities | Gives::Choices));
         for (row, out) in alone.chunks_exact_mut(self.width).enumerate() {
-            all_failed &= self.try_rows(tried, (row, row + 1), out).is_err();
+            let fits = self.try_rows(tried, (row, row + 1), out) == Ok(true);
+            is_other |= fits && !takes_any && !out[0].is_finite();
         }
-        if all_failed || alone.iter().all(|value| !value.is_finite()) {
+        if is_other || alone.iter().all(|value| !value.is_finite()) {
             let help = match config.gives {
                 Gives::Probabilities => ": are these `logits`?",
                 Gives::Labels => ": its labels are not those of the definition",
@@ -144,8 +146,8 @@ impl Bound {
         Ok(())
     }
 
-    /// What it says of some rows, or why it says nothing of at least one.
-    fn try_rows(&self, rows: &Matrix, range: (usize, usize), out: &mut [f64]) -> Result<(), String> {
+    /// What it says of some rows, and whether its inputs can hold all of them; or why it says nothing of at least one.
+    fn try_rows(&self, rows: &Matrix, range: (usize, usize), out: &mut [f64]) -> Result<bool, String> {
         let mut unfit = Vec::new();
         let fill = |slots: &mut [super::value::Value]| {
             self.feeds.iter().for_each(|feed| feed.fill(rows, range, slots, &mut unfit));
@@ -154,7 +156,7 @@ impl Bound {
             let output = |at: usize| seen.value(self.program.outputs[at].1);
             self.tell.read(range.1 - range.0, output, out)
         })??;
-        for row in unfit {
+        for row in &unfit {
             out[row * self.width..][..self.width].fill(f64::NAN);
         }
         // Numbers are all there, or none of a row's.
@@ -163,7 +165,7 @@ impl Bound {
                 out.fill(f64::NAN);
             }
         }
-        Ok(())
+        Ok(unfit.is_empty())
     }
 
     fn say(&self, rows: &Matrix, outputs: &mut Vec<f64>) {

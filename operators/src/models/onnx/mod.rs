@@ -22,6 +22,8 @@ mod graph;
 mod learner;
 mod node;
 mod operators;
+#[cfg(test)]
+mod others;
 mod program;
 mod proto;
 mod read;

@@ -31,7 +31,7 @@ fn names(shape: Shape) -> Names {
     Names { dense, categories, classes }
 }
 
-fn file(case: &Case, predictor: &dyn Predictor) -> Result<Vec<u8>, NotExpressible> {
+pub(super) fn file(case: &Case, predictor: &dyn Predictor) -> Result<Vec<u8>, NotExpressible> {
     let names = names(case.shape);
     let is_yes_or_no = case.design.classes_max == 2;
     let signature = Signature { task: case.design.task, shape: case.shape, names: &names, is_yes_or_no };
@@ -81,7 +81,7 @@ fn more() -> Vec<Value> {
     more
 }
 
-fn all_cases() -> Vec<Case> {
+pub(super) fn all_cases() -> Vec<Case> {
     let mut all: Vec<Case> = SHAPES.into_iter().flat_map(cases).collect();
     // Where more than 64 columns share the places of a vector.
     let wide = cases(Shape { dense: 70, ..SHAPE }).into_iter().filter(|case| case.design.task == Task::Choice);

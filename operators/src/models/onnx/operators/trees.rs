@@ -58,23 +58,23 @@ struct Read {
     roots: Vec<Way>,
 }
 
-/// A node as it lies in memory. A leaf leads to itself, and its column is its number.
+/// A node as it lies in memory. A leaf leads to itself, whatever the row.
 #[derive(Clone, Copy, Debug)]
 struct Place<T> {
     with: T,
-    /// The column; of a leaf, which of the leaves it is.
     column: u32,
-    /// The place if the answer is yes; otherwise it is the one behind this one.
-    yes: u32,
-    asks: Asks,
-    takes_missing: bool,
-    is_leaf: bool,
+    /// The places if the answer is no and if it is yes.
+    next: [u32; 2],
 }
 
 /// Trees that rows go through.
 #[derive(Debug)]
 struct Forest<T> {
     places: Vec<Place<T>>,
+    /// Of each place: how it asks, and whether the answer is yes where there is no number.
+    asks: Vec<(Asks, bool)>,
+    /// Of each place: which leaf it is, if it is one.
+    leaves: Vec<u32>,
     roots: Vec<u32>,
     /// Whether all questions are whether a number is at most another, and no for what is no number.
     is_plain: bool,
@@ -165,43 +165,47 @@ impl Trees {
 }
 
 impl<T: Number> Forest<T> {
-    /// Lays the trees out: behind each node lies the one for no.
+    /// Lays the trees out, so that what is likely to be needed together lies together: depth first.
     fn new(read: &Read) -> Self {
-        let mut places: Vec<Place<T>> = Vec::with_capacity(read.questions.len() + read.leaves.len());
-        let mut roots = Vec::with_capacity(read.roots.len());
+        let mut forest = Self {
+            places: Vec::with_capacity(read.questions.len() + read.leaves.len()),
+            asks: Vec::new(),
+            leaves: Vec::new(),
+            roots: Vec::with_capacity(read.roots.len()),
+            is_plain: true,
+            columns: 1,
+        };
         for root in &read.roots {
-            roots.push(places.len() as u32);
-            // What is still to be laid out, and which node's yes it is.
+            forest.roots.push(forest.places.len() as u32);
+            // What is still to be laid out, and whose way it is.
             let mut open = vec![(*root, None)];
             while let Some((way, from)) = open.pop() {
-                let at = places.len() as u32;
-                if let Some(from) = from {
-                    let from: &mut Place<T> = &mut places[from as usize];
-                    from.yes = at;
+                let at = forest.places.len() as u32;
+                if let Some((from, is_yes)) = from {
+                    let from: &mut Place<T> = &mut forest.places[from as usize];
+                    from.next[usize::from(is_yes)] = at;
                 }
+                let next = [at; 2];
                 match way {
-                    Way::Leaf(leaf) => places.push(Place {
-                        with: T::ZERO,
-                        column: leaf as u32,
-                        yes: at,
-                        asks: Asks::AtMost,
-                        takes_missing: false,
-                        is_leaf: true,
-                    }),
+                    Way::Leaf(leaf) => {
+                        forest.places.push(Place { with: T::ZERO, column: 0, next });
+                        forest.asks.push((Asks::AtMost, false));
+                        forest.leaves.push(leaf as u32);
+                    }
                     Way::Question(question) => {
                         let Question { column, with, asks, takes_missing, yes, no } = read.questions[question];
-                        let with = T::of(with);
-                        places.push(Place { with, column, yes: at, asks, takes_missing, is_leaf: false });
-                        open.push((yes, Some(at)));
-                        open.push((no, None));
+                        forest.places.push(Place { with: T::of(with), column, next });
+                        forest.asks.push((asks, takes_missing));
+                        forest.leaves.push(0);
+                        forest.is_plain &= asks == Asks::AtMost && !takes_missing;
+                        forest.columns = forest.columns.max(column as usize + 1);
+                        open.push((yes, Some((at, true))));
+                        open.push((no, Some((at, false))));
                     }
                 }
             }
         }
-        let asks = |place: &&Place<T>| !place.is_leaf;
-        let is_plain = places.iter().filter(asks).all(|place| place.asks == Asks::AtMost && !place.takes_missing);
-        let columns = places.iter().filter(asks).map(|place| place.column as usize + 1).max().unwrap_or(0);
-        Self { places, roots, is_plain, columns }
+        forest
     }
 
     /// Goes with each row through each tree, and says in which leaf it ends.
@@ -209,15 +213,20 @@ impl<T: Number> Forest<T> {
         if columns < self.columns {
             return Err(format!("it takes {} features, and not {columns}", self.columns));
         }
-        if columns == 0 {
+        let rows = values.len() / columns;
+        if self.is_plain && rows < ABREAST {
+            for (row, values) in values.chunks_exact(columns).enumerate() {
+                self.trees_abreast(values, |leaf| end(row, leaf));
+            }
             return Ok(());
         }
-        let rows = values.len() / columns;
         for root in &self.roots {
             let mut row = 0;
             while self.is_plain && rows - row >= ABREAST {
                 let block: &[T] = &values[row * columns..(row + ABREAST) * columns];
-                for (leaf, more) in self.abreast(*root, block, columns).into_iter().zip(0..) {
+                for (leaf, more) in
+                    self.abreast([*root; ABREAST], |at| &block[at * columns..][..columns]).into_iter().zip(0..)
+                {
                     end(row + more, leaf);
                 }
                 row += ABREAST;
@@ -230,34 +239,43 @@ impl<T: Number> Forest<T> {
         Ok(())
     }
 
-    /// Some rows side by side, so that none waits for another's memory.
-    fn abreast(&self, root: u32, block: &[T], columns: usize) -> [usize; ABREAST] {
-        let mut at = [root as usize; ABREAST];
+    /// One row through some trees at a time.
+    fn trees_abreast(&self, row: &[T], mut end: impl FnMut(usize)) {
+        let (groups, rest) = self.roots.as_chunks::<ABREAST>();
+        for roots in groups {
+            self.abreast(*roots, |_| row).into_iter().for_each(&mut end);
+        }
+        rest.iter().for_each(|root| end(self.alone(*root, row)));
+    }
+
+    /// Several ways side by side, so that none waits for another's memory, and none is guessed wrong.
+    #[inline]
+    fn abreast<'a>(&self, mut at: [u32; ABREAST], row: impl Fn(usize) -> &'a [T]) -> [usize; ABREAST]
+    where
+        T: 'a,
+    {
+        let rows: [&[T]; ABREAST] = std::array::from_fn(row);
         loop {
             let mut is_over = true;
-            for (row, at) in at.iter_mut().enumerate() {
-                let place = &self.places[*at];
-                if !place.is_leaf {
-                    let value = block[row * columns + place.column as usize];
-                    *at = if value <= place.with { place.yes as usize } else { *at + 1 };
-                    is_over = false;
-                }
+            for (row, at) in rows.iter().zip(&mut at) {
+                let place = &self.places[*at as usize];
+                let next = place.next[usize::from(row[place.column as usize] <= place.with)];
+                is_over &= next == *at;
+                *at = next;
             }
             if is_over {
-                return at.map(|at| self.places[at].column as usize);
+                return at.map(|at| self.leaves[at as usize] as usize);
             }
         }
     }
 
     fn alone(&self, root: u32, row: &[T]) -> usize {
-        let mut at = root as usize;
+        let mut at = root;
         loop {
-            let place = &self.places[at];
-            if place.is_leaf {
-                return place.column as usize;
-            }
+            let place = &self.places[at as usize];
             let value = row[place.column as usize];
-            let holds = match place.asks {
+            let (asks, takes_missing) = self.asks[at as usize];
+            let holds = match asks {
                 Asks::AtMost => value <= place.with,
                 Asks::Below => value < place.with,
                 Asks::AtLeast => value >= place.with,
@@ -265,8 +283,11 @@ impl<T: Number> Forest<T> {
                 Asks::Equal => value == place.with,
                 Asks::Other => value != place.with,
             };
-            let holds = holds || (place.takes_missing && value != value);
-            at = if holds { place.yes as usize } else { at + 1 };
+            let next = place.next[usize::from(holds || (takes_missing && value != value))];
+            if next == at {
+                return self.leaves[at as usize] as usize;
+            }
+            at = next;
         }
     }
 }
