@@ -20,11 +20,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use millstream_engine::Result;
 use millstream_engine::catalogue::{Problem, Problems};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::sources::within;
+use crate::tls::{Tls, TlsConfig};
 
 /// The largest body that may be configured.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
@@ -63,6 +65,8 @@ pub struct Configured<'a> {
     pub listen: &'a str,
     /// What clients must send as `Authorization: Bearer …`.
     pub token: Option<&'a str>,
+    /// Whether TLS is spoken, and by whom.
+    pub tls: Option<&'a TlsConfig>,
     /// The largest body, in bytes.
     pub max_body_bytes: usize,
     /// Connections at most.
@@ -81,9 +85,11 @@ impl Configured<'_> {
             let message = format!("`{}` is no address with a port", self.listen);
             Problem::new("listen", "bad-address", message).help("write it as `127.0.0.1:8080`")
         }));
-        if listen.is_some_and(|listen| !listen.ip().is_loopback()) && self.token.is_none() {
+        let tls = self.tls.map(|tls| tls.check(problems));
+        let is_open = self.token.is_none() && self.tls.is_none_or(|tls| tls.clients.is_none());
+        if listen.is_some_and(|listen| !listen.ip().is_loopback()) && is_open {
             let message = format!("whoever reaches this machine could {what}");
-            let help = "add `token: ${env:NAME}`, or listen at 127.0.0.1";
+            let help = "add `token: ${env:NAME}` or `tls` with `clients`, or listen at 127.0.0.1";
             problems.push(Problem::new("listen", "no-token", message).help(help));
         }
         if self.token.is_some_and(|token| token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic())) {
@@ -98,6 +104,7 @@ impl Configured<'_> {
         Some(Limits {
             listen: listen?,
             token: self.token.map(|token| blake3::hash(token.as_bytes())),
+            tls: tls.flatten(),
             body_bytes_max: self.max_body_bytes,
             connections_max: self.max_connections,
             header: Duration::from_secs_f64(self.header_seconds),
@@ -107,12 +114,14 @@ impl Configured<'_> {
 }
 
 /// A checked [`Configured`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Limits {
     /// Where it listens.
     pub listen: SocketAddr,
     /// The hash of what clients must send: hashes are compared in constant time.
     pub token: Option<blake3::Hash>,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<Tls>,
     /// The largest body, in bytes.
     pub body_bytes_max: usize,
     /// Connections at most.
@@ -129,6 +138,10 @@ impl Limits {
     pub fn admit<B>(&self, request: &Request<B>) -> Result<(), Refusal> {
         let headers = request.headers();
         let Some(expected) = self.token else {
+            if self.tls.as_ref().is_some_and(|tls| tls.asks_clients) {
+                // Who is on the other side was proved before anything was heard.
+                return Ok(());
+            }
             let named = || headers.get(HOST).and_then(|value| value.to_str().ok());
             // Over HTTP/2 it is a part of the address.
             let host = request.uri().authority().map(Authority::as_str).or_else(named);
@@ -178,9 +191,24 @@ pub trait Serve: Send + Sync + 'static {
 pub enum Protocol {
     /// One request after the other.
     Http1,
-    /// Many at a time, without TLS: the client knows that it is spoken here.
+    /// Many at a time; without TLS, the client knows that it is spoken here.
     Http2,
 }
+
+impl Protocol {
+    /// Its name in the handshake of TLS.
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+}
+
+/// A connection.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
 /// Serves connections until it is told to stop, and those that are open to their end.
 pub async fn listen<S: Serve>(
@@ -191,6 +219,8 @@ pub async fn listen<S: Serve>(
     mut stopping: watch::Receiver<bool>,
 ) -> Result<()> {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let acceptor = limits.tls.as_ref().map(|tls| tls.acceptor(protocol.name()));
+    let connections_max = limits.connections_max as u32;
     loop {
         let connection = async {
             // It is never closed.
@@ -207,25 +237,56 @@ pub async fn listen<S: Serve>(
         };
         // Answers are small, and somebody waits for them; where it cannot be set, they come a little later.
         drop(stream.set_nodelay(true));
-        let (service, stopping) = (service.clone(), stopping.clone());
+        let (service, stopping, acceptor) = (service.clone(), stopping.clone(), acceptor.clone());
+        let patience = Patience { header: limits.header, answer: limits.patience };
         drop(tokio::spawn(async move {
-            match protocol {
-                Protocol::Http1 => one_by_one(stream, limits, service, stopping).await,
-                Protocol::Http2 => many(stream, limits, service, stopping).await,
+            match acceptor {
+                None => speak(protocol, stream, patience, service, stopping).await,
+                Some(acceptor) => {
+                    // Whoever cannot show who it is, or does not in time, was told so by its own side.
+                    if let Ok(Ok(stream)) = timeout(patience.header, acceptor.accept(stream)).await {
+                        speak(protocol, stream, patience, service, stopping).await;
+                    }
+                }
             }
             // It is free again.
             drop(slot);
         }));
     }
     drop(listener);
-    drop(slots.acquire_many(limits.connections_max as u32).await);
+    drop(slots.acquire_many(connections_max).await);
     Ok(())
 }
 
+/// How long is waited on a connection: for a request's head, and for its body, and then its answer.
+#[derive(Clone, Copy)]
+struct Patience {
+    header: Duration,
+    answer: Duration,
+}
+
+async fn speak<S: Serve>(
+    protocol: Protocol,
+    stream: impl Stream,
+    patience: Patience,
+    service: Arc<S>,
+    stopping: watch::Receiver<bool>,
+) {
+    match protocol {
+        Protocol::Http1 => one_by_one(stream, patience, service, stopping).await,
+        Protocol::Http2 => many(stream, patience, service, stopping).await,
+    }
+}
+
 /// Serves a connection over HTTP/1.1.
-async fn one_by_one<S: Serve>(stream: TcpStream, limits: Limits, service: Arc<S>, stopping: watch::Receiver<bool>) {
+async fn one_by_one<S: Serve>(
+    stream: impl Stream,
+    patience: Patience,
+    service: Arc<S>,
+    stopping: watch::Receiver<bool>,
+) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.header).max_buf_size(BUFFER_BYTES);
+    builder.timer(TokioTimer::new()).header_read_timeout(patience.header).max_buf_size(BUFFER_BYTES);
     let service = service_fn(move |request| {
         let service = service.clone();
         async move { Ok::<_, Infallible>(service.answer(request).await) }
@@ -237,11 +298,11 @@ async fn one_by_one<S: Serve>(stream: TcpStream, limits: Limits, service: Arc<S>
         () = ending(stopping) => {}
     }
     connection.as_mut().graceful_shutdown();
-    drop(timeout(2 * limits.patience, connection).await);
+    drop(timeout(2 * patience.answer, connection).await);
 }
 
 /// Serves a connection over HTTP/2.
-async fn many<S: Serve>(stream: TcpStream, limits: Limits, service: Arc<S>, stopping: watch::Receiver<bool>) {
+async fn many<S: Serve>(stream: impl Stream, patience: Patience, service: Arc<S>, stopping: watch::Receiver<bool>) {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_header_list_size(BUFFER_BYTES as u32).max_concurrent_streams(STREAMS_MAX);
     builder.initial_connection_window_size(WINDOW_BYTES).initial_stream_window_size(WINDOW_BYTES);
@@ -260,11 +321,11 @@ async fn many<S: Serve>(stream: TcpStream, limits: Limits, service: Arc<S>, stop
         _ = connection.as_mut() => return,
         () = ending(stopping) => {}
         // Nothing in the protocol ends a connection on which nothing is asked.
-        () = open.silence(limits.header) => {}
+        () = open.silence(patience.header) => {}
     }
     connection.as_mut().graceful_shutdown();
     // A client that has not even begun to speak does not hear that.
-    let rest = if open.count.load(Ordering::SeqCst) == 0 { limits.header } else { 2 * limits.patience };
+    let rest = if open.count.load(Ordering::SeqCst) == 0 { patience.header } else { 2 * patience.answer };
     drop(timeout(rest, connection).await);
 }
 

@@ -8,3 +8,4 @@ mod round_trip;
 pub mod sinks;
 pub mod sources;
 pub mod store;
+pub mod tls;

@@ -77,6 +77,8 @@ pub struct Asks {
     pub folds: Vec<usize>,
     /// Whose answer is given where there are several; without it the first one's that has one.
     pub choose: Option<Choosing>,
+    /// Whether a request's header [`VERSION`](crate::publish::VERSION) may name the fold whose answer it gets.
+    pub by_name: bool,
 }
 
 /// An operator in its place.

@@ -24,5 +24,6 @@ pub mod sequence;
 pub mod source;
 pub mod state;
 pub mod time;
+pub mod trace;
 
 pub use fault::{Blame, Fault, Result};

@@ -28,7 +28,8 @@ use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::run::Turn;
 use crate::time::Stopwatch;
-use answers::{Answered, Choice, Leaders};
+pub use answers::VERSION;
+use answers::{Answered, Choice, Leaders, Wanted};
 
 /// Epochs that share one commit, at most.
 const GROUP_MAX: usize = 64;
@@ -94,12 +95,10 @@ pub struct Other {
 pub enum Outcome {
     /// An answer.
     Answered {
-        /// The answer's columns; shared by the replies of a batch.
-        columns: RecordBatch,
+        /// The answers of a batch.
+        given: Arc<Given>,
         /// The row that is this request's.
         row: usize,
-        /// What answered.
-        revision: Arc<Stamp>,
         /// The request's event time less the time that the revision had learned through, not below 0;
         /// `None` where the revision's input has no event time yet.
         staleness_ms: Option<i64>,
@@ -113,6 +112,18 @@ pub enum Outcome {
         /// Why.
         reason: String,
     },
+}
+
+/// What a fold answered to some rows.
+pub struct Given {
+    /// The fold, a node.
+    pub fold: usize,
+    /// The rows as they reached it.
+    pub rows: RecordBatch,
+    /// The answers' columns: a row for each of them.
+    pub columns: RecordBatch,
+    /// What answered.
+    pub revision: Arc<Stamp>,
 }
 
 /// Which revision gave an answer.
@@ -240,7 +251,7 @@ pub(crate) enum Event {
 #[derive(Default)]
 struct Open {
     rows: BTreeMap<usize, Vec<RecordBatch>>,
-    answers: Vec<answers::Given>,
+    answers: Vec<Arc<Given>>,
     refused: BTreeMap<Origin, (Arc<str>, String)>,
     dead: Vec<DeadLetter>,
     notices: Vec<Notice>,
@@ -352,7 +363,7 @@ impl Publisher {
         match event {
             Event::Rows { epoch, output, rows } => self.open(epoch).rows.entry(output).or_default().push(rows),
             Event::Answers { epoch, fold, rows, columns, revision } => {
-                self.open(epoch).answers.push(answers::Given { fold, rows, columns, revision });
+                self.open(epoch).answers.push(Arc::new(Given { fold, rows, columns, revision }));
             }
             Event::Refused { epoch, origins, step, reason } => {
                 let refused = &mut self.open(epoch).refused;
@@ -486,8 +497,12 @@ impl Publisher {
                     reason: "no step answered or refused the request".to_owned(),
                 },
             };
-            let mut outcomes = answered.take(request.origin, choices.get(&request.origin.source)).into_iter();
-            let outcome = outcomes.next().unwrap_or_else(refused);
+            let wanted = answers::wanted(request, &self.graph);
+            let mut outcomes = answered.take(request.origin, choices.get(&request.origin.source), &wanted).into_iter();
+            let outcome = match wanted {
+                Wanted::Nobody(outcome) => outcome,
+                Wanted::Any | Wanted::Place(_) => outcomes.next().unwrap_or_else(refused),
+            };
             let value = self.commit.encode(request, &outcome, entry.binding.now_ms)?;
             let other = |other| Other { is_same: answers::is_same(&outcome, &other), outcome: other };
             let others = outcomes.map(other).collect();

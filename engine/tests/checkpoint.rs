@@ -155,8 +155,8 @@ fn a_killed_run_goes_on_from_any_checkpoint() {
 /// What a reply says.
 fn shown(reply: &Reply) -> String {
     match &reply.outcome {
-        Outcome::Answered { columns, row, revision, staleness_ms, .. } => {
-            format!("{:?} {revision:?} {staleness_ms:?}", columns.slice(*row, 1))
+        Outcome::Answered { given, row, staleness_ms, .. } => {
+            format!("{:?} {:?} {staleness_ms:?}", given.columns.slice(*row, 1), given.revision)
         }
         Outcome::Refused { step, reason } => format!("{step}: {reason}"),
     }

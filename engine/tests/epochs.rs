@@ -64,7 +64,7 @@ fn every_request_gets_one_answer_of_the_state_before_it() {
         let run = Run { workers, committed, ..Run::new(case.clone()) }.go();
         let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
         assert_eq!(replies.len(), 3);
-        assert!(matches!(&replies[0].outcome, Outcome::Answered { revision, .. } if revision.revision == 500));
+        assert!(matches!(&replies[0].outcome, Outcome::Answered { given, .. } if given.revision.revision == 500));
         assert!(matches!(&replies[1].outcome, Outcome::Refused { reason, .. } if reason == "poison"));
         assert!(matches!(&replies[2].outcome, Outcome::Answered { staleness_ms: Some(_), .. }));
         assert_eq!(run.published.iter().map(|epoch| epoch.dead_letters.len()).sum::<usize>(), 1);
@@ -83,7 +83,8 @@ fn an_answer_says_all_that_its_model_has_seen() {
         let asks = Memory::new(vec![vec![request(9_000, "a", 1)]]);
         let run = Run { committed, ..Run::new(Case { asks, ..case.clone() }) }.go();
         let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
-        let Outcome::Answered { revision, .. } = &replies[0].outcome else { panic!("refused") };
+        let Outcome::Answered { given, .. } = &replies[0].outcome else { panic!("refused") };
+        let revision = &given.revision;
         assert_eq!((revision.revision, revision.learned_through.offsets["left/0"]), (100, 105), "{max_records}");
     }
 }
@@ -99,7 +100,7 @@ fn requests_wait_for_rows_that_are_held() {
     let run = Run::new(case).go();
     let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
     assert!(
-        matches!(&replies[..], [reply] if matches!(&reply.outcome, Outcome::Answered { revision, .. } if revision.revision == 500))
+        matches!(&replies[..], [reply] if matches!(&reply.outcome, Outcome::Answered { given, .. } if given.revision.revision == 500))
     );
 }
 

@@ -15,7 +15,7 @@ use millstream_engine::batch::META;
 use millstream_engine::binder::Limits;
 use millstream_engine::checkpoint::Checkpoint;
 use millstream_engine::graph::Graph;
-use millstream_engine::publish::{Outcome, Progress, Published};
+use millstream_engine::publish::{Given, Outcome, Progress, Published};
 use millstream_engine::run::{Actor, Simulation, Turn};
 use millstream_engine::{Fault, digest};
 
@@ -102,7 +102,8 @@ impl Oracle {
             for reply in &epoch.replies {
                 replied.push(reply.request.origin.offset);
                 match &reply.outcome {
-                    Outcome::Answered { columns, row, revision, .. } => {
+                    Outcome::Answered { given, row, .. } => {
+                        let Given { columns, revision, .. } = &**given;
                         let sum = columns.column(0).as_primitive::<Int64Type>().value(*row);
                         assert_eq!(revision.revision, newest, "the newest revision before the epoch answers");
                         assert_eq!(sum, self.sums[newest as usize], "of revision {newest}");

@@ -10,6 +10,7 @@
 mod curve;
 mod inputs;
 mod passes;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -30,6 +31,7 @@ use millstream_engine::{Fault, Result};
 use millstream_operators::registry::{Score, best_baseline, decisive};
 use passes::Remembering;
 use serde::Serialize;
+pub use timing::{ModelTiming, Timing};
 
 use crate::origin::{Named, Origin, Origins};
 use crate::plan::{self, Pipeline};
@@ -377,6 +379,30 @@ models:
         assert_eq!((once.models[0].examples, often.models[0].examples), (500, 2500));
         assert_eq!((once.records, often.records), (500, 500));
         assert!(loss(&often) < 0.7 * loss(&once), "{} then {}", loss(&once), loss(&often));
+    }
+
+    #[test]
+    fn it_is_told_where_the_time_goes() {
+        let (folder, _) = shop();
+        // No other test has a model of this name, which they would be seen to teach.
+        let learner = "learner: {neural_network: {training: {mini_batch: 50}}}";
+        let timed = SHOP.replace("  returns:", "  timed:").replace("learner: logistic_regression", learner);
+        std::fs::write(folder.path().join("timed.yaml"), timed).expect("it can be written");
+        let loaded = crate::load(&folder.path().join("timed.yaml"), &Catalogue::shipped());
+        let (pipeline, _) = loaded.unwrap_or_else(|report| panic!("{}", report.render(false)));
+        let files = vec![(None, folder.path().join("orders.ndjson"))];
+        let wanted = Wanted { files, ..Wanted::default() };
+        let (learned, trace) = millstream_engine::trace::look(|| learn(&pipeline, &wanted));
+        let Timing { models, steps, .. } = Timing::of(&pipeline, &learned.expect("it learns"), &trace);
+        let [ModelTiming { model, seconds, waiting, mini_batches, parts, .. }] = models.as_slice() else {
+            panic!("one model: {models:?}")
+        };
+        assert_eq!((model.as_str(), *mini_batches), ("timed", 10));
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["predict", "forward", "backward", "update"]);
+        let spent: f64 = parts.iter().map(|(_, seconds)| seconds).sum();
+        assert!(spent + waiting <= *seconds, "{models:?}");
+        assert_eq!(steps[0].0, "timed");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use commands::{
-    audit, ci, dead, diff, explain, learn, models, profile, replay, rollback, run, state, sweep, test, topic,
+    audit, ci, dead, diff, explain, learn, models, profile, profile_training, replay, rollback, run, state, sweep,
+    test, topic,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -112,6 +113,10 @@ enum Command {
     ///
     /// Reads and writes no topic and no state. Shows what each model reached on rows that it predicted before it learned them.
     Learn(learn::Arguments),
+    /// Learns from files as `learn` does, and tells where the time goes: waiting for rows, and the parts of mini-batches.
+    ///
+    /// Writes a trace of all threads, too.
+    ProfileTraining(profile_training::Arguments),
 }
 
 /// How findings are shown.
@@ -156,6 +161,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Learn(arguments) => learn::run(&arguments),
+        Command::ProfileTraining(arguments) => profile_training::run(&arguments),
     }
 }
 

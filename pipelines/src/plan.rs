@@ -7,6 +7,7 @@
 //! Request     └──► Sink ◄──────────┘        from any source or node
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use arrow::datatypes::SchemaRef;
@@ -15,11 +16,13 @@ use millstream_connectors::formats::Format;
 use millstream_connectors::sinks::PlannedSink;
 use millstream_connectors::sources::PlannedSource;
 use millstream_engine::operator::{Choosing, Step};
+use millstream_operators::inference::FeatureConfig;
 use millstream_operators::registry::{Gate, PromotionRule};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::definition::Secrets;
-pub use crate::shape::{Begins, Checkpoints, Delivery, Epochs, Lineage};
+pub use crate::shape::{Begins, Checkpoints, Delivery, Epochs, Lineage, OnRequest};
 
 /// A planned pipeline.
 pub struct Pipeline {
@@ -173,6 +176,14 @@ pub struct Model {
     pub enters: usize,
 }
 
+impl Model {
+    /// The columns that its features are read from.
+    pub fn columns(&self) -> BTreeSet<String> {
+        let features: Vec<FeatureConfig> = Vec::deserialize(&self.config["features"]).unwrap_or_default();
+        features.iter().flat_map(|feature| feature.columns().iter().cloned()).collect()
+    }
+}
+
 /// Settings of a model to be tried.
 pub struct Sweep {
     /// Its name.
@@ -219,6 +230,15 @@ pub struct Request {
     pub headers: Vec<String>,
     /// Topics that a request may name in its header `reply-to`: its answer goes there, too.
     pub reply_to: Vec<String>,
+    /// What a request may ask for.
+    pub on_request: Vec<OnRequest>,
+}
+
+impl Request {
+    /// Whether a request may ask for this.
+    pub fn may_ask(&self, what: OnRequest) -> bool {
+        self.on_request.contains(&what)
+    }
 }
 
 /// Where rows go.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use millstream_connectors::tls::TlsConfig;
 use millstream_engine::binder::Limits;
 use millstream_operators::registry::PromotionConfig;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -296,6 +297,20 @@ pub struct Request {
     /// Topics that a request may name in its header `reply-to`: its answer goes there, too. Others are passed over.
     #[serde(default)]
     pub reply_to: Vec<String>,
+    /// What a request may ask for by its headers (over HTTP and gRPC by its parameters, and by the version in its path); what it
+    /// may not is passed over.
+    #[serde(default)]
+    pub on_request: Vec<OnRequest>,
+}
+
+/// What a request may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRequest {
+    /// The answer of one of the models that answer, whatever the policy: by the header `version`, with its name.
+    Version,
+    /// The features that its answer was given by: by the header `features`, unless that says `false`.
+    Features,
 }
 
 /// Where answers go.
@@ -388,7 +403,7 @@ pub struct Serve {
     pub metrics: Option<String>,
     /// Takes requests over HTTP: all those under `requests`, each under its name. `POST /v2/models/NAME/infer`.
     pub http: Option<Front>,
-    /// Takes them over gRPC, as `inference.GRPCInferenceService`, without TLS.
+    /// Takes them over gRPC, as `inference.GRPCInferenceService`.
     pub grpc: Option<Front>,
 }
 
@@ -403,6 +418,8 @@ pub struct Front {
     /// What clients must send as `Authorization: Bearer …`; written as a reference to a secret. It can only be left
     /// out where no other machine can reach the address.
     pub token: Option<String>,
+    /// Whether TLS is spoken.
+    pub tls: Option<TlsConfig>,
     /// How soon requests should be answered: where they are not, fewer may wait at a time, and others are refused at once.
     #[serde(default = "objective_seconds")]
     #[schemars(range(min = 0.001, max = 60))]

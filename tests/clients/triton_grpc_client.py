@@ -6,7 +6,14 @@ import numpy
 import tritonclient.grpc as grpc
 from tritonclient.grpc import service_pb2
 
-client = grpc.InferenceServerClient(sys.argv[1])
+if sys.argv[2:]:
+    folder = sys.argv[2]
+    certificates = {"root_certificates": f"{folder}/authority.pem", "private_key": f"{folder}/client.key", "certificate_chain": f"{folder}/client.pem"}
+    client = grpc.InferenceServerClient(sys.argv[1], ssl=True, **certificates)
+    while not client.is_server_ready():
+        pass
+else:
+    client = grpc.InferenceServerClient(sys.argv[1])
 assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("questions")
 assert client.get_server_metadata().name == "millstream"
 metadata = client.get_model_metadata("questions")

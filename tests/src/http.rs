@@ -25,18 +25,28 @@ impl Response {
 
 /// One request on a connection of its own: `call(address, "POST /path", &["A: b"], body)`.
 pub fn call(address: SocketAddr, what: &str, headers: &[&str], body: &[u8]) -> Response {
-    let mut connection = TcpStream::connect(address).expect("it listens");
+    exchange(TcpStream::connect(address).expect("it listens"), what, headers, body).expect("an answer")
+}
+
+/// The same on a connection that is there already; it may break.
+pub fn exchange(
+    mut connection: impl Read + Write,
+    what: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> std::io::Result<Response> {
     let headers = [headers, &["Connection: close"]].concat().join("\r\n");
     let length = body.len();
     let head = format!("{what} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\nContent-Length: {length}\r\n\r\n");
-    connection.write_all(head.as_bytes()).expect("it is read");
+    connection.write_all(head.as_bytes())?;
     // Whoever refuses a body may not read it.
     drop(connection.write_all(body));
     let mut answer = String::new();
-    connection.read_to_string(&mut answer).expect("it is text");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    connection.read_to_string(&mut answer)?;
+    let no_answer = || std::io::Error::other(format!("no answer: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(no_answer)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    Response { status, head: head.to_owned(), body: body.to_owned() }
+    Ok(Response { status, head: head.to_owned(), body: body.to_owned() })
 }
 
 /// Asks in JSON.

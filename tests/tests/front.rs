@@ -11,9 +11,13 @@ use millstream_engine::time::SystemClock;
 use millstream_pipelines::audit::audit;
 use millstream_pipelines::run::{Checkpointing, Options, assemble};
 use millstream_tests::grpc::{self, field, framed};
-use millstream_tests::http::{call, get, post};
+use millstream_tests::http::{call, exchange, get, post};
 use millstream_tests::{NOW_MS, Site, message, one_answer_each};
 use serde_json::{Value, json};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 const DEFINITION: &str = r#"
 millstream: 1
@@ -81,7 +85,8 @@ fn while_serving(site: &Site, act: impl FnOnce(SocketAddr, SocketAddr)) {
         clock: Arc::new(SystemClock),
         ..site.options()
     };
-    let doors = site.pipeline.front.map_or(0, |front| [front.http, front.grpc].into_iter().flatten().count());
+    let doors =
+        site.pipeline.front.as_ref().map_or(0, |front| [&front.http, &front.grpc].into_iter().flatten().count());
     std::thread::scope(|scope| {
         let running = scope.spawn(|| site.try_run(&endless));
         let addresses: BTreeMap<String, SocketAddr> = listening.iter().take(doors).collect();
@@ -322,6 +327,49 @@ fn over_grpc_the_same_is_answered() {
 }
 
 #[test]
+fn a_version_may_be_asked_for_and_the_features() {
+    let definition =
+        with_grpc("").replace("    enters: readings\n", "    enters: readings\n    on_request: [version, features]\n");
+    let site = Site::new(&definition, &[]);
+    site.append("readings", &readings(0, 400));
+    while_serving(&site, |http, grpc| {
+        while get(http, "/v2/models/questions/versions/tree/ready").status != 200 {}
+        while get(http, "/v2/models/questions/versions/hot/ready").status != 200 {}
+        let about = get(http, "/v2/models/questions").json();
+        assert_eq!(about["versions"], json!(["hot", "tree"]));
+        let path = |version: &str| format!("/v2/models/questions/versions/{version}/infer");
+        let mut asked = asking(&[35.0, 5.0]);
+        asked["parameters"] = json!({"features": true});
+        let answer = post(http, &path("tree"), &asked).json();
+        assert_eq!(answer["parameters"]["model"], "tree", "{answer}");
+        let features: Value =
+            serde_json::from_str(answer["parameters"]["features"].as_str().expect("they are told")).expect("JSON");
+        let heat = |row: usize| features[row]["heat"].as_f64().expect("as it was standardised");
+        assert!(heat(0) > 0.5 && heat(1) < -0.5, "{features}");
+        let answer = post(http, &path("hot"), &asking(&[35.0])).json();
+        assert_eq!((&answer["parameters"]["model"], &answer["parameters"]["features"]), (&json!("hot"), &Value::Null));
+        let refused = post(http, &path("3"), &asking(&[35.0]));
+        assert_eq!(refused.status, 404);
+        assert!(refused.body.contains("there are hot, tree"), "{refused:?}");
+
+        let features = field(4, &[field(1, b"features"), field(2, &[1 << 3, 1])].concat());
+        let reply = grpc::call(grpc, "ModelInfer", &[], &self::asked(35.0, &[field(2, b"tree"), features]));
+        assert_eq!((reply.status, &*reply.reason), (0, ""), "{reply:?}");
+        let said = String::from_utf8_lossy(&reply.message).into_owned();
+        assert!(said.contains("tree") && said.contains("[{\"heat\":"), "{said}");
+        let reply = grpc::call(grpc, "ModelInfer", &[], &self::asked(35.0, &[field(2, b"3")]));
+        assert_eq!(reply.status, 5, "{reply:?}");
+    });
+    let answers = one_answer_each(&site.records("questions"), &site.answers());
+    let by: Vec<(&Value, bool)> =
+        answers.iter().map(|answer| (&answer["model"], answer["features"].is_object())).collect();
+    let tree = (&json!("tree"), true);
+    assert_eq!(by.iter().filter(|by| **by == tree).count(), 3, "{by:?}");
+    let report = audit(&site.pipeline, &assemble::world(&site.pipeline, site.broker())).expect("it can be audited");
+    assert_eq!(report.wrong().count(), 0, "{}", report.text());
+}
+
+#[test]
 fn what_nobody_would_send_over_grpc_is_refused_with_its_reason() {
     let site = Site::new(&with_grpc(""), &[]);
     while_serving(&site, |http, grpc| {
@@ -412,6 +460,55 @@ fn a_connection_on_which_nothing_is_asked_ends() {
     });
 }
 
+/// The folder of certificates.
+const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tls");
+
+/// The pipeline over HTTP and gRPC, where whoever is not signed by the authority is not heard.
+fn with_tls() -> Site {
+    let tls =
+        "tls: {certificate: \"${file:server.pem}\", key: \"${file:server.key}\", clients: \"${file:authority.pem}\"}";
+    let definition = with_grpc(&format!(", {tls}")).replace("http: {", &format!("http: {{{tls}, "));
+    let file = |name| std::fs::read(format!("{TLS}/{name}")).expect("it is there");
+    let files = ["server.pem", "server.key", "authority.pem"].map(|name| (name, file(name)));
+    Site::new(&definition, &files.each_ref().map(|(name, content)| (*name, content.as_slice())))
+}
+
+#[test]
+fn over_tls_only_known_clients_are_heard() {
+    let pem = |name: &str| std::fs::read(format!("{TLS}/{name}")).expect("it is there");
+    let certificate = |name: &str| CertificateDer::from_pem_slice(&pem(&format!("{name}.pem"))).expect("it is PEM");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate("authority")).expect("it is one");
+    let client = |who: Option<&str>| {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions().expect("TLS").with_root_certificates(roots.clone());
+        let config = match who {
+            None => config.with_no_client_auth(),
+            Some(who) => {
+                let key = PrivateKeyDer::from_pem_slice(&pem(&format!("{who}.key"))).expect("it is PEM");
+                config.with_client_auth_cert(vec![certificate(who)], key).expect("they fit")
+            }
+        };
+        Arc::new(config)
+    };
+    let site = with_tls();
+    while_serving(&site, |http, _| {
+        let live = |who| {
+            let tls =
+                ClientConnection::new(client(who), "localhost".try_into().expect("a name")).expect("it can begin");
+            let connection = TcpStream::connect(http).expect("it listens");
+            exchange(StreamOwned::new(tls, connection), "GET /v2/health/live", &[], b"")
+        };
+        let answer = live(Some("client")).expect("it is heard");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        for who in [None, Some("stranger")] {
+            assert!(live(who).is_err(), "{who:?}");
+        }
+        let plain = TcpStream::connect(http).expect("it listens");
+        assert!(exchange(plain, "GET /v2/health/live", &[], b"").is_err());
+    });
+}
+
 /// Clients that nobody here wrote.
 #[test]
 fn triton_clients_are_answered() {
@@ -433,4 +530,13 @@ fn triton_clients_are_answered() {
     });
     // Five times three heats; one of them got an answer in the log, and asked for an output that is none.
     assert_eq!(one_answer_each(&site.records("questions"), &site.answers()).len(), 15);
+
+    // Over TLS, where both show who they are.
+    let site = with_tls();
+    site.append("readings", &readings(0, 400));
+    while_serving(&site, |_, grpc| {
+        let script = format!("{}/clients/triton_grpc_client.py", env!("CARGO_MANIFEST_DIR"));
+        let output = Command::new(&python).args([script, grpc.to_string(), TLS.to_owned()]).output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    });
 }

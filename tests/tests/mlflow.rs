@@ -51,6 +51,7 @@ fn served(folder: &Path, token: Option<&str>) -> Server {
     let settings = Settings {
         listen: "127.0.0.1:0".parse().expect("an address"),
         token: token.map(str::to_owned),
+        tls: None,
         user: "ana".to_owned(),
         clock: Arc::new(SystemClock),
     };

@@ -108,6 +108,13 @@ fn what_was_served_is_told_minute_by_minute() {
     let staleness = (NOW_MS + 10_000_000 - learned_through) as f64 / 1000.0;
     let median = told[0]["answered"]["early"]["staleness_seconds"]["median"].as_f64().expect("it is known");
     assert!((median / staleness - 1.0).abs() < 0.05, "{median} {staleness}");
+    // `first` is learned as -1 and 1, and asked as 1.
+    site.append("rows", &(200..400).map(row).collect::<Vec<_>>());
+    site.append("questions", &(0..230).map(|number| question(number, "c")).collect::<Vec<_>>());
+    site.run_with(&Options { clock: Arc::new(StepClock::new(NOW_MS, 61_000)), ..site.options() });
+    let told: Vec<Value> = site.records("several.served").iter().map(millstream_tests::Record::json).collect();
+    let skew = |record: &Value| record["skew"]["rows"]["first"].as_f64();
+    assert!(told.iter().filter_map(skew).any(|skew| skew > 0.25), "{told:?}");
 }
 
 #[test]
@@ -148,6 +155,51 @@ fn requests_leave_a_model_that_becomes_worse() {
     let about = &event["about"];
     assert_eq!((&about["from"], &about["to"]), (&json!("early"), &json!("late")));
     assert!(about["scores"]["late"].as_f64() < about["scores"]["early"].as_f64(), "{about}");
+}
+
+#[test]
+fn a_request_may_name_who_answers_and_ask_for_the_features() {
+    let asked = |headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
+        Message { headers, ..question(3, "c") }
+    };
+    let questions = [
+        asked(&[]),
+        asked(&[("version", "late"), ("features", "true")]),
+        asked(&[("version", "early"), ("features", "false")]),
+        asked(&[("version", "v9")]),
+        asked(&[("features", "")]),
+    ];
+    let shadow = definition("{shadow: {of: [late]}}");
+    let may = shadow.replace("answers:", "on_request: [version, features], answers:");
+    let answers_of = |definition: &str| {
+        let site = Site::new(definition, &[]);
+        site.append("rows", &(0..100).map(row).collect::<Vec<_>>());
+        site.run();
+        site.append("questions", &questions);
+        site.run();
+        let answers = one_answer_each(&site.records("questions"), &site.answers());
+        let again = site.run_with(&Options { checkpoints: Checkpointing::Off, ..site.options() });
+        assert!(again.epochs_replayed > 0);
+        let report = audit(&site.pipeline, &assemble::world(&site.pipeline, site.broker())).expect("it can be audited");
+        assert_eq!(report.wrong().count(), 0, "{}", report.text());
+        let others: Vec<Value> = site.records("others").iter().map(millstream_tests::Record::json).collect();
+        (answers, others)
+    };
+    let (answers, others) = answers_of(&may);
+    let told: Vec<_> = answers.iter().map(|answer| (&answer["model"], &answer["features"])).collect();
+    assert_eq!(told[0], (&json!("early"), &Value::Null));
+    assert_eq!(told[1], (&json!("late"), &json!({"second": 0.0})));
+    assert_eq!(told[2], (&json!("early"), &Value::Null));
+    assert_eq!(told[4], (&json!("early"), &json!({"first": 1.0})));
+    let error = json!({"step": "questions", "reason": "there is no version `v9`; there are early, late"});
+    assert_eq!(answers[3]["error"], error);
+    let others: Vec<&Value> = others.iter().map(|other| &other["model"]).collect();
+    assert_eq!(others, ["late", "early", "late", "late"], "who was not asked for is compared");
+
+    // What is not allowed is passed over.
+    let (answers, _) = answers_of(&shadow);
+    assert!(answers.iter().all(|answer| answer["model"] == "early" && answer["features"].is_null()), "{answers:?}");
 }
 
 /// `early` and `late` answer; `router` learns from what answers earned, told by their numbers, who gets the next ones.

@@ -1,5 +1,6 @@
-//! The same models behind our front, and behind ONNX Runtime in a Python server.
+//! The same models behind our front, and behind ONNX Runtime in Python servers.
 
+use std::ffi::{OsStr, OsString};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command};
@@ -21,11 +22,25 @@ const ROWS: usize = 20_000;
 const CONNECTIONS: usize = 32;
 const SECONDS: f64 = 5.0;
 
+/// A server in Python, and the variable that names an interpreter which has what it needs.
+struct Peer {
+    called: &'static str,
+    variable: &'static str,
+    script: &'static str,
+}
+
+const PEERS: [Peer; 2] = [
+    Peer { called: "ONNX Runtime behind uvicorn", variable: "SERVING_PEER_PYTHON", script: "serving_onnxruntime.py" },
+    Peer { called: "ONNX Runtime in MLServer", variable: "SERVING_MLSERVER_PYTHON", script: "serving_mlserver.py" },
+];
+
 pub fn compare() {
-    let Some(python) = std::env::var_os("SERVING_PEER_PYTHON") else {
-        println!("SERVING_PEER_PYTHON names no interpreter: nothing is compared with ONNX Runtime");
+    let named = |peer: Peer| std::env::var_os(peer.variable).map(|python| (peer, python));
+    let peers: Vec<(Peer, OsString)> = PEERS.into_iter().filter_map(named).collect();
+    if peers.is_empty() {
+        println!("SERVING_PEER_PYTHON and SERVING_MLSERVER_PYTHON name no interpreter: nothing is compared");
         return;
-    };
+    }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (pipeline, state) = (plan(folder.path(), &definition()), folder.path().join("state"));
     std::fs::create_dir_all(&state).expect("a folder that can be written");
@@ -55,13 +70,15 @@ pub fn compare() {
             let asked = ask(address, model, &mut random);
             let spent = cpu_seconds() - before - (thread_cpu_seconds() - asker);
             row(&mut table, model, "Millstream", &asked, spent);
-            let (mut server, address) = peer(&python, &file(&state, model));
-            let id = server.id().to_string();
-            let before = cpu_seconds_of(&id);
-            let asked = ask(address, model, &mut random);
-            row(&mut table, model, "ONNX Runtime behind uvicorn", &asked, cpu_seconds_of(&id) - before);
-            server.kill().expect("it runs");
-            server.wait().expect("it has ended");
+            for (peer, python) in &peers {
+                let (mut server, address) = peer.start(python, &file(&state, model), model);
+                let id = server.id().to_string();
+                let before = cpu_seconds_of(&id);
+                let asked = ask(address, model, &mut random);
+                row(&mut table, model, peer.called, &asked, cpu_seconds_of(&id) - before);
+                server.kill().expect("it runs");
+                server.wait().expect("it has ended");
+            }
         }
         book.stop();
         running.join().expect("the run ends well");
@@ -139,14 +156,19 @@ fn file(state: &Path, model: &str) -> std::path::PathBuf {
         .expect("a version")
 }
 
-/// Starts the Python server, and waits until it answers.
-fn peer(python: &std::ffi::OsStr, file: &Path) -> (Child, SocketAddr) {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/serving_onnxruntime.py");
-    let arguments = [script.as_os_str(), file.as_os_str()];
-    let server = Command::new(python).args(arguments).arg(free.port().to_string()).spawn().expect("it starts");
-    while std::net::TcpStream::connect(free).is_err() {
-        std::thread::sleep(Duration::from_millis(100));
+impl Peer {
+    /// Starts it with a model's file and name, and waits until it listens.
+    fn start(&self, python: &OsStr, file: &Path, model: &str) -> (Child, SocketAddr) {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(self.script);
+        let mut command = Command::new(python);
+        command.arg(script).arg(file).arg(free.port().to_string()).arg(model);
+        let server = command.spawn().expect("it starts");
+        while std::net::TcpStream::connect(free).is_err() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // One that listens may still be loading.
+        std::thread::sleep(Duration::from_secs(2));
+        (server, free)
     }
-    (server, free)
 }

@@ -19,6 +19,7 @@ use super::intake::{self, Inlet, Intake, Outcome, RECORD_BYTES, ROOM_BYTES, Rece
 use super::{PlannedReceiver, PlannedSource, SourceKind, check_kept, topic};
 use crate::broker::Message;
 use crate::http::{BODY_BYTES_MAX, Body, Configured, Limits, Protocol, Refusal, Serve, listen, respond};
+use crate::tls::TlsConfig;
 
 /// Records in one body at most.
 const RECORDS_MAX: usize = 10_000;
@@ -38,6 +39,8 @@ pub struct Config {
     /// What clients must send as `Authorization: Bearer …`; written as a reference to a secret. It can only be left
     /// out where no other machine can reach the address.
     pub token: Option<String>,
+    /// Whether TLS is spoken.
+    pub tls: Option<TlsConfig>,
     /// The topic that keeps the records. Default: `PIPELINE.SOURCE`.
     pub topic: Option<String>,
     /// How many partitions that topic gets where it has to be created.
@@ -88,6 +91,7 @@ fn plan(value: &Value) -> Planned<PlannedSource> {
     let listener = Configured {
         listen: &config.listen,
         token: config.token.as_deref(),
+        tls: config.tls.as_ref(),
         max_body_bytes: config.max_body_bytes,
         max_connections: config.max_connections,
         header_seconds: config.header_seconds,
@@ -105,7 +109,7 @@ fn plan(value: &Value) -> Planned<PlannedSource> {
     Ok(PlannedSource::received(PlannedReceiver {
         topic: config.topic,
         partitions: config.partitions,
-        start: Box::new(move |inlet| start(limits, &path, &inlet)),
+        start: Box::new(move |inlet| start(limits.clone(), &path, &inlet)),
     }))
 }
 
@@ -119,7 +123,7 @@ fn start(limits: Limits, path: &str, inlet: &Inlet) -> Result<Receiver> {
     let address = listener.local_addr().map_err(taken)?;
     let (intake, writing) = Intake::start(inlet, Repeats::Sender)?;
     let (path, topic) = (path.to_owned(), inlet.topic.clone());
-    let post = Post { limits, path, topic, clock: inlet.clock.clone(), intake };
+    let post = Post { limits: limits.clone(), path, topic, clock: inlet.clock.clone(), intake };
     let (stop, stopping) = watch::channel(false);
     let work = listen(listener, limits, Protocol::Http1, Arc::new(post), stopping);
     Ok(Receiver::spawn(runtime, vec![writing], stop, inlet, work).at(address))

@@ -19,6 +19,7 @@ use crate::mount::{Rows, Site};
 use crate::operator::{Noticed, Rejects};
 use crate::publish::{DeadLetter, Event, Notice};
 use crate::time::Stopwatch;
+use crate::trace;
 
 /// A step's way out of the dataflow.
 pub(crate) struct Outlet {
@@ -75,7 +76,7 @@ impl Outlet {
     ) -> Option<RecordBatch> {
         let watch = Stopwatch::start();
         let mut rejects: Vec<Rejects> = ports.iter().map(|_| Rejects::default()).collect();
-        let out = match operator(&mut rejects) {
+        let out = match trace::span(&self.step, || operator(&mut rejects)) {
             Ok(out) => out,
             Err(fault) => {
                 self.abort(fault);

@@ -14,22 +14,46 @@ use arrow::datatypes::{Float64Type, Schema, SchemaRef};
 use prometheus::Histogram;
 use serde_json::{Value, json};
 
-use super::{Notice, Other, Outcome, Reply, Stamp};
+use super::{Given, Notice, Other, Outcome, Reply};
 use crate::batch::{Meta, Origin, filter};
 use crate::binding::Epoch;
-use crate::book::{Book, Entry};
+use crate::book::{Book, Entry, Request};
 use crate::fault::{Fault, Result};
 use crate::graph::{Asks, Graph};
 use crate::metrics::Metrics;
 use crate::operator::{self, Choose, Choosing, Rejects};
 use crate::sequence::START;
 
-/// What a fold answered to some rows.
-pub(super) struct Given {
-    pub(super) fold: usize,
-    pub(super) rows: RecordBatch,
-    pub(super) columns: RecordBatch,
-    pub(super) revision: Arc<Stamp>,
+/// The header of a request that names the fold whose answer it wants, where it may.
+pub const VERSION: &str = "version";
+
+/// A text of a request that is told again is cut here.
+const TOLD_CHARS_MAX: usize = 64;
+
+/// Whose answer a request wants.
+pub(super) enum Wanted {
+    /// It does not say.
+    Any,
+    /// That of the fold in this place among those that are asked.
+    Place(usize),
+    /// That of none who answers here.
+    Nobody(Outcome),
+}
+
+/// Whose answer a request wants, as far as it may say so.
+pub(super) fn wanted(request: &Request, graph: &Graph) -> Wanted {
+    let source = &graph.sources[request.origin.source as usize];
+    let Some(asks) = source.asks.as_ref().filter(|asks| asks.by_name) else { return Wanted::Any };
+    let Some((_, said)) = request.headers.iter().find(|(name, _)| name == VERSION) else { return Wanted::Any };
+    let mut names = asks.folds.iter().map(|fold| graph.nodes[*fold].name.as_str());
+    if let Some(place) = names.clone().position(|name| name.as_bytes() == said) {
+        return Wanted::Place(place);
+    }
+    let said: String = String::from_utf8_lossy(said).chars().take(TOLD_CHARS_MAX).collect();
+    let first = names.next().unwrap_or_default().to_owned();
+    let names = names.fold(first, |all, name| all + ", " + name);
+    let reason = format!("there is no version `{said}`; there are {names}");
+    Wanted::Nobody(Outcome::Refused { step: source.name.as_str().into(), reason })
 }
 
 /// The answers of an epoch, by request.
@@ -39,13 +63,13 @@ pub(super) struct Answered<'a>(BTreeMap<Origin, Vec<Answer<'a>>>);
 struct Answer<'a> {
     /// The place of who answered among those that were asked.
     place: usize,
-    given: &'a Given,
+    given: &'a Arc<Given>,
     row: usize,
     time_ms: i64,
 }
 
 impl<'a> Answered<'a> {
-    pub(super) fn of(given: &'a [Given], graph: &Graph) -> Result<Self> {
+    pub(super) fn of(given: &'a [Arc<Given>], graph: &Graph) -> Result<Self> {
         let mut answered: BTreeMap<Origin, Vec<Answer<'_>>> = BTreeMap::new();
         for given in given {
             let meta = Meta::of(&given.rows);
@@ -64,12 +88,21 @@ impl<'a> Answered<'a> {
     }
 
     /// What a request got: first the answer that is given, then the others in the order in which they were asked.
-    pub(super) fn take(&mut self, origin: Origin, choice: Option<&Choice<'_>>) -> Vec<Outcome> {
+    pub(super) fn take(&mut self, origin: Origin, choice: Option<&Choice<'_>>, wanted: &Wanted) -> Vec<Outcome> {
         let mut found = self.0.remove(&origin).unwrap_or_default();
+        match wanted {
+            Wanted::Nobody(_) => return Vec::new(),
+            // Nobody else's would do.
+            Wanted::Place(place) if !found.iter().any(|answer| answer.place == *place) => return Vec::new(),
+            Wanted::Any | Wanted::Place(_) => {}
+        }
         found.sort_by_key(|answer| answer.place);
         let mut chosen_with = None;
         if let (Some(choice), [first, ..]) = (choice, found.as_slice()) {
-            let (chosen, probability) = choice.of(origin, &first.given.rows, first.row);
+            let (chosen, probability) = match wanted {
+                Wanted::Place(place) => (*place, choice.is_drawn().then_some(1.0)),
+                _ => choice.of(origin, &first.given.rows, first.row),
+            };
             // A chosen one that has no answer is passed over: the first that has one stays first.
             if let Some(at) = found.iter().position(|answer| answer.place == chosen) {
                 found[..=at].rotate_right(1);
@@ -88,13 +121,11 @@ impl<'a> Answered<'a> {
 
 impl Answer<'_> {
     fn outcome(self, chosen_with: Option<f64>) -> Outcome {
-        let Given { columns, revision, .. } = self.given;
         let staleness = |learned_ms| self.time_ms.saturating_sub(learned_ms).max(0);
         Outcome::Answered {
-            columns: columns.clone(),
+            given: self.given.clone(),
             row: self.row,
-            revision: revision.clone(),
-            staleness_ms: revision.learned_through.time_ms.map(staleness),
+            staleness_ms: self.given.revision.learned_through.time_ms.map(staleness),
             chosen_with,
         }
     }
@@ -114,6 +145,11 @@ enum By<'a> {
 }
 
 impl Choice<'_> {
+    /// Whether it is drawn, and with which probability is told.
+    fn is_drawn(&self) -> bool {
+        matches!(self.by, By::Routes(_))
+    }
+
     /// The place of the fold whose answer a request gets, and with which probability where that was drawn.
     fn of(&self, origin: Origin, rows: &RecordBatch, row: usize) -> (usize, Option<f64>) {
         match &self.by {
@@ -132,7 +168,7 @@ pub(super) fn choices<'a>(
     graph: &'a Graph,
     book: &Book,
     epoch: Epoch,
-    given: &[Given],
+    given: &[Arc<Given>],
 ) -> Result<BTreeMap<u32, Choice<'a>>> {
     let mut choices = BTreeMap::new();
     for (at, source) in graph.sources.iter().enumerate() {
@@ -159,7 +195,7 @@ fn routes(
     graph: &Graph,
     (source, folds): (u32, &[usize]),
     (router, revision): (usize, &dyn operator::Answer),
-    given: &[Given],
+    given: &[Arc<Given>],
 ) -> Result<BTreeMap<Origin, (usize, f64)>> {
     let schema = graph.schema(graph.nodes[router].inputs[0]);
     let mut routes = BTreeMap::new();
@@ -235,17 +271,17 @@ pub(super) fn count(metrics: &Metrics, graph: &Graph, replies: &[Reply]) {
         metrics.epoch_requests.observe(replies.len() as f64);
     }
     for reply in replies {
-        let Outcome::Answered { revision, staleness_ms, .. } = &reply.outcome else { continue };
+        let Outcome::Answered { given, staleness_ms, .. } = &reply.outcome else { continue };
         let source = reply.request.origin.source;
-        let staleness = || (0, metrics.answer_staleness(name(source), &revision.model));
-        let (count, staleness) = gave.entry((source, &revision.model)).or_insert_with(staleness);
+        let staleness = || (0, metrics.answer_staleness(name(source), &given.revision.model));
+        let (count, staleness) = gave.entry((source, &given.revision.model)).or_insert_with(staleness);
         *count += 1;
         if let Some(ms) = staleness_ms {
             staleness.observe(*ms as f64 / 1000.0);
         }
         for Other { outcome, is_same } in &reply.others {
-            if let Outcome::Answered { revision, .. } = outcome {
-                *compared.entry((source, &revision.model, *is_same)).or_default() += 1;
+            if let Outcome::Answered { given, .. } = outcome {
+                *compared.entry((source, &given.revision.model, *is_same)).or_default() += 1;
             }
         }
     }
@@ -261,6 +297,6 @@ pub(super) fn is_same(one: &Outcome, other: &Outcome) -> bool {
 }
 
 fn said(outcome: &Outcome) -> Option<ArrayData> {
-    let Outcome::Answered { columns, row, .. } = outcome else { return None };
-    columns.columns().first().map(|column| column.slice(*row, 1).to_data())
+    let Outcome::Answered { given, row, .. } = outcome else { return None };
+    given.columns.columns().first().map(|column| column.slice(*row, 1).to_data())
 }

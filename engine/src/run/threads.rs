@@ -12,6 +12,7 @@ use crate::intake::READ_WAIT;
 use crate::publish::Publisher;
 use crate::run::worker::{Mounted, Start, clear};
 use crate::run::{Parts, Turn, guard};
+use crate::trace;
 
 /// A worker with nothing to do looks up this often, should a wake-up be lost.
 const PARK: Duration = Duration::from_millis(20);
@@ -31,13 +32,23 @@ pub(super) fn run(parts: Parts) -> Result<()> {
         for mut reader in readers {
             scope.spawn(move || {
                 let name = format!("the reader of source {}", reader.name());
-                guard(book, &name, || take_turns(book, READ_WAIT, || reader.turn()));
+                trace::name_thread(&name);
+                guard(book, &name, || take_turns(book, READ_WAIT, || trace::span("read", || reader.turn())));
             });
         }
-        scope.spawn(move || guard(book, &"the binder", || take_turns(book, LOOK, || binder.turn())));
+        scope.spawn(move || {
+            trace::name_thread("the binder");
+            guard(book, &"the binder", || take_turns(book, LOOK, || trace::span("bind", || binder.turn())));
+        });
         if let Some(mut writer) = writer {
-            scope.spawn(move || guard(book, &"the checkpoint writer", || take_turns(book, LOOK, || writer.turn())));
+            scope.spawn(move || {
+                trace::name_thread("the checkpoint writer");
+                guard(book, &"the checkpoint writer", || {
+                    take_turns(book, LOOK, || trace::span("write", || writer.turn()));
+                });
+            });
         }
+        trace::name_thread("the publisher");
         guard(book, &"the publisher", || publish(book, &mut publisher));
         for outcome in guards.join() {
             if let Err(panic) = outcome {
@@ -65,7 +76,7 @@ fn take_turns(book: &Book, look: Duration, mut turn: impl FnMut() -> Turn) {
 /// The publisher waits for what the workers tell, not for the bell.
 fn publish(book: &Book, publisher: &mut Publisher) {
     loop {
-        match publisher.turn() {
+        match trace::span("publish", || publisher.turn()) {
             Turn::Worked => {}
             Turn::Waits => publisher.wait(),
             Turn::Pauses(pause) => book.pause(pause),
@@ -76,6 +87,7 @@ fn publish(book: &Book, publisher: &mut Publisher) {
 
 fn work(worker: &mut Worker, start: Start) {
     let book = start.site.book.clone();
+    trace::name_thread(&format!("worker {}", worker.index()));
     let mounted = guard(&book, &"a worker", || Mounted::new(worker, start));
     match mounted {
         Some(Ok(mut mounted)) => {

@@ -16,7 +16,7 @@ use millstream_engine::checkpoint::{Checkpoint, Checkpoints};
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Step};
-use millstream_engine::publish::{Commit, Outcome, Progress, Published, Recorded};
+use millstream_engine::publish::{Commit, Given, Outcome, Progress, Published, Recorded};
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::run::{Settings, Simulation, Skip, run};
 use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
@@ -303,7 +303,8 @@ struct Collect {
 impl Commit for Collect {
     fn encode(&self, request: &Request, outcome: &Outcome, _: i64) -> Result<Vec<u8>> {
         let text = match outcome {
-            Outcome::Answered { columns, row, revision, staleness_ms, .. } => {
+            Outcome::Answered { given, row, staleness_ms, .. } => {
+                let Given { columns, revision, .. } = &**given;
                 let sum = columns.column(0).as_primitive::<Int64Type>().value(*row);
                 format!("{request:?} {sum} {revision:?} {staleness_ms:?}")
             }
@@ -453,7 +454,7 @@ fn graph(case: Case) -> Graph {
         sources: vec![
             source("left", case.left, case.lateness_ms, None),
             source("right", case.right, 0, None),
-            source("asks", case.asks, 0, Some(Asks { enters: 0, folds: vec![1], choose: None })),
+            source("asks", case.asks, 0, Some(Asks { enters: 0, folds: vec![1], choose: None, by_name: false })),
         ],
         nodes: vec![
             Node { name: "join".into(), inputs: vec![Input::Source(0), Input::Source(1)], step: join },

@@ -207,6 +207,7 @@ impl Checker<'_> {
             others: shape.others.map(|others| (others.topic, others.partitions)),
             headers: shape.headers,
             reply_to: shape.reply_to,
+            on_request: shape.on_request,
         })
     }
 

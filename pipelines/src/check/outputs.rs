@@ -141,6 +141,7 @@ impl Checker<'_> {
         let listener = Configured {
             listen: &door.listen,
             token: door.token.as_deref(),
+            tls: door.tls.as_ref(),
             max_body_bytes: door.max_body_bytes,
             max_connections: door.max_connections,
             header_seconds: door.header_seconds,

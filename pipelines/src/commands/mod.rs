@@ -9,6 +9,7 @@ pub(crate) mod explain;
 pub(crate) mod learn;
 pub(crate) mod models;
 pub(crate) mod profile;
+pub(crate) mod profile_training;
 pub(crate) mod replay;
 pub(crate) mod rollback;
 pub(crate) mod run;

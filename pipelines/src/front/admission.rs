@@ -1,7 +1,8 @@
 //! How many rows may wait for their answers: as many as are answered within the objective.
 //!
-//! The limit grows while answers come in time and there is need of it, and shrinks by a fifth when they do not (additive increase,
-//! multiplicative decrease, as TCP does). What is beyond it is refused at once, before a queue grows that would make all late.
+//! The limit grows while answers come well within time and there is need of it, and shrinks by a fifth when they do not come in time (additive
+//! increase, multiplicative decrease, as TCP does). Between half of the objective and all of it the limit stays: if it grew until the
+//! first are late, a good part of all would be. What is beyond it is refused at once, before a queue grows that would make all late.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,7 +71,7 @@ impl Admission {
         let waiting = self.waiting.load(Ordering::SeqCst) as f64;
         let mut limit = self.limit.lock().unwrap_or_else(PoisonError::into_inner);
         if seconds <= objective {
-            if 2.0 * waiting > limit.rows {
+            if 2.0 * seconds <= objective && 2.0 * waiting > limit.rows {
                 // About one row more for each time that as many as may wait are answered.
                 limit.rows = (limit.rows + 4.0 * rows as f64 / limit.rows).min(self.most);
             }

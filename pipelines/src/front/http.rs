@@ -91,16 +91,22 @@ impl Front {
         };
         let endpoint = self.shared.endpoint(name)?;
         match (is_post, rest) {
-            (true, ["infer"]) => {
-                let answered = self.infer(endpoint, request).await;
+            (true, ["infer"] | ["versions", _, "infer"]) => {
+                let version = rest.get(1).map(|version| endpoint.version(version)).transpose()?;
+                let answered = self.infer(endpoint, version, request).await;
                 let status = answered.as_ref().map_or_else(Refusal::status, |(response, _)| response.status());
                 self.shared.count("http", endpoint, status.as_str(), answered.as_ref().ok().map(|(_, took)| *took));
                 answered.map(|(response, _)| response)
             }
             (false, []) => Ok(respond(StatusCode::OK, &about(endpoint))),
-            (false, ["ready"]) => known(endpoint.is_ready(), "ready"),
+            (false, ["versions", version]) => {
+                endpoint.version(version).map(|_| respond(StatusCode::OK, &about(endpoint)))
+            }
+            (false, ["ready"]) => known(endpoint.is_ready(None), "ready"),
+            (false, ["versions", version, "ready"]) => {
+                known(endpoint.is_ready(Some(endpoint.version(version)?)), "ready")
+            }
             (false, ["answers"]) => self.follow(endpoint),
-            (_, ["versions", ..]) => Err(Refusal::new(StatusCode::NOT_FOUND, super::NEWEST_ONLY)),
             _ => Err(Refusal::new(
                 StatusCode::NOT_FOUND,
                 format!("there is nothing here; ask at /v2/models/{name}/infer"),
@@ -109,7 +115,12 @@ impl Front {
     }
 
     /// Answers a request; gives the seconds that took, too.
-    async fn infer(&self, endpoint: &Endpoint, request: Request<Incoming>) -> Result<(Response<Body>, f64), Refusal> {
+    async fn infer(
+        &self,
+        endpoint: &Endpoint,
+        version: Option<&str>,
+        request: Request<Incoming>,
+    ) -> Result<(Response<Body>, f64), Refusal> {
         endpoint.is_open()?;
         // What is not announced may be as large as is allowed.
         let most = self.limits.body_bytes_max;
@@ -122,9 +133,9 @@ impl Front {
         let body = self.limits.read(request.into_body()).await?;
         let (Sent { id, inputs, outputs, parameters }, binary) = read(&body, length)?;
         let rows = Rows::of(inputs, &endpoint.columns, binary).map_err(bad)?;
-        let asked = Asked { rows, parameters };
+        let asked = Asked { rows, parameters, version };
         let (outcomes, seconds) = endpoint.infer(&asked, (room, bytes), self.limits.patience).await?;
-        Ok((response(&endpoint.name, id.as_deref(), &outputs, &outcomes)?, seconds))
+        Ok((response(endpoint, (id.as_deref(), &outputs), &asked.parameters, &outcomes)?, seconds))
     }
 
     /// All answers from now on, as server-sent events.
@@ -204,6 +215,8 @@ struct Provenance<'a> {
     learned_through_time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     staleness_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    features: Option<String>,
 }
 
 #[derive(Written)]
@@ -238,9 +251,9 @@ impl Serialize for Data<'_> {
 }
 
 fn response(
-    name: &str,
-    id: Option<&str>,
-    wanted: &[Wanted<'_>],
+    endpoint: &Endpoint,
+    (id, wanted): (Option<&str>, &[Wanted<'_>]),
+    parameters: &Parameters,
     outcomes: &[Outcome],
 ) -> Result<Response<Body>, Refusal> {
     let answered = match Answered::of(outcomes) {
@@ -250,7 +263,7 @@ fn response(
     let outputs = answered.outputs(wanted)?;
     let oldest = answered.oldest;
     let given = Given {
-        model_name: name,
+        model_name: &endpoint.name,
         model_version: oldest.revision.to_string(),
         id,
         outputs: outputs.into_iter().map(|output| Column::of(output, answered.rows.len())).collect(),
@@ -260,6 +273,7 @@ fn response(
             learned_through: answered.learned_through(),
             learned_through_time: answered.learned_through_time(),
             staleness_seconds: answered.staleness_seconds(),
+            features: answered.features(parameters, &endpoint.answers),
         },
     };
     in_json(StatusCode::OK, &given)

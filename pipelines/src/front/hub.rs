@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::body::Bytes;
 use millstream_connectors::sources::intake::Outcome as Kept;
 use millstream_engine::publish::{Outcome, Published};
+use millstream_operators::sketch::Quantiles;
 use tokio::sync::{broadcast, oneshot, watch};
 
 /// How many answers a follower may be behind before it misses some.
@@ -22,8 +23,21 @@ pub struct Hub {
     waiting: Mutex<Crowd>,
     /// By source of requests: those who follow all of its answers.
     followed: BTreeMap<u32, broadcast::Sender<Bytes>>,
+    /// By source of requests: what became of those that were asked here, since that was last told.
+    asked: Mutex<BTreeMap<u32, Fronted>>,
     /// Rings when epochs have become durable.
     durable: watch::Sender<()>,
+}
+
+/// What became of requests over HTTP and gRPC.
+#[derive(Default)]
+pub struct Fronted {
+    /// How long those took that were answered.
+    pub seconds: Quantiles,
+    /// How many were not.
+    pub refused: u64,
+    /// Rows that waited at once.
+    pub most_waiting: usize,
 }
 
 struct Waiting {
@@ -50,7 +64,7 @@ impl Hub {
     pub fn new(nonce: String, sources: impl IntoIterator<Item = u32>) -> Self {
         let followed = sources.into_iter().map(|source| (source, broadcast::Sender::new(BEHIND_MAX))).collect();
         let durable = watch::Sender::new(());
-        Self { nonce, next: AtomicU64::new(0), waiting: Mutex::default(), followed, durable }
+        Self { nonce, next: AtomicU64::new(0), waiting: Mutex::default(), followed, asked: Mutex::default(), durable }
     }
 
     /// Waits for the answers to so many rows.
@@ -65,6 +79,22 @@ impl Hub {
     /// All answers to a source of requests, as they are written.
     pub(super) fn follow(&self, source: u32) -> Option<broadcast::Receiver<Bytes>> {
         self.followed.get(&source).map(broadcast::Sender::subscribe)
+    }
+
+    /// Counts a request: the seconds until it was answered, if it was, and how many rows wait.
+    pub(super) fn count(&self, source: u32, seconds: Option<f64>, waiting: usize) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = asked.entry(source).or_default();
+        match seconds {
+            Some(seconds) => asked.seconds.add(seconds),
+            None => asked.refused += 1,
+        }
+        asked.most_waiting = asked.most_waiting.max(waiting);
+    }
+
+    /// What became of the requests of a source since this was last asked.
+    pub fn asked(&self, source: u32) -> Option<Fronted> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&source)
     }
 
     /// Changes each time that epochs have become durable.
@@ -185,6 +215,12 @@ mod tests {
         assert_eq!(reasons, ["a", "b"]);
         drop(second);
         assert!(hub.lock().is_empty());
+        for (seconds, waiting) in [(Some(0.5), 3), (None, 7), (Some(0.5), 1)] {
+            hub.count(3, seconds, waiting);
+        }
+        let asked = hub.asked(3).expect("some were asked");
+        assert_eq!((asked.seconds.count(), asked.refused, asked.most_waiting), (2, 1, 7));
+        assert!(hub.asked(3).is_none(), "it is told once");
         answer(1, 0, refused("nobody waits"));
         let mut third = hub.wait(1);
         hub.give_up(third.number, Kept::Unknown);

@@ -4,21 +4,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::Array;
 use hyper::StatusCode;
 use hyper::header::RETRY_AFTER;
 use millstream_connectors::broker::Message;
 use millstream_connectors::formats::Cell;
 use millstream_connectors::http::Refusal;
 use millstream_connectors::sources::intake::{Outcome as Kept, RECORD_BYTES, Room};
-use millstream_engine::publish::{Outcome, Stamp};
+use millstream_engine::publish::{Given, Outcome, Stamp, VERSION};
+use millstream_engine::raw::Headers;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::Endpoint;
 use super::hub::Place;
 use super::tensors::Rows;
-use crate::run::reply;
+use super::{Endpoint, NEWEST_ONLY};
+use crate::run::Answers;
+use crate::run::reply::{self, FEATURES};
 
 /// Rows in one request at most.
 pub(super) const ROWS_MAX: usize = 10_000;
@@ -27,6 +29,17 @@ pub(super) const ROWS_MAX: usize = 10_000;
 pub(super) struct Asked<'a> {
     pub(super) rows: Rows<'a>,
     pub(super) parameters: Parameters,
+    /// Which of the models shall answer, where that is said.
+    pub(super) version: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    /// It as headers of its records.
+    fn headers(&self) -> Headers {
+        let version = self.version.map(|version| (VERSION.to_owned(), version.as_bytes().to_vec()));
+        let features = self.parameters.features.then(|| (FEATURES.to_owned(), b"true".to_vec()));
+        version.into_iter().chain(features).collect()
+    }
 }
 
 /// What may be said of a request. Others are passed over, as the protocol wants.
@@ -36,6 +49,9 @@ pub(super) struct Parameters {
     pub(super) timeout: Option<u64>,
     /// What the model must have learned at least.
     pub(super) at_least: Option<AtLeast>,
+    /// Whether the answer tells the features that it was given by.
+    #[serde(default)]
+    pub(super) features: bool,
 }
 
 /// A revision, or offsets by source and partition; these also as their JSON in a text, where parameters cannot be objects.
@@ -76,9 +92,9 @@ impl AtLeast {
         }
     }
 
-    fn is_reached(&self, endpoint: &Endpoint) -> bool {
+    fn is_reached(&self, endpoint: &Endpoint, version: Option<&str>) -> bool {
         let newest = |(_, fold, _): &(String, usize, _)| endpoint.book.newest_revision(*fold);
-        endpoint.models.first().and_then(newest).is_some_and(|revision| match self {
+        endpoint.models(version).next().and_then(newest).is_some_and(|revision| match self {
             Self::Revision(wanted) => revision.number >= *wanted,
             Self::Offsets(wanted) => {
                 let learned = &revision.frontier.offsets;
@@ -107,6 +123,21 @@ impl Endpoint {
         if self.admission.is_full() { Err(too_many()) } else { Ok(()) }
     }
 
+    /// The model that a version means, where one may be asked for.
+    pub(super) fn version<'v>(&self, version: &'v str) -> Result<&'v str, Refusal> {
+        let not_found = |message: String| Err(Refusal::new(StatusCode::NOT_FOUND, message));
+        if !self.by_name {
+            return not_found(NEWEST_ONLY.to_owned());
+        }
+        let mut names = self.models.iter().map(|(name, ..)| name.as_str());
+        if names.clone().any(|name| name == version) {
+            return Ok(version);
+        }
+        let first = names.next().unwrap_or_default().to_owned();
+        let names = names.fold(first, |all, name| all + ", " + name);
+        not_found(format!("there is no version `{version}`; there are {names}"))
+    }
+
     /// Room for a request of so many bytes.
     pub(super) fn room(&self, bytes: usize) -> Result<Room, Refusal> {
         self.intake.try_room(bytes + RECORD_BYTES).ok_or_else(full)
@@ -119,21 +150,21 @@ impl Endpoint {
         (room, bytes): (Room, usize),
         patience: Duration,
     ) -> Result<(Vec<Outcome>, f64), Refusal> {
-        let Asked { rows, parameters } = asked;
+        let Asked { rows, parameters, version } = asked;
         if rows.count > ROWS_MAX {
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a request has {ROWS_MAX} rows at most")));
         }
         let admitted = self.admission.admit(rows.count).ok_or_else(too_many)?;
-        if parameters.at_least.is_none() && !self.is_ready() {
+        if parameters.at_least.is_none() && !self.is_ready(*version) {
             return Err(Refusal::later("the model has learned nothing yet"));
         }
         let patience = parameters.timeout.map_or(patience, |us| Duration::from_micros(us).min(patience));
         let answers = async {
             if let Some(at_least) = &parameters.at_least {
-                self.reach(at_least).await;
+                self.reach(at_least, *version).await;
             }
             let mut place = self.hub.wait(rows.count);
-            let (messages, room) = self.messages(rows, &place, (room, bytes))?;
+            let (messages, room) = self.messages(asked, &place, (room, bytes))?;
             let (hub, number) = (self.hub.clone(), place.number);
             self.intake.hand_over(messages, room, move |kept| {
                 if kept != Kept::Durable {
@@ -158,9 +189,9 @@ impl Endpoint {
     }
 
     /// Waits until the model has learned so much.
-    async fn reach(&self, at_least: &AtLeast) {
+    async fn reach(&self, at_least: &AtLeast, version: Option<&str>) {
         let mut durable = self.hub.durable();
-        while !at_least.is_reached(self) {
+        while !at_least.is_reached(self, version) {
             if durable.changed().await.is_err() {
                 return;
             }
@@ -171,10 +202,12 @@ impl Endpoint {
     /// than they were asked.
     fn messages(
         &self,
-        rows: &Rows<'_>,
+        asked: &Asked<'_>,
         place: &Place,
         (mut room, mut bytes): (Room, usize),
     ) -> Result<(Vec<Message>, Room), Refusal> {
+        let Asked { rows, .. } = asked;
+        let headers = asked.headers();
         let now_ms = self.clock.now_ms();
         let mut encoder = (self.encoder)();
         let mut messages = Vec::with_capacity(rows.count);
@@ -190,8 +223,13 @@ impl Endpoint {
             }
             let mut value = Vec::with_capacity(self.record_bytes(&messages));
             encoder.row(&cells, &mut value).map_err(|fault| bad(fault.to_string()))?;
-            let message =
-                Message { key: Some(place.key(row)), value: Some(value), timestamp_ms: now_ms, ..Message::default() };
+            let message = Message {
+                key: Some(place.key(row)),
+                value: Some(value),
+                headers: headers.clone(),
+                timestamp_ms: now_ms,
+                ..Message::default()
+            };
             let taken = message.bytes() + if row > 0 { RECORD_BYTES } else { 0 };
             if taken > bytes {
                 room = room.and(self.intake.try_room(taken - bytes).ok_or_else(full)?);
@@ -212,7 +250,7 @@ impl Endpoint {
 /// What there is to be said of all rows of a request that was answered.
 pub(super) struct Answered<'o> {
     /// Each row's answer: a row of a batch of answers.
-    pub(super) rows: Vec<(&'o RecordBatch, usize)>,
+    pub(super) rows: Vec<(&'o Given, usize)>,
     /// Rows of one request may have been answered by two revisions: the older one is what all of them had at least.
     pub(super) oldest: &'o Stamp,
     pub(super) staleness_ms: Option<i64>,
@@ -239,10 +277,11 @@ impl<'o> Answered<'o> {
         let mut rows = Vec::with_capacity(outcomes.len());
         for (at, outcome) in outcomes.iter().enumerate() {
             match outcome {
-                Outcome::Answered { columns, row, revision, staleness_ms: stale, .. } => {
+                Outcome::Answered { given, row, staleness_ms: stale, .. } => {
                     staleness_ms = staleness_ms.max(*stale);
+                    let revision = &given.revision;
                     oldest = Some(oldest.filter(|oldest| oldest.revision <= revision.revision).unwrap_or(revision));
-                    rows.push((columns, *row));
+                    rows.push((&**given, *row));
                 }
                 Outcome::Refused { step, reason } => errors.push(RowError { row: at, step, reason }),
             }
@@ -257,7 +296,7 @@ impl<'o> Answered<'o> {
 
     /// The columns of the answer that are wanted, all where none is named.
     pub(super) fn outputs(&self, wanted: &[impl AsRef<str>]) -> Result<Vec<Output<'_>>, Refusal> {
-        let schema = self.rows[0].0.schema_ref();
+        let schema = self.rows[0].0.columns.schema_ref();
         if let Some(unknown) = wanted.iter().find(|name| schema.index_of(name.as_ref()).is_err()) {
             let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
             return Err(bad(format!("there is no output `{}`; there are {}", unknown.as_ref(), names.join(", "))));
@@ -265,6 +304,15 @@ impl<'o> Answered<'o> {
         let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted.as_ref() == name);
         let fields = schema.fields().iter().enumerate().filter(|(_, field)| is_wanted(field.name()));
         Ok(fields.map(|(at, _)| Output { rows: &self.rows, at }).collect())
+    }
+
+    /// The features of all rows, as a list in JSON, if they are wanted and may be told.
+    pub(super) fn features(&self, parameters: &Parameters, answers: &Answers) -> Option<String> {
+        if !parameters.features {
+            return None;
+        }
+        let all = self.rows.iter().map(|(given, row)| reply::features(given, *row, answers));
+        serde_json::to_string(&all.collect::<Option<Vec<_>>>()?).ok()
     }
 
     /// What the older revision had learned through, in JSON: the protocol's parameters are no objects.
@@ -283,23 +331,23 @@ impl<'o> Answered<'o> {
 
 /// A column of an answer.
 pub(super) struct Output<'o> {
-    rows: &'o [(&'o RecordBatch, usize)],
+    rows: &'o [(&'o Given, usize)],
     at: usize,
 }
 
 impl<'o> Output<'o> {
     pub(super) fn name(&self) -> &'o str {
-        self.rows[0].0.schema_ref().field(self.at).name()
+        self.rows[0].0.columns.schema_ref().field(self.at).name()
     }
 
     pub(super) fn datatype(&self) -> &'static str {
-        super::tensors::datatype_of(self.rows[0].0.schema_ref().field(self.at).data_type())
+        super::tensors::datatype_of(self.rows[0].0.columns.schema_ref().field(self.at).data_type())
     }
 
     /// Its values: each a row of a column.
     pub(super) fn values(&self) -> impl Iterator<Item = (&'o dyn Array, usize)> + use<'o> {
         let at = self.at;
-        self.rows.iter().map(move |(columns, row)| (columns.column(at).as_ref(), *row))
+        self.rows.iter().map(move |(given, row)| (given.columns.column(at).as_ref(), *row))
     }
 }
 

@@ -36,10 +36,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::plan::{self, Pipeline};
-use crate::run::Options;
+use crate::plan::{self, OnRequest, Pipeline};
+use crate::run::{Answers, Options};
 use admission::Admission;
-pub use hub::Hub;
+pub use hub::{Fronted, Hub};
 use tensors::Columns;
 
 /// How much of the time in which requests should be answered one may wait for others, where few do: a tenth, and no longer than this.
@@ -47,10 +47,11 @@ const PACES: u32 = 10;
 const PACE_MAX: Duration = Duration::from_millis(2);
 
 /// Why a version cannot be asked.
-const NEWEST_ONLY: &str = "answers come from the newest revision, and say which it was; ask without a version";
+const NEWEST_ONLY: &str = "answers come from the newest revision, and say which it was; ask without a version, or let the requests \
+    say `on_request: [version]`";
 
 /// A checked configuration of the front.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Of the listener for HTTP, if there is one.
     pub http: Option<Limits>,
@@ -78,23 +79,23 @@ pub struct Around<'a> {
 
 /// A front at work; it ends when it is dropped.
 pub struct Running {
-    /// Where it listens, and what for: `serve.http`.
-    addresses: Vec<(&'static str, SocketAddr)>,
+    /// Where it listens, what for (`serve.http`), and how that is spoken.
+    addresses: Vec<(&'static str, SocketAddr, &'static str)>,
     _receiver: Receiver,
 }
 
 /// Starts the front, if the pipeline has one.
 pub fn start(pipeline: &Pipeline, around: &Around<'_>) -> Result<Option<Running>> {
-    let Some(settings) = pipeline.front else { return Ok(None) };
+    let Some(settings) = &pipeline.front else { return Ok(None) };
     let runtime = intake::runtime()?;
-    let http = settings.http.map(|limits| Door::open("serve.http", limits, &runtime)).transpose()?;
-    let grpc = settings.grpc.map(|limits| Door::open("serve.grpc", limits, &runtime)).transpose()?;
+    let http = settings.http.clone().map(|limits| Door::open("serve.http", limits, &runtime)).transpose()?;
+    let grpc = settings.grpc.clone().map(|limits| Door::open("serve.grpc", limits, &runtime)).transpose()?;
     let counts = Counts::new(around.metrics);
     let (mut endpoints, mut writings, mut inlets) = (Vec::new(), Vec::<Writing>::new(), Vec::new());
     for (at, request) in pipeline.requests.iter().enumerate() {
         let inlet = around.inlet(pipeline, request);
         let (intake, writing) = Intake::paced(&inlet, Repeats::Sender, (settings.objective / PACES).min(PACE_MAX))?;
-        endpoints.push(Endpoint::new(pipeline, at, intake, &settings, around, &counts));
+        endpoints.push(Endpoint::new(pipeline, at, intake, settings, around, &counts));
         writings.push(writing);
         inlets.push(inlet);
     }
@@ -103,13 +104,13 @@ pub fn start(pipeline: &Pipeline, around: &Around<'_>) -> Result<Option<Running>
     let shared = Arc::new(Shared { endpoints, counts, stopping });
     let (mut addresses, mut works) = (Vec::new(), Vec::new());
     if let Some(door) = http {
-        addresses.push((door.called, door.address));
-        let service = http::Front { limits: door.limits, shared: shared.clone() };
+        addresses.push((door.called, door.address, if door.limits.tls.is_some() { "https" } else { "http" }));
+        let service = http::Front { limits: door.limits.clone(), shared: shared.clone() };
         works.push(door.serve(&runtime, Protocol::Http1, service, &shared));
     }
     if let Some(door) = grpc {
-        addresses.push((door.called, door.address));
-        let service = grpc::Front { limits: door.limits, shared: shared.clone() };
+        addresses.push((door.called, door.address, "gRPC"));
+        let service = grpc::Front { limits: door.limits.clone(), shared: shared.clone() };
         works.push(door.serve(&runtime, Protocol::Http2, service, &shared));
     }
     drop(shared);
@@ -170,6 +171,10 @@ struct Endpoint {
     encoder: MakeEncoder,
     /// Who answers: names and folds, the requests' own first; and what rows the folds take.
     models: Vec<(String, usize, arrow::datatypes::SchemaRef)>,
+    /// Whether a request may name which of them answers.
+    by_name: bool,
+    /// How answers are written.
+    answers: Answers,
     intake: Intake,
     admission: Arc<Admission>,
     waiting: IntGauge,
@@ -183,7 +188,7 @@ struct Endpoint {
 struct About {
     inputs: Vec<(String, &'static str)>,
     outputs: Vec<(String, &'static str)>,
-    /// The newest revision, once there is one.
+    /// Those that may be asked for; else the newest revision, once there is one.
     versions: Vec<String>,
     models: Vec<String>,
 }
@@ -210,6 +215,8 @@ impl Endpoint {
             event_time: request.source.event_time,
             encoder: format.encoder.clone(),
             models: request.models.iter().map(model).collect(),
+            by_name: request.may_ask(OnRequest::Version),
+            answers: crate::run::answers_to(pipeline, request),
             intake,
             admission: Arc::new(Admission::new(settings.waiting_max, settings.objective)),
             waiting: counts.waiting.with_label_values(&[&request.name]),
@@ -220,9 +227,14 @@ impl Endpoint {
         }
     }
 
-    /// Whether any of its models has learned something.
-    fn is_ready(&self) -> bool {
-        self.models.iter().any(|(_, fold, _)| self.book.newest_revision(*fold).is_some())
+    /// Its models; only the one that a version is, where that is said.
+    fn models(&self, version: Option<&str>) -> impl Iterator<Item = &(String, usize, arrow::datatypes::SchemaRef)> {
+        self.models.iter().filter(move |(name, ..)| version.is_none_or(|version| version == name))
+    }
+
+    /// Whether any of its models has learned something, or the one that a version is.
+    fn is_ready(&self, version: Option<&str>) -> bool {
+        self.models(version).any(|(_, fold, _)| self.book.newest_revision(*fold).is_some())
     }
 
     /// What it takes and gives.
@@ -238,11 +250,12 @@ impl Endpoint {
                 outputs.extend(answer.schema_ref().fields().iter().map(tensor));
             }
         }
+        let models: Vec<String> = self.models.iter().map(|(name, ..)| name.clone()).collect();
         About {
             inputs: self.columns.schema.fields().iter().map(tensor).collect(),
             outputs,
-            versions,
-            models: self.models.iter().map(|(name, ..)| name.clone()).collect(),
+            versions: if self.by_name { models.clone() } else { versions },
+            models,
         }
     }
 }
@@ -279,7 +292,7 @@ struct Shared {
 
 impl Shared {
     fn is_ready(&self) -> bool {
-        self.endpoints.iter().all(Endpoint::is_ready)
+        self.endpoints.iter().all(|endpoint| endpoint.is_ready(None))
     }
 
     fn endpoint(&self, name: &str) -> std::result::Result<&Endpoint, Refusal> {
@@ -299,6 +312,7 @@ impl Shared {
         let (waiting, limit) = endpoint.admission.state();
         endpoint.waiting.set(waiting as i64);
         endpoint.limit.set(limit as i64);
+        endpoint.hub.count(endpoint.source, seconds, waiting);
     }
 }
 
@@ -310,11 +324,11 @@ pub fn nonce(now_ms: i64) -> String {
 
 /// Where the front listens, for those who asked.
 pub fn tell(front: Option<&Running>, options: &Options) {
-    for (called, address) in front.iter().flat_map(|front| &front.addresses) {
+    for (called, address, spoken) in front.iter().flat_map(|front| &front.addresses) {
         if !options.quiet {
             match *called {
-                "serve.http" => eprintln!("requests at http://{address}/v2"),
-                _ => eprintln!("requests at {address}, over gRPC"),
+                "serve.http" => eprintln!("requests at {spoken}://{address}/v2"),
+                _ => eprintln!("requests at {address}, over {spoken}"),
             }
         }
         if let Some(listening) = &options.listening {

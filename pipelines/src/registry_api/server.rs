@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use millstream_connectors::http::{self, Body, Configured, Limits, Protocol, Serve, listen};
+use millstream_connectors::tls::TlsConfig;
 use millstream_engine::catalogue::Problems;
 use millstream_engine::time::Clock;
 use millstream_engine::{Fault, Result};
@@ -36,6 +37,8 @@ pub struct Settings {
     /// What clients must send as `Authorization: Bearer …`. It can only be left out where no other machine can reach the
     /// address.
     pub token: Option<String>,
+    /// Whether TLS is spoken.
+    pub tls: Option<TlsConfig>,
     /// Who serves, for the history.
     pub user: String,
     /// When changes happen.
@@ -53,10 +56,11 @@ pub struct Server {
 impl Server {
     /// Starts serving.
     pub fn start(registry: Registry, settings: Settings) -> Result<Self> {
-        let Settings { listen: at, token, user, clock } = settings;
+        let Settings { listen: at, token, tls, user, clock } = settings;
         let configured = Configured {
             listen: &at.to_string(),
             token: token.as_deref(),
+            tls: tls.as_ref(),
             max_body_bytes: BODY_BYTES_MAX,
             max_connections: CONNECTIONS_MAX,
             header_seconds: PATIENCE.as_secs_f64(),
@@ -67,10 +71,12 @@ impl Server {
             let problem = problems.0.swap_remove(0);
             let help = match problem.code {
                 // A command line has no keys.
-                "no-token" => "; add --token '${env:NAME}', or listen at 127.0.0.1",
+                "no-token" => "; add --token '${env:NAME}' or --tls-clients, or listen at 127.0.0.1",
                 _ => "",
             };
-            Fault::definition(format!("--{} {at}: {}{help}", problem.path.join("."), problem.message))
+            let option = problem.path.join("-");
+            let given = if option == "listen" { format!(" {at}") } else { String::new() };
+            Fault::definition(format!("--{option}{given}: {}{help}", problem.message))
         })?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -80,7 +86,7 @@ impl Server {
         let taken = |error| Fault::world(format!("cannot listen at {at}; choose another --listen")).because(error);
         let listener = runtime.block_on(TcpListener::bind(at)).map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        let door = Door { limits, api: Arc::new(Api::new(registry, user, clock)) };
+        let door = Door { limits: limits.clone(), api: Arc::new(Api::new(registry, user, clock)) };
         let (stop, stopping) = watch::channel(false);
         runtime.spawn(listen(listener, limits, Protocol::Http1, Arc::new(door), stopping));
         Ok(Self { runtime, address, _stop: stop })

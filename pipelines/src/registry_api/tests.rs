@@ -279,7 +279,7 @@ fn served(token: Option<&str>) -> (TempDir, Server) {
 fn settings(listen: &str, token: Option<&str>) -> Settings {
     let clock = Arc::new(StepClock::new(0, 1));
     let (listen, token) = (listen.parse().expect("an address"), token.map(str::to_owned));
-    Settings { listen, token, user: "ana".to_owned(), clock }
+    Settings { listen, token, tls: None, user: "ana".to_owned(), clock }
 }
 
 #[test]

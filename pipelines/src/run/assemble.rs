@@ -10,7 +10,7 @@ use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, Sour
 use millstream_engine::source::{MakeDecoder, Source};
 use millstream_engine::{Fault, Result, batch};
 
-use crate::plan::{self, Pipeline};
+use crate::plan::{self, OnRequest, Pipeline};
 
 /// The largest record that is taken; a larger one becomes a dead letter.
 pub const RECORD_BYTES_MAX: usize = 16 << 20;
@@ -89,7 +89,8 @@ pub fn graph_of(
     pipeline.sources.iter().try_for_each(|source| add(source, None))?;
     for request in &pipeline.requests {
         let folds = request.models.iter().map(|model| pipeline.models[*model].node).collect();
-        let asks = Asks { enters: request.enters, folds, choose: request.choose.clone() };
+        let by_name = request.may_ask(OnRequest::Version);
+        let asks = Asks { enters: request.enters, folds, choose: request.choose.clone(), by_name };
         add(&request.source, Some(asks))?;
     }
     let node = |node: &plan::Node| Node {

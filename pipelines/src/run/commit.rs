@@ -48,7 +48,12 @@ pub struct Answers {
     pub headers: Vec<String>,
     /// Topics that a request may name in its header `reply-to`: its answer goes there, too.
     pub reply_to: Vec<String>,
+    /// The features of those who answer, by their names, where a request may ask for them.
+    pub features: Option<BTreeMap<String, Used>>,
 }
+
+/// The columns that a model reads: their indices, in the order of their names.
+pub type Used = Vec<usize>;
 
 /// The pipeline's commit.
 pub struct BrokerCommit {

@@ -48,11 +48,11 @@ use millstream_operators::registry::Registry;
 
 use crate::front::{self, Around, Hub};
 use crate::origin::{self, Origins};
-use crate::plan::{Delivery, Pipeline};
+use crate::plan::{Delivery, OnRequest, Pipeline};
 use assemble::Topics;
 use change::Change;
 pub(crate) use commit::Answers;
-use commit::{BrokerCommit, Reached};
+use commit::{BrokerCommit, Reached, Used};
 use feed::Feeds;
 use journal::{Definition, History, Writer};
 use lineage::Lineage;
@@ -207,7 +207,8 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let world = assemble::world(pipeline, broker.clone());
     let mut graph = assemble::graph(pipeline, &world)?;
     let metrics = Arc::new(Metrics::default());
-    graph.observers = profiles::observers(pipeline, &metrics);
+    let (observers, skews) = profiles::observers(pipeline, &metrics);
+    graph.observers = observers;
     let store = start::store(pipeline, options)?;
     let named = origin::recorded(pipeline, &*broker, &topics.progress, store.as_ref())?;
     let origins = Origins::find(pipeline, &options.state, &named)?;
@@ -249,7 +250,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let takes = pipeline.front.is_some() && !options.until_idle;
     let hub = takes.then(|| Arc::new(Hub::new(front::nonce(now_ms), asked)));
     let commit = BrokerCommit {
-        served: served::Served::default(),
+        served: served::Served::new(skews, hub.clone()),
         lineage: lineage.clone(),
         hub: hub.clone(),
         tenure,
@@ -361,16 +362,37 @@ fn settings(
 
 /// Where the answers to each request source go.
 pub(crate) fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
-    let first = pipeline.sources.len();
-    let answers = |request: &crate::plan::Request| Answers {
+    let first = pipeline.sources.len() as u32;
+    pipeline
+        .requests
+        .iter()
+        .map(|request| answers_to(pipeline, request))
+        .zip(first..)
+        .map(|(to, at)| (at, to))
+        .collect()
+}
+
+/// Where the answers to some requests go.
+pub(crate) fn answers_to(pipeline: &Pipeline, request: &crate::plan::Request) -> Answers {
+    Answers {
         asked: request.source.source.topic.as_ref().map_or_else(String::new, |(topic, _)| topic.clone()),
         topic: request.answers.clone(),
         partitions: request.partitions,
         others: request.others.clone(),
         headers: request.headers.clone(),
         reply_to: request.reply_to.clone(),
+        features: request.may_ask(OnRequest::Features).then(|| features(pipeline, request)),
+    }
+}
+
+/// The columns that the models read who answer these requests.
+fn features(pipeline: &Pipeline, request: &crate::plan::Request) -> BTreeMap<String, Used> {
+    let used = |model: &usize| {
+        let model = &pipeline.models[*model];
+        let schema = pipeline.schema(pipeline.nodes[model.node].inputs[0]);
+        (model.name.clone(), model.columns().iter().filter_map(|name| schema.index_of(name).ok()).collect())
     };
-    pipeline.requests.iter().enumerate().map(|(at, request)| ((first + at) as u32, answers(request))).collect()
+    request.models.iter().map(used).collect()
 }
 
 fn promoter(

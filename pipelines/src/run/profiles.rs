@@ -1,6 +1,6 @@
 //! Running profiles of what sources read and streams give, as metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -56,9 +56,35 @@ impl Parts {
     }
 }
 
+/// How differently columns are distributed where models are asked and where they learn.
+#[derive(Clone, Default)]
+pub struct Skews {
+    /// Profiled rows: those that teach, and where models learn from them, those that ask.
+    all: Arc<Vec<(Parts, Option<Parts>)>>,
+    /// By source of requests: the names of the streams that their models learn from.
+    asked: Arc<BTreeMap<u32, BTreeSet<String>>>,
+}
+
+impl Skews {
+    /// By stream and column, where the requests of this source are answered.
+    pub fn of(&self, source: u32) -> BTreeMap<String, BTreeMap<String, f64>> {
+        let Some(asked) = self.asked.get(&source) else { return BTreeMap::new() };
+        let of = |(learned, asked): &(Parts, Option<Parts>)| {
+            let (learned, asked) = (learned.whole(), asked.as_ref()?.whole());
+            let skews = learned.skew(&asked);
+            Some(skews.into_iter().map(|(column, skew)| (column.to_owned(), skew)).collect::<BTreeMap<_, _>>())
+        };
+        let all = self.all.iter().filter(|(learned, _)| asked.contains(&learned.name));
+        all.filter_map(|parts| Some((parts.0.name.clone(), of(parts).filter(|skews| !skews.is_empty())?))).collect()
+    }
+}
+
+/// Who sees all that is profiled.
+pub type Observers = BTreeMap<(Input, Lane), MakeObserver>;
+
 /// Observers of all that is profiled: what each source reads, and what each stream gives; and what is asked at the same places, where
 /// models learn. Not what changes: there rows are taken back.
-pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> BTreeMap<(Input, Lane), MakeObserver> {
+pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> (Observers, Skews) {
     let mut observed: BTreeMap<Input, Parts> = BTreeMap::new();
     for (at, source) in pipeline.sources.iter().enumerate() {
         observed.insert(Input::Source(at), Parts::new(&source.name, &source.schema));
@@ -71,11 +97,13 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> BTreeMap<(Input, Lan
     }
     // By where models learn: what all requests ask there. Where no step lies between, they come by at their own source.
     let mut asked: BTreeMap<Input, Parts> = BTreeMap::new();
-    let mut observers: BTreeMap<(Input, Lane), MakeObserver> = BTreeMap::new();
+    let (mut observers, mut streams) = (Observers::new(), BTreeMap::<u32, BTreeSet<String>>::new());
     for (at, request) in pipeline.requests.iter().enumerate() {
         for model in &request.models {
             let learned = input(pipeline.nodes[pipeline.models[*model].node].inputs[0]);
             let Some(Parts { name, schema, .. }) = observed.get(&learned) else { continue };
+            let source = (pipeline.sources.len() + at) as u32;
+            streams.entry(source).or_default().insert(name.clone());
             let parts = asked.entry(learned).or_insert_with(|| Parts::new(name, schema));
             let is_source = matches!(learned, Input::Source(_));
             let seen = if is_source { Input::Source(pipeline.sources.len() + at) } else { learned };
@@ -86,8 +114,10 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> BTreeMap<(Input, Lan
     let gauges = Columns::new(metrics);
     let all: Vec<(Parts, Option<Parts>)> =
         observed.into_iter().map(|(rows, parts)| (parts, asked.remove(&rows))).collect();
+    let skews = Skews { all: Arc::new(all), asked: Arc::new(streams) };
+    let all = skews.all.clone();
     metrics.before_rendering(move || {
-        for (parts, asked) in &all {
+        for (parts, asked) in &*all {
             let learned = parts.whole();
             gauges.set(&parts.name, &learned);
             if let Some(asked) = asked.as_ref().map(Parts::whole) {
@@ -97,7 +127,7 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> BTreeMap<(Input, Lan
             }
         }
     });
-    observers
+    (observers, skews)
 }
 
 /// What a family shows of a column.
@@ -207,7 +237,7 @@ streams:
         let (pipeline, findings) = check(&definition, &Catalogue::shipped(), Secrets::default());
         let pipeline = pipeline.unwrap_or_else(|| panic!("{findings:?}"));
         let metrics = Metrics::default();
-        let observers = observers(&pipeline, &metrics);
+        let (observers, _) = observers(&pipeline, &metrics);
         let observed: Vec<(Input, Lane)> = observers.keys().copied().collect();
         let learned = [Input::Source(0), Input::Node(0)].map(|at| (at, Lane::Learn));
         assert_eq!(observed, learned, "not what is the source's own, nor what changes; and nobody asks");

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float64Type, Int64Type};
+use arrow::datatypes::{DataType, Float64Type, Int64Type, UInt32Type};
 use millstream_connectors::broker::Message;
 use millstream_connectors::formats::timestamp;
 use millstream_engine::Fault;
 use millstream_engine::book::Request;
-use millstream_engine::publish::Outcome;
+use millstream_engine::publish::{Given, Outcome};
 use serde::Serialize;
 use serde::ser::{Error as _, SerializeMap, Serializer};
 
@@ -24,6 +24,7 @@ use crate::run::commit::Answers;
 ///  "staleness_seconds": 60.0}
 /// ```
 /// Where it was drawn whose answer is given, `chosen_with` says with which probability this one was.
+/// A request that asks for them, and may, is told under `features` the columns that its model has read.
 /// A request that cannot be served gets `error` (with `step` and `reason`) instead of what follows `request`.
 #[derive(Serialize)]
 struct Written<'a> {
@@ -51,6 +52,8 @@ enum Body<'a> {
         staleness_seconds: Option<f64>,
         #[serde(skip_serializing_if = "Option::is_none")]
         chosen_with: Option<f64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        features: Option<Columns<'a>>,
     },
     Refused {
         error: Refusal<'a>,
@@ -73,17 +76,21 @@ struct Refusal<'a> {
 pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> millstream_engine::Result<Vec<u8>> {
     let origin = request.origin;
     let body = match outcome {
-        Outcome::Answered { columns, row, revision, staleness_ms, chosen_with } => Body::Answered {
-            answer: Columns(columns, *row),
-            model: &revision.model,
-            revision: revision.revision,
-            learned_through: LearnedThrough {
-                offsets: &revision.learned_through.offsets,
-                time: revision.learned_through.time_ms.map(time),
-            },
-            staleness_seconds: staleness_ms.map(|ms| ms as f64 / 1000.0),
-            chosen_with: *chosen_with,
-        },
+        Outcome::Answered { given, row, staleness_ms, chosen_with } => {
+            let revision = &given.revision;
+            Body::Answered {
+                answer: Columns::all(&given.columns, *row),
+                model: &revision.model,
+                revision: revision.revision,
+                learned_through: LearnedThrough {
+                    offsets: &revision.learned_through.offsets,
+                    time: revision.learned_through.time_ms.map(time),
+                },
+                staleness_seconds: staleness_ms.map(|ms| ms as f64 / 1000.0),
+                chosen_with: *chosen_with,
+                features: asks_features(request).then(|| features(given, *row, answers)).flatten(),
+            }
+        }
         Outcome::Refused { step, reason } => Body::Refused { error: Refusal { step, reason } },
     };
     let key = request.key.as_deref().map(String::from_utf8_lossy);
@@ -92,6 +99,19 @@ pub fn encode(request: &Request, outcome: &Outcome, answers: &Answers) -> millst
     serde_json::to_writer(&mut text, &Written { request, body })
         .map_err(|error| Fault::ours("an answer cannot be written").because(error))?;
     Ok(text)
+}
+
+/// The header of a request that asks for the features.
+pub const FEATURES: &str = "features";
+
+fn asks_features(request: &Request) -> bool {
+    request.headers.iter().any(|(name, value)| name == FEATURES && value != b"false")
+}
+
+/// The features of a row that was answered, where they may be asked for.
+pub(crate) fn features<'a>(given: &'a Given, row: usize, answers: &'a Answers) -> Option<Columns<'a>> {
+    let used = answers.features.as_ref()?.get(&given.revision.model)?;
+    Some(Columns { of: &given.rows, row, order: Cow::Borrowed(used) })
 }
 
 /// The header of a request that names the topic where its answer is wanted, too.
@@ -129,18 +149,30 @@ pub fn time(ms: i64) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
-/// A row's columns as an object, whose keys are in the order of the alphabet.
-struct Columns<'a>(&'a RecordBatch, usize);
+/// Columns of a row as an object, whose keys are in the order of the alphabet.
+pub(crate) struct Columns<'a> {
+    of: &'a RecordBatch,
+    row: usize,
+    /// The columns' indices in the order of their names.
+    order: Cow<'a, [usize]>,
+}
+
+impl<'a> Columns<'a> {
+    fn all(of: &'a RecordBatch, row: usize) -> Self {
+        let fields = of.schema_ref().fields();
+        let mut order: Vec<usize> = (0..fields.len()).collect();
+        order.sort_unstable_by_key(|at| fields[*at].name());
+        Self { of, row, order: Cow::Owned(order) }
+    }
+}
 
 impl Serialize for Columns<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(columns, row) = self;
-        let fields = columns.schema_ref().fields();
-        let mut order: Vec<usize> = (0..fields.len()).collect();
-        order.sort_unstable_by_key(|at| fields[*at].name());
-        let mut object = serializer.serialize_map(Some(fields.len()))?;
-        for at in order {
-            object.serialize_entry(fields[at].name(), &Datum(columns.column(at), *row))?;
+        let Self { of, row, order } = self;
+        let fields = of.schema_ref().fields();
+        let mut object = serializer.serialize_map(Some(order.len()))?;
+        for at in order.iter() {
+            object.serialize_entry(fields[*at].name(), &Datum(of.column(*at), *row))?;
         }
         object.end()
     }
@@ -165,6 +197,7 @@ impl Serialize for Datum<'_> {
         match column.data_type() {
             DataType::Float64 => serializer.serialize_f64(column.as_primitive::<Float64Type>().value(row)),
             DataType::Int64 => serializer.serialize_i64(column.as_primitive::<Int64Type>().value(row)),
+            DataType::UInt32 => serializer.serialize_u32(column.as_primitive::<UInt32Type>().value(row)),
             DataType::Boolean => serializer.serialize_bool(column.as_boolean().value(row)),
             DataType::Utf8 => serializer.serialize_str(column.as_string::<i32>().value(row)),
             DataType::Map(..) => {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use millstream_engine::time::Stopwatch;
+use millstream_engine::trace;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -58,6 +60,7 @@ pub(super) struct NetworkLearner {
     course: Arc<Course>,
     /// None before the first step since it was made or restored.
     look: Option<Look>,
+    spent: Spent,
     happenings: Vec<Happening>,
     host: Host,
     /// What learns in place of the processor, as long as nothing goes wrong there.
@@ -73,6 +76,24 @@ pub(super) struct Look {
     /// Of a step now and then.
     update_norm: Option<f64>,
     rate: f32,
+}
+
+/// Seconds that learning took since it was made or restored, for people; no part of the model. On a device it is what the processor
+/// waits for it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spent {
+    predict: f64,
+    forward: f64,
+    backward: f64,
+    update: f64,
+}
+
+/// Does `act`, which is a span of that name, too.
+fn timed<T>(spent: &mut f64, name: &str, act: impl FnOnce() -> T) -> T {
+    let watch = Stopwatch::start();
+    let done = trace::span(name, act);
+    *spent += watch.seconds();
+    done
 }
 
 /// Every so many steps it is looked how far the weights went.
@@ -116,6 +137,7 @@ impl NetworkLearner {
             known: Arc::new(known),
             course: Arc::new(Course::new(&plan, random)),
             look: None,
+            spent: Spent::default(),
             happenings: Vec::new(),
             host: Host::new(&plan.graph, plan.output, plan.training.threads as usize),
             device: None,
@@ -186,7 +208,8 @@ impl NetworkLearner {
             let to = &mut outputs[start * plan.width..at * plan.width];
             let view = self.known.view();
             let view = View { are_own: view.are_own && !has_stopped, ..view };
-            self.known.predict(&plan, view, compute, Asked { rows, from: start, to }, &mut self.buffers.reading)?;
+            let (asked, reading) = (Asked { rows, from: start, to }, &mut self.buffers.reading);
+            timed(&mut self.spent.predict, "predict", || self.known.predict(&plan, view, compute, asked, reading))?;
             if self.course.open.len() == size {
                 self.step(compute, at - 1, waited == 0 && at - start == size)?;
             }
@@ -224,14 +247,19 @@ impl NetworkLearner {
             known.scaling.numbers(&batch.dense, numbers);
             let inputs = Inputs { rows: batch.len(), numbers, active: &batch.active };
             let learning = Learning { random: &mut course.random, statistics: &mut statistics };
-            compute.forward(graph, known.weights.view(), inputs, Some(learning))?;
+            let view = known.weights.view();
+            timed(&mut self.spent.forward, "forward", || compute.forward(graph, view, inputs, Some(learning)))?;
         }
         targets.clear();
         targets.extend(batch.targets.iter().map(|target| known.scaling.target(*target)));
         let lesson = Lesson { width: graph.width(*output), numbers, targets, weights: &batch.weights };
-        let loss = head.gradient(compute.outputs(), &lesson, gradient);
-        let of_parameters = compute.backward(graph, known.weights.view(), gradient)?;
-        sparse.sum(&batch.active, compute.embeddings(graph), graph.embedding());
+        let view = known.weights.view();
+        let (loss, of_parameters) = timed(&mut self.spent.backward, "backward", || {
+            let loss = head.gradient(compute.outputs(), &lesson, gradient);
+            let of_parameters = compute.backward(graph, view, gradient)?;
+            sparse.sum(&batch.active, compute.embeddings(graph), graph.embedding());
+            Ok::<_, Failed>((loss, of_parameters))
+        })?;
         let length = (of_parameters + squares(&sparse.values)).sqrt();
         if !(loss.is_finite() && length.is_finite()) {
             course.refused += 1;
@@ -249,8 +277,11 @@ impl NetworkLearner {
         let step = Step { number: course.steps, rate: (rule.rate() * part) as f32, decay: rule.decay() };
         let values = &mut known.weights.values;
         let before = (course.steps.is_multiple_of(LOOK_STEPS) && !compute.is_device()).then(|| values.clone());
-        compute.update(values, &mut course.moments, rule, step, factor)?;
-        course.tending.update(&mut known.weights.table, sparse, rule, step);
+        timed(&mut self.spent.update, "update", || {
+            compute.update(values, &mut course.moments, rule, step, factor)?;
+            course.tending.update(&mut known.weights.table, sparse, rule, step);
+            Ok::<_, Failed>(())
+        })?;
         known.weights.statistics = statistics;
         let mut update_norm = self.look.and_then(|look| look.update_norm);
         if let Some(mut moved) = before {
@@ -406,6 +437,7 @@ impl Learner for NetworkLearner {
             return Err("its numbers are not those of this network".to_owned());
         }
         (self.known, self.course, self.look) = (Arc::new(known), Arc::new(course), None);
+        self.spent = Spent::default();
         self.go_to_device();
         Ok(())
     }
@@ -452,6 +484,10 @@ impl Learner for NetworkLearner {
             ("steps", self.course.steps as f64),
             ("steps_refused", self.course.refused as f64),
             ("on_device", f64::from(u8::from(self.device.is_some()))),
+            ("predict_seconds", self.spent.predict),
+            ("forward_seconds", self.spent.forward),
+            ("backward_seconds", self.spent.backward),
+            ("update_seconds", self.spent.update),
         ];
         if let Some(Look { loss, gradient_norm, update_norm, rate }) = self.look {
             let of_step =

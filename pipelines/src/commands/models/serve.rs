@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use millstream_connectors::tls::TlsConfig;
 use millstream_engine::time::SystemClock;
 use millstream_engine::{Fault, Result};
 use millstream_operators::registry::Registry;
@@ -25,6 +26,16 @@ pub(super) struct Arguments {
     /// the address.
     #[arg(long, value_name = "REFERENCE", value_parser = reference)]
     token: Option<Reference>,
+    /// Where the certificate is with which TLS is spoken, and those that lead from it to one that clients trust, in PEM:
+    /// `${file:server.pem}`.
+    #[arg(long, value_name = "REFERENCE", value_parser = reference, requires = "tls_key")]
+    tls_certificate: Option<Reference>,
+    /// Where its private key is.
+    #[arg(long, value_name = "REFERENCE", value_parser = reference, requires = "tls_certificate")]
+    tls_key: Option<Reference>,
+    /// Where the certificates are that must have signed those of clients: then nobody else is heard, and no token is needed.
+    #[arg(long, value_name = "REFERENCE", value_parser = reference, requires = "tls_certificate")]
+    tls_clients: Option<Reference>,
 }
 
 /// What stands on a command line can be read by everyone on the machine: a token never does.
@@ -39,11 +50,18 @@ fn reference(text: &str) -> Result<Reference, String> {
 impl Arguments {
     pub(super) fn run(&self, registry: Registry) -> Result<String> {
         let folder = self.place.file.parent().unwrap_or(Path::new(""));
-        let token = self.token.as_ref().map(|token| token.look_up(folder)).transpose();
-        let token = token.map_err(|(message, help)| Fault::definition(format!("{message}: {help}")))?;
-        let settings = Settings { listen: self.listen, token, user: user(), clock: Arc::new(SystemClock) };
+        let look_up = |reference: &Option<Reference>| {
+            let found = reference.as_ref().map(|reference| reference.look_up(folder)).transpose();
+            found.map_err(|(message, help)| Fault::definition(format!("{message}: {help}")))
+        };
+        let (certificate, key) = (look_up(&self.tls_certificate)?, look_up(&self.tls_key)?);
+        let clients = look_up(&self.tls_clients)?;
+        let tls = certificate.zip(key).map(|(certificate, key)| TlsConfig { certificate, key, clients });
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let token = look_up(&self.token)?;
+        let settings = Settings { listen: self.listen, token, tls, user: user(), clock: Arc::new(SystemClock) };
         let server = Server::start(registry, settings)?;
-        eprintln!("MLflow's clients find the registry at http://{}", server.address());
+        eprintln!("MLflow's clients find the registry at {scheme}://{}", server.address());
         server.until_stopped()?;
         Ok(String::new())
     }

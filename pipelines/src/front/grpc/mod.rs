@@ -24,11 +24,11 @@ use tokio::time::timeout;
 
 use super::infer::{Answered, Asked, AtLeast, Output, Parameters, bad};
 use super::tensors::{Rows, Shape, Tensor, TensorParameters, Values, from_binary, unsigned};
-use super::{Endpoint, NEWEST_ONLY, Shared};
+use super::{Endpoint, Shared};
 use crate::run::reply::Datum;
 use messages::{
     Column, Contents, Flag, InferRequest, InferResponse, Input, ModelMetadata, Named, Nothing, Parameter, Said,
-    ServerMetadata, Wanted,
+    ServerMetadata,
 };
 
 /// The service's path.
@@ -75,7 +75,8 @@ impl Front {
             }
             "ModelReady" => {
                 let named = self.read::<Named>(body, patience).await?;
-                known(self.endpoint(&named.name, &named.version)?.is_ready())
+                let endpoint = self.endpoint(&named.name, &named.version)?;
+                known(endpoint.is_ready(Some(named.version.as_str()).filter(|version| !version.is_empty())))
             }
             "ModelMetadata" => {
                 let named = self.read::<Named>(body, patience).await?;
@@ -90,7 +91,10 @@ impl Front {
 
     fn endpoint(&self, name: &str, version: &str) -> Result<&Endpoint, Refusal> {
         let endpoint = self.shared.endpoint(name)?;
-        if version.is_empty() { Ok(endpoint) } else { Err(Refusal::new(StatusCode::NOT_FOUND, NEWEST_ONLY)) }
+        if !version.is_empty() {
+            endpoint.version(version)?;
+        }
+        Ok(endpoint)
     }
 
     /// A message that names a thing at most.
@@ -125,8 +129,10 @@ impl Front {
             let inputs = inputs(&asked, endpoint)?;
             let rows = Rows::of(tensors(&inputs, &asked.raw_input_contents)?, &endpoint.columns, b"").map_err(bad)?;
             let parameters = parameters(&asked.parameters)?;
-            let (outcomes, seconds) = endpoint.infer(&Asked { rows, parameters }, (room, bytes), patience).await?;
-            let response = response(&endpoint.name, &asked.id, &asked.outputs, &outcomes)?;
+            let version = Some(asked.model_version.as_str()).filter(|version| !version.is_empty());
+            let question = Asked { rows, parameters, version };
+            let (outcomes, seconds) = endpoint.infer(&question, (room, bytes), patience).await?;
+            let response = response(endpoint, &asked, &question.parameters, &outcomes)?;
             Ok::<_, Refusal>((wire::answer(&response), seconds))
         };
         let answered = answered.await;
@@ -219,13 +225,23 @@ fn parameters(said: &HashMap<String, Parameter>) -> Result<Parameters, Refusal> 
     Ok(Parameters {
         timeout: find("timeout").map(microseconds).transpose()?,
         at_least: find("at_least").map(at_least).transpose().map_err(bad)?,
+        features: match find("features") {
+            None => false,
+            Some(Said::Bool(features)) => *features,
+            Some(_) => return Err(bad("`features` is true or false")),
+        },
     })
 }
 
-fn response(name: &str, id: &str, wanted: &[Wanted], outcomes: &[Outcome]) -> Result<InferResponse, Refusal> {
+fn response(
+    endpoint: &Endpoint,
+    asked: &InferRequest,
+    parameters: &Parameters,
+    outcomes: &[Outcome],
+) -> Result<InferResponse, Refusal> {
     let answered =
         Answered::of(outcomes).map_err(|errors| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, errors.error))?;
-    let found = answered.outputs(wanted)?;
+    let found = answered.outputs(&asked.outputs)?;
     let (mut outputs, mut raw) = (Vec::new(), Vec::new());
     for output in &found {
         let (name, datatype) = (output.name().to_owned(), output.datatype().to_owned());
@@ -239,14 +255,15 @@ fn response(name: &str, id: &str, wanted: &[Wanted], outcomes: &[Outcome]) -> Re
         ("learned_through", Some(Said::Text(answered.learned_through()))),
         ("learned_through_time", answered.learned_through_time().map(Said::Text)),
         ("staleness_seconds", answered.staleness_seconds().map(Said::Float)),
+        ("features", answered.features(parameters, &endpoint.answers).map(Said::Text)),
     ];
     let parameters = parameters.into_iter().filter(|(_, said)| said.is_some());
     let parameters: BTreeMap<String, Parameter> =
         parameters.map(|(name, said)| (name.to_owned(), Parameter { said })).collect();
     Ok(InferResponse {
-        model_name: name.to_owned(),
+        model_name: endpoint.name.clone(),
         model_version: oldest.revision.to_string(),
-        id: id.to_owned(),
+        id: asked.id.clone(),
         parameters,
         outputs,
         raw_output_contents: raw,
