@@ -82,7 +82,7 @@ struct Column {
 }
 
 /// A problem with what a graph takes, once for each.
-fn refuse<T>(problems: Vec<String>, value: T) -> Done<T> {
+fn refuse<T>(problems: &[String], value: T) -> Done<T> {
     if problems.is_empty() { Ok(value) } else { Err(problems.join("; ")) }
 }
 
@@ -108,7 +108,7 @@ fn assigned(inputs: &[Input], named: &BTreeMap<String, Vec<String>>, fitting: &F
         }
         let others = named.keys().filter(|name| inputs.iter().all(|input| input.name != **name));
         problems.extend(others.map(|name| format!("it has no input `{name}`; there are: {}", listed())));
-        return refuse(problems, assigned);
+        return refuse(&problems, assigned);
     }
     // An input that had the name of an output has an underscore behind it.
     let by_name: Option<Vec<Vec<usize>>> = inputs
@@ -227,7 +227,7 @@ pub(super) fn feeds(
     problems.extend(unused.map(|((name, _), _)| format!("the feature `{name}` goes into no input")));
     let unknown = texts.keys().filter(|name| fitting.features.iter().all(|(feature, _)| feature != *name));
     problems.extend(unknown.map(|name| format!("`texts` names `{name}`, which is no feature")));
-    refuse(problems, feeds)
+    refuse(&problems, feeds)
 }
 
 impl Feed {
@@ -456,8 +456,11 @@ impl Tell {
     /// The numbers of the outputs that are needed.
     pub(super) fn outputs(&self) -> Vec<usize> {
         match self {
-            Self::Yes { at, .. } | Self::Classes { at, .. } | Self::Labels { at, .. } => vec![*at],
-            Self::Number { at } | Self::Choices { at } => vec![*at],
+            Self::Yes { at, .. }
+            | Self::Classes { at, .. }
+            | Self::Labels { at, .. }
+            | Self::Number { at }
+            | Self::Choices { at } => vec![*at],
             Self::Clusters { at, distances } => std::iter::once(*at).chain(*distances).collect(),
         }
     }

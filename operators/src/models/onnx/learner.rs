@@ -291,14 +291,11 @@ impl Learner for Imported {
 
 impl Predictor for Imported {
     fn predict(&self, rows: &Matrix, outputs: &mut Vec<f64>) {
-        match &self.bound {
-            Some(bound) => bound.say(rows, outputs),
-            None => {
-                let width = self.config.gives.task().outputs(self.shape.classes);
-                outputs.clear();
-                outputs.resize(rows.len() * width, f64::NAN);
-            }
+        if let Some(bound) = &self.bound {
+            return bound.say(rows, outputs);
         }
+        outputs.clear();
+        outputs.resize(rows.len() * self.config.gives.task().outputs(self.shape.classes), f64::NAN);
     }
 
     fn tensors(&self) -> Vec<Tensor> {

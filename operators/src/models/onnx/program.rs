@@ -18,6 +18,8 @@ use super::value::{Done, ELEMENTS_MAX, Value, for_any, text};
 const NODES_MAX: usize = 100_000;
 /// The largest number of inputs and outputs of a graph, and of a node.
 const VALUES_MAX: usize = 10_000;
+/// The most numbers that nodes may read for one row, or to compute constants.
+const WORK_MAX: usize = 1 << 30;
 /// The most problems that are told at once.
 const TOLD: usize = 10;
 
@@ -44,6 +46,8 @@ pub(super) struct Program {
     constants: Vec<Value>,
     steps: Vec<Step>,
     slots: usize,
+    /// Whether a run has shown already that it does not take for ever.
+    is_tried: bool,
     /// Buffers that nobody uses now.
     idle: Mutex<Vec<Vec<Value>>>,
 }
@@ -80,11 +84,22 @@ struct Compiler {
     constants: Vec<Value>,
     steps: Vec<Step>,
     slots: u32,
-    /// Elements of constants so far.
+    /// Elements of constants so far, and how many were read to compute them.
     elements: usize,
+    work: usize,
     problems: Vec<String>,
     unknown: BTreeSet<String>,
     classes: Classes,
+}
+
+/// How many elements a node reads.
+fn work_of(inputs: &Inputs<'_>) -> usize {
+    (0..inputs.len()).filter_map(|at| inputs.maybe(at)).map(elements).sum()
+}
+
+/// Refuses a graph that nobody waits for.
+fn bounded(work: usize) -> Done {
+    if work <= WORK_MAX { Ok(()) } else { Err(format!("more than {WORK_MAX} numbers are read in all")) }
 }
 
 /// How many elements a value has.
@@ -126,7 +141,7 @@ impl Program {
         compiler.finish()?;
         let Compiler { constants, steps, slots, classes, .. } = compiler;
         let idle = Mutex::default();
-        Ok(Self { inputs, outputs, classes, constants, steps, slots: slots as usize, idle })
+        Ok(Self { inputs, outputs, classes, constants, steps, slots: slots as usize, is_tried: false, idle })
     }
 
     /// Keeps only what some outputs need.
@@ -145,6 +160,7 @@ impl Program {
         });
         steps.reverse();
         self.steps = steps;
+        self.is_tried = true;
         // Their buffers are of what is not computed any more.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -162,9 +178,13 @@ impl Program {
     }
 
     fn steps(&self, slots: &mut [Value]) -> Done {
-        let mut elements_left = ELEMENTS_MAX;
+        let (mut elements_left, mut work) = (ELEMENTS_MAX, 0);
         for step in &self.steps {
             let explain = |why: String| format!("{}: {why}", step.name);
+            if !self.is_tried {
+                work += work_of(&Inputs { at: &step.inputs, constants: &self.constants, slots });
+                bounded(work).map_err(explain)?;
+            }
             if let [only] = step.outputs[..] {
                 let mut out = [std::mem::take(&mut slots[only as usize])];
                 let inputs = Inputs { at: &step.inputs, constants: &self.constants, slots };
@@ -234,6 +254,7 @@ impl Compiler {
             steps: Vec::new(),
             slots: 0,
             elements: 0,
+            work: 0,
             problems,
             unknown: BTreeSet::new(),
             classes: Classes::new(),
@@ -331,7 +352,9 @@ impl Compiler {
             }
             Ok(kernel) => {
                 let mut out = vec![Value::default(); proto.output.len()];
-                let outcome = kernel(&Inputs { at: &at, constants: &self.constants, slots: &[] }, &mut out);
+                let inputs = Inputs { at: &at, constants: &self.constants, slots: &[] };
+                self.work += work_of(&inputs);
+                let outcome = bounded(self.work).and_then(|()| kernel(&inputs, &mut out));
                 if let Err(why) = outcome {
                     self.problems.push(format!("{name}: {why}"));
                 }

@@ -1,5 +1,7 @@
 //! Operators on each element by itself, or on elements of several arrays that are in the same place.
 
+use std::cmp::Ordering;
+
 use super::super::node::{Inputs, Kernel, Node};
 use super::super::value::{Data, Done, Value, for_any, for_floats, for_numbers};
 use super::Build;
@@ -77,7 +79,7 @@ pub(super) fn find(name: &str) -> Option<Build> {
         "Round" => |_| float(Function::Round),
         "Neg" => |_| Ok(Box::new(|inputs, out| number(inputs, out, Sign::Neg))),
         "Abs" => |_| Ok(Box::new(|inputs, out| number(inputs, out, Sign::Abs))),
-        "Sign" => |_| Ok(Box::new(|inputs, out| number(inputs, out, Sign::Sign))),
+        "Sign" => |_| Ok(Box::new(|inputs, out| number(inputs, out, Sign::Of))),
         "Relu" => |_| Ok(Box::new(|inputs, out| number(inputs, out, Sign::Relu))),
         "IsNaN" => |_| Ok(Box::new(|inputs, out| test(inputs, out, true))),
         "IsInf" => |_| Ok(Box::new(|inputs, out| test(inputs, out, false))),
@@ -98,11 +100,13 @@ pub(super) fn find(name: &str) -> Option<Build> {
         "Sum" => |_| Ok(Box::new(|inputs, out| several(inputs, out, Arithmetic::Add))),
         "Mean" => |_| Ok(Box::new(mean)),
         "Equal" => |_| Ok(Box::new(equal)),
-        "Less" => |_| Ok(Box::new(|inputs, out| compare(inputs, out, |order| order.is_some_and(|o| o.is_lt())))),
-        "Greater" => |_| Ok(Box::new(|inputs, out| compare(inputs, out, |order| order.is_some_and(|o| o.is_gt())))),
-        "LessOrEqual" => |_| Ok(Box::new(|inputs, out| compare(inputs, out, |order| order.is_some_and(|o| o.is_le())))),
+        "Less" => |_| Ok(Box::new(|inputs, out| compare(inputs, out, |order| order.is_some_and(Ordering::is_lt)))),
+        "Greater" => |_| Ok(Box::new(|inputs, out| compare(inputs, out, |order| order.is_some_and(Ordering::is_gt)))),
+        "LessOrEqual" => {
+            |_| Ok(Box::new(|inputs, out| compare(inputs, out, |order| order.is_some_and(Ordering::is_le))))
+        }
         "GreaterOrEqual" => {
-            |_| Ok(Box::new(|inputs, out| compare(inputs, out, |order| order.is_some_and(|o| o.is_ge()))))
+            |_| Ok(Box::new(|inputs, out| compare(inputs, out, |order| order.is_some_and(Ordering::is_ge))))
         }
         "And" => |_| Ok(Box::new(|inputs, out| logic(inputs, out, |a, b| a & b))),
         "Or" => |_| Ok(Box::new(|inputs, out| logic(inputs, out, |a, b| a | b))),
@@ -198,7 +202,7 @@ fn softplus<T: Float>(x: T) -> T {
 enum Sign {
     Neg,
     Abs,
-    Sign,
+    Of,
     Relu,
 }
 
@@ -208,7 +212,7 @@ fn number(inputs: &Inputs<'_>, out: &mut [Value], sign: Sign) -> Done {
         match sign {
             Sign::Neg => pairs.for_each(|(out, x)| *out = x.negated()),
             Sign::Abs => pairs.for_each(|(out, x)| *out = x.magnitude()),
-            Sign::Sign => pairs.for_each(|(out, x)| *out = x.sign()),
+            Sign::Of => pairs.for_each(|(out, x)| *out = x.sign()),
             // What is no number stays so.
             Sign::Relu => pairs.for_each(|(out, x)| *out = if *x < T::ZERO { T::ZERO } else { *x }),
         }
@@ -351,7 +355,7 @@ fn equal(inputs: &Inputs<'_>, out: &mut [Value]) -> Done {
     Ok(())
 }
 
-fn compare(inputs: &Inputs<'_>, out: &mut [Value], holds: fn(Option<std::cmp::Ordering>) -> bool) -> Done {
+fn compare(inputs: &Inputs<'_>, out: &mut [Value], holds: fn(Option<Ordering>) -> bool) -> Done {
     let (left, right) = (inputs.get(0)?, inputs.get(1)?);
     let dims = together(&left.dims, &right.dims)?;
     for_numbers!(left, T => {

@@ -104,7 +104,7 @@ pub(super) fn support_vectors(node: &Node<'_>) -> Done<Kernel> {
     let count = usize::try_from(node.int("n_supports", 0)).unwrap_or_default();
     let (transform, is_one_class) = (Transform::read(node)?, node.int("one_class", 0) != 0);
     // Without vectors, its factors are weights.
-    let width = if count > 0 { vectors.len() / count } else { factors.len() };
+    let width = vectors.len().checked_div(count).unwrap_or(factors.len());
     if shift.len() != 1 || (count > 0 && (vectors.len() != count * width || factors.len() != count)) || width == 0 {
         return Err("its vectors, coefficients and rho do not fit together".to_owned());
     }

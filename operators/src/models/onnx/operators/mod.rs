@@ -1,5 +1,9 @@
 //! The operators: of the standard set those that models of tables use, and of the set of classical models most.
 
+// Every operator is made in the same way, also one that fits any node.
+#![allow(clippy::unnecessary_wraps)]
+
+mod casts;
 mod elementwise;
 mod functions;
 mod linear;
@@ -66,12 +70,12 @@ fn standard(name: &str) -> Option<Build> {
         "Shape" => shapes::shape,
         "Size" => shapes::size,
         "Identity" | "Dropout" => shapes::identity,
-        "Cast" => shapes::cast,
-        "CastLike" => shapes::cast_like,
+        "Cast" => casts::cast,
+        "CastLike" => casts::cast_like,
         "Constant" => shapes::constant,
         "ConstantOfShape" => shapes::constant_of_shape,
         "Range" => shapes::range,
-        "DequantizeLinear" => shapes::dequantize,
+        "DequantizeLinear" => casts::dequantize,
         _ => return elementwise::find(name).or_else(|| reduce::find(name)),
     })
 }
@@ -95,7 +99,7 @@ fn classical(name: &str) -> Option<Build> {
         "ArrayFeatureExtractor" => tables::extractor,
         // A sequence of maps is a tensor here, and its keys are known.
         "ZipMap" => shapes::identity,
-        "Cast" => shapes::cast,
+        "Cast" => casts::cast,
         _ => return None,
     })
 }

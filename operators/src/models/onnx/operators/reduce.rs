@@ -76,7 +76,7 @@ fn reduce(node: &Node<'_>, fold: Fold, version: i64) -> Done<Kernel> {
                 let along = Along { lengths: &input.dims, strides, values };
                 match fold {
                     Fold::Mean => {
-                        along.fold(out, T::ZERO, |sum, x| sum.add(x));
+                        along.fold(out, T::ZERO, Number::add);
                         out.iter_mut().for_each(|sum| *sum = sum.div(T::of(count as f64)));
                     }
                     Fold::Euclid => {
@@ -84,7 +84,7 @@ fn reduce(node: &Node<'_>, fold: Fold, version: i64) -> Done<Kernel> {
                         out.iter_mut().for_each(|sum| *sum = sum.root());
                     }
                     Fold::Logarithm => {
-                        along.fold(out, T::ZERO, |sum, x| sum.add(x));
+                        along.fold(out, T::ZERO, Number::add);
                         out.iter_mut().for_each(|sum| *sum = sum.logarithm());
                     }
                     _ => along.log_sum_exp(out),

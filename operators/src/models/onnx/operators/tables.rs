@@ -59,20 +59,21 @@ pub(super) fn binarizer(node: &Node<'_>) -> Done<Kernel> {
     }))
 }
 
+/// In the place of what is missing.
+fn put<T: Copy>(values: &[T], out: &mut [T], columns: usize, by: &[T], is_missing: impl Fn(T) -> bool) -> Done {
+    if by.len() != 1 && by.len() != columns {
+        return Err(format!("it has values for {} columns, and not for {columns}", by.len()));
+    }
+    for (at, (out, x)) in out.iter_mut().zip(values).enumerate() {
+        *out = if is_missing(*x) { by[at % columns % by.len()] } else { *x };
+    }
+    Ok(())
+}
+
 /// Puts something in the place of what is missing.
 pub(super) fn imputer(node: &Node<'_>) -> Done<Kernel> {
     let (floats, wholes) = (node.floats("imputed_value_floats").to_vec(), node.ints("imputed_value_int64s").to_vec());
     let (missing, missing_whole) = (node.float("replaced_value_float", 0.0), node.int("replaced_value_int64", 0));
-    /// In the place of what is missing.
-    fn put<T: Copy>(values: &[T], out: &mut [T], columns: usize, by: &[T], is_missing: impl Fn(T) -> bool) -> Done {
-        if by.len() != 1 && by.len() != columns {
-            return Err(format!("it has values for {} columns, and not for {columns}", by.len()));
-        }
-        for (at, (out, x)) in out.iter_mut().zip(values).enumerate() {
-            *out = if is_missing(*x) { by[at % columns % by.len()] } else { *x };
-        }
-        Ok(())
-    }
     Ok(Box::new(move |inputs, out| {
         let input = inputs.get(0)?;
         let columns = input.dims.last().copied().unwrap_or(1).max(1);

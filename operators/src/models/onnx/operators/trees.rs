@@ -283,7 +283,7 @@ impl<T: Number> Forest<T> {
                 Asks::Equal => value == place.with,
                 Asks::Other => value != place.with,
             };
-            let next = place.next[usize::from(holds || (takes_missing && value != value))];
+            let next = place.next[usize::from(holds || (takes_missing && value.partial_cmp(&value).is_none()))];
             if next == at {
                 return self.leaves[at as usize] as usize;
             }
