@@ -536,3 +536,26 @@ fn a_file_of_others_that_does_not_fit_is_refused_at_the_start() {
         assert!(site.records("shop.progress").is_empty(), "no start is recorded");
     }
 }
+
+#[test]
+fn a_file_of_others_is_judged_offline_and_stays_the_file() {
+    let first = taught("logistic_regression");
+    let (file, bytes) = onnx_file(&first, "returns@v2", "bought.onnx");
+    let lines =
+        orders(200, 300).into_iter().map(|order| String::from_utf8(order.value.expect("a value")).expect("text"));
+    let rows = lines.collect::<Vec<_>>().join("\n") + "\n";
+    let bought =
+        |from: &str| one("{onnx: {gives: probabilities}}", &format!(", from: {{file: \"{from}\"}}, learns: false"));
+    let site = Site::new(&bought(&file.to_string_lossy()), &[("rows.ndjson", rows.as_bytes())]);
+    let files = vec![(None, site.folder().join("rows.ndjson"))];
+    let to = site.folder().join("out");
+    let learned = learn(&site.pipeline, &learn::Wanted { files, to: Some(to.clone()), ..learn::Wanted::default() });
+    assert_eq!(learned.expect("it is judged").models[0].examples, 0);
+    assert!(fs::read(to.join("returns/model.onnx")).expect("it was written") == bytes);
+    // Its state is as good as the file.
+    let next = Site::new(&bought(&to.join("returns").to_string_lossy()), &[]);
+    next.append("questions", &questions(5));
+    assert_eq!(next.run().refused, 0);
+    assert_eq!(one_answer_each(&next.records("questions"), &next.answers()).len(), 5);
+    prove(&next);
+}

@@ -323,6 +323,16 @@ fn what_does_not_fit_is_refused_with_all_its_reasons() {
             "ConstantOfShape `y`: its shape [1099511627776, 1099511627776] has more than",
         ),
         (
+            written(
+                2,
+                proto::FLOAT,
+                vec![node("ConstantOfShape", &["none"], &["y"], vec![])],
+                vec![constant("none", vec![3], &[0, 1 << 40, 1 << 40])],
+            ),
+            &number,
+            "ConstantOfShape `y`: its shape [0, 1099511627776, 1099511627776] has more than",
+        ),
+        (
             written(2, proto::FLOAT, sum(), vec![constant("axis", vec![2], &[1])]),
             &number,
             "the constant `axis`: its shape is [2], and it has 1 elements",

@@ -26,7 +26,8 @@ impl Dims {
         if lengths.len() > RANK_MAX {
             return Err(format!("it has {} dimensions, and {RANK_MAX} at most are taken", lengths.len()));
         }
-        let product = lengths.iter().try_fold(1_usize, |product, length| product.checked_mul(*length));
+        // Lengths beside a zero count, too: parts of a shape are multiplied elsewhere.
+        let product = lengths.iter().try_fold(1_usize, |product, length| product.checked_mul((*length).max(1)));
         if product.is_none_or(|elements| elements > ELEMENTS_MAX) {
             return Err(format!("its shape {lengths:?} has more than {ELEMENTS_MAX} elements"));
         }
