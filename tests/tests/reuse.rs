@@ -386,3 +386,114 @@ fn killed_at_any_step_of_keeping_what_it_begins_with_it_starts_as_if_nothing_had
 fn entries(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).expect("it is there").map(|entry| entry.expect("it can be listed").path()).collect()
 }
+
+/// The ONNX file of a version, copied into a folder.
+fn onnx_file(first: &Site, name: &str, to: &str) -> (PathBuf, Vec<u8>) {
+    let bytes = fs::read(version(first, name).folder.join("model.onnx")).expect("it is expressible");
+    let path = first.folder().join(to);
+    fs::write(&path, &bytes).expect("it can be written");
+    (path, bytes)
+}
+
+#[test]
+fn a_model_of_others_answers_beside_one_that_learns() {
+    let first = taught("logistic_regression");
+    let (file, bytes) = onnx_file(&first, "returns@v2", "bought.onnx");
+    let origin = from(&first, "returns@v2");
+    let bought =
+        format!("learner: {{onnx: {{gives: probabilities}}}}, from: {{file: \"{}\"}}, learns: false", file.display());
+    let models = format!(
+        "\n  returns: {{{LEARNS}, learner: logistic_regression}}\n  bought: {{{LEARNS}, explain: 1, {bought}}}\n  \
+         pinned: {{{LEARNS}, learner: logistic_regression{origin}, learns: false}}"
+    );
+    let policy = "model: returns, policy: {weighted: {percent: {bought: 40, pinned: 30}}}";
+    let mut site = Site::new(&definition(&models, policy), &[]);
+    for round in 0..3 {
+        site.append("orders", &orders(100 * round, 100 * round + 100));
+        site.run();
+        site.append("questions", &questions(40));
+        let summary = site.run();
+        assert_eq!((summary.refused, summary.models["bought"].revision), (0, 0), "it never learns");
+        // It is judged as the version is whose file it is.
+        let measure = |model: &str| summary.models[model].measures["log_loss"]["model"];
+        assert!((measure("bought") - measure("pinned")).abs() < 1e-9, "{} {}", measure("bought"), measure("pinned"));
+        // What is in the state is needed alone, from here on.
+        fs::write(&file, b"another file").expect("it can be written");
+    }
+    let answers = one_answer_each(&site.records("questions"), &site.answers());
+    let others: Vec<Value> = site.records("others").iter().map(millstream_tests::Record::json).collect();
+    let mut said = std::collections::BTreeMap::new();
+    for answer in answers.iter().chain(&others) {
+        let key = (answer["request"]["offset"].as_u64(), answer["model"].as_str().expect("who answered").to_owned());
+        said.insert(key, answer["answer"].clone());
+    }
+    assert_eq!(said.len(), 3 * 120);
+    for offset in 0..120 {
+        let of = |model: &str| said[&(Some(offset), model.to_owned())]["probability"].as_f64().expect("a number");
+        assert!((of("bought") - of("pinned")).abs() < 1e-9, "{offset}: {} {}", of("bought"), of("pinned"));
+        let because = &said[&(Some(offset), "bought".to_owned())]["because"];
+        assert_eq!(because.as_object().map(serde_json::Map::len), Some(1), "{because}");
+    }
+    assert!(answers.iter().filter(|answer| answer["model"] == "bought").count() > 20);
+    prove(&site);
+    // Which file it is, is a part of the model: another one is made anew from the log.
+    let start = site.records("shop.progress")[0].json();
+    let found: Vec<&str> = start["origins"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, origin)| origin["digest"].as_str())
+        .collect();
+    assert!(found.contains(&millstream_engine::digest::of(&bytes).as_str()), "{found:?}");
+    onnx_file(&first, "returns@v4", "other.onnx");
+    site.redefine(&definition(&models.replace("bought.onnx", "other.onnx"), policy));
+    assert_eq!(site.run().models["bought"].revision, 0);
+    prove(&site);
+}
+
+#[test]
+fn a_file_of_others_that_does_not_fit_is_refused_at_the_start() {
+    let first = taught("logistic_regression");
+    let (file, bytes) = onnx_file(&first, "returns@v2", "bought.onnx");
+    let from = format!(", from: {{file: \"{}\"}}, learns: false", file.display());
+    let cut = first.folder().join("cut.onnx");
+    fs::write(&cut, &bytes[..bytes.len() / 2]).expect("it can be written");
+    let cut = format!(", from: {{file: \"{}\"}}, learns: false", cut.display());
+    let cases = [
+        (one("{onnx: {gives: probabilities}}", &cut), "it does not fit: it is no ONNX file, or cut short"),
+        (
+            one("{onnx: {gives: logits, output: score}}", &from),
+            "`output: score` is none that gives logits of 2 classes",
+        ),
+        (one("logistic_regression", &from), "for an ONNX file the learner is `onnx`"),
+        (one("{onnx: {gives: probabilities, inputs: {amount: [amount]}}}", &from), "what goes into `weekday`"),
+    ];
+    for (definition, words) in cases {
+        let site = Site::new(&definition, &[]);
+        let message = site.try_run(&site.options()).expect_err(words).message;
+        assert!(message.starts_with("model returns cannot begin with `") && message.contains(words), "{message}");
+        assert!(site.records("shop.progress").is_empty(), "no start is recorded");
+    }
+}
+
+#[test]
+fn a_file_of_others_is_judged_offline_and_stays_the_file() {
+    let first = taught("logistic_regression");
+    let (file, bytes) = onnx_file(&first, "returns@v2", "bought.onnx");
+    let lines =
+        orders(200, 300).into_iter().map(|order| String::from_utf8(order.value.expect("a value")).expect("text"));
+    let rows = lines.collect::<Vec<_>>().join("\n") + "\n";
+    let bought =
+        |from: &str| one("{onnx: {gives: probabilities}}", &format!(", from: {{file: \"{from}\"}}, learns: false"));
+    let site = Site::new(&bought(&file.to_string_lossy()), &[("rows.ndjson", rows.as_bytes())]);
+    let files = vec![(None, site.folder().join("rows.ndjson"))];
+    let to = site.folder().join("out");
+    let learned = learn(&site.pipeline, &learn::Wanted { files, to: Some(to.clone()), ..learn::Wanted::default() });
+    assert_eq!(learned.expect("it is judged").models[0].examples, 0);
+    assert!(fs::read(to.join("returns/model.onnx")).expect("it was written") == bytes);
+    // Its state is as good as the file.
+    let next = Site::new(&bought(&to.join("returns").to_string_lossy()), &[]);
+    next.append("questions", &questions(5));
+    assert_eq!(next.run().refused, 0);
+    assert_eq!(one_answer_each(&next.records("questions"), &next.answers()).len(), 5);
+}

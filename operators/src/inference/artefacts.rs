@@ -39,7 +39,8 @@ pub(super) fn write(spec: &Spec, predictor: &dyn Predictor, examples: u64) -> Re
     let (task, shape, is_yes_or_no) = (spec.design.task, spec.shape(), spec.outputs.is_yes_or_no());
     // Its own metadata say what the description says, each part as text.
     let facts = description.as_object().into_iter().flatten().map(|(name, fact)| (name.clone(), plain(fact))).collect();
-    let onnx = export(predictor, &Signature { task, shape, names: &names, is_yes_or_no }, facts);
+    let own = predictor.file().map(|file| Ok(file.to_vec()));
+    let onnx = own.unwrap_or_else(|| export(predictor, &Signature { task, shape, names: &names, is_yes_or_no }, facts));
     description["onnx"] = match &onnx {
         Ok(_) => ONNX.into(),
         Err(reason) => format!("not exported: {reason}").into(),
@@ -86,7 +87,7 @@ const HEADER_BYTES_MAX: u64 = 1 << 20;
 pub fn read_weights(file: &[u8]) -> std::result::Result<Weights, String> {
     let header = file.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
     if header.is_none_or(|bytes| bytes > HEADER_BYTES_MAX) {
-        return Err("it is neither a model's state nor safetensors".to_owned());
+        return Err("it is neither a model's state nor safetensors; for an ONNX file the learner is `onnx`".to_owned());
     }
     let read = SafeTensors::deserialize(file)
         .map_err(|error| format!("it is neither a model's state nor safetensors: {error}"))?;

@@ -17,6 +17,7 @@ use millstream_engine::Result;
 use millstream_engine::batch::filter;
 use millstream_engine::operator::{Answer, Rejects};
 
+use crate::models::onnx::{Fitting, Slot};
 use crate::models::{Design, Matrix, Names, Predictor, Shape};
 
 pub use artefacts::{ONNX, WEIGHTS, read_weights};
@@ -47,7 +48,48 @@ impl Spec {
     pub fn names(&self) -> Names {
         Names { classes: self.outputs.names(), ..self.features.names() }
     }
+
+    /// What a model of others has to fit.
+    pub fn fitting(&self) -> Fitting {
+        let slot = |place: Place| match place {
+            Place::Number(slot) => Slot::Number(slot),
+            Place::Category { slot, offset, .. } => Slot::Category(slot, offset),
+        };
+        let features =
+            self.features.columns().iter().map(|feature| (feature.name.clone(), slot(feature.place))).collect();
+        Fitting { features, classes: self.outputs.names(), is_yes_or_no: self.outputs.is_yes_or_no() }
+    }
+
+    /// What a model says of the rows that were not rejected. A model of others may say nothing of some: these are rejected, too.
+    pub fn say(
+        &self,
+        predictor: &dyn Predictor,
+        all: &RecordBatch,
+        rejects: &mut Rejects,
+        matrix: &mut Matrix,
+        outputs: &mut Vec<f64>,
+    ) -> Result<RecordBatch> {
+        loop {
+            let rows = accepted(all, rejects)?;
+            self.features.read(&rows, matrix)?;
+            predictor.predict(matrix, outputs);
+            let said = |outputs: &[f64]| outputs.iter().all(|value| value.is_finite());
+            let mut said = outputs.chunks_exact(self.outputs.width()).map(said);
+            if self.design.learns || said.clone().all(|is_said| is_said) {
+                return Ok(rows);
+            }
+            let keep = rejects.keep(all.num_rows());
+            for row in (0..all.num_rows()).filter(|row| keep.value(*row)) {
+                if said.next() == Some(false) {
+                    rejects.push(row, SILENT);
+                }
+            }
+        }
+    }
 }
+
+/// Why a row gets no answer of a model of others.
+const SILENT: &str = "the model's file gives no number, or no probability, for this row";
 
 /// A model as it was after some number of examples.
 pub struct Revision {
@@ -84,10 +126,8 @@ impl Answer for Revision {
     fn answer(&self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
         let Spec { features, outputs: meaning, .. } = &*self.spec;
         features.check(rows, rejects)?;
-        let rows = accepted(rows, rejects)?;
         let (mut matrix, mut outputs) = (Matrix::new(self.spec.shape()), Vec::new());
-        features.read(&rows, &mut matrix)?;
-        self.predictor.predict(&matrix, &mut outputs);
+        let rows = self.spec.say(&*self.predictor, rows, rejects, &mut matrix, &mut outputs)?;
         let mut columns = meaning.answer_columns(&rows, self.examples, &outputs);
         if let Some((usual, most)) = &self.explains {
             columns.push(reasons::reasons(&self.spec, &*self.predictor, (usual, *most), &matrix, &outputs));

@@ -206,6 +206,11 @@ impl Design {
 pub(super) fn planned(path: &str, value: &Value, tasks: &[Task], kind: &str) -> Planned<Design> {
     let below = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.under(path)).collect::<Vec<_>>();
     let design = super::plan(value).map_err(below)?;
+    if !design.learns {
+        let message = format!("`{}` learns nothing, and cannot be in a `{kind}`", design.kind);
+        let help = "make it a model of its own, beside others in a policy";
+        return Err(vec![Problem::new(path, "learns-nothing", message).help(help)]);
+    }
     if tasks.contains(&design.task) {
         return Ok(design);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::onnx::{Expressed, Graph, Rows};
+use super::onnx::{Expressed, Fitting, Graph, Rows};
 use super::{Example, Explanation, Forget, Model, Names, Quicken, Row, Shape, Take, Task, Tensor, Weights};
 
 /// Rows of features, row after row; reused from batch to batch.
@@ -108,6 +108,11 @@ pub trait Learner: Send + 'static {
         Err(NO_WEIGHTS.to_owned())
     }
 
+    /// Begins with a file of others, or says why it cannot. Only for one that never learns.
+    fn take_file(&mut self, _file: &[u8], _fitting: &Fitting) -> Result<(), String> {
+        Err(NO_WEIGHTS.to_owned())
+    }
+
     /// How learning goes, for people: names and numbers.
     fn progress(&self) -> Vec<(&'static str, f64)> {
         Vec::new()
@@ -146,6 +151,11 @@ pub trait Predictor: Send + Sync + 'static {
 
     /// Adds to an ONNX graph what gives the outputs that [`Predictor::predict`] gives, or says why that cannot be.
     fn onnx(&self, graph: &mut Graph, rows: &Rows) -> Expressed;
+
+    /// The ONNX file that it is, where it is one of others.
+    fn file(&self) -> Option<&[u8]> {
+        None
+    }
 
     /// What [`Learner::snapshot`] gave when this was made: with it, learning can go on from here.
     fn snapshot(&self) -> Vec<u8>;

@@ -122,6 +122,7 @@ pub static KINDS: &[&ModelKind] = &[
     &neural_network_regressor::KIND,
     &one_vs_rest::KIND,
     &online_bagging::KIND,
+    &onnx::KIND,
     &passive_aggressive::KIND,
     &passive_aggressive_regression::KIND,
     &quadratic_discriminant::KIND,
@@ -338,6 +339,8 @@ pub struct Design {
     pub forgets: bool,
     /// Whether its steps can be made longer.
     pub quickens: bool,
+    /// Whether it learns at all; else it only answers, as what it begins with.
+    pub learns: bool,
     /// Makes it.
     pub make: Make,
 }
@@ -345,7 +348,7 @@ pub struct Design {
 impl Design {
     /// What takes any number of classes, and neither forgets nor quickens.
     pub fn new(kind: &'static str, task: Task, parameters: Value, make: Make) -> Self {
-        Self { kind, task, parameters, classes_max: usize::MAX, forgets: false, quickens: false, make }
+        Self { kind, task, parameters, classes_max: usize::MAX, forgets: false, quickens: false, learns: true, make }
     }
 }
 

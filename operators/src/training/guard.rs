@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::models::drift::{self, Detector, Level, Watcher};
+use crate::models::onnx::Fitting;
 use crate::models::{Design, Example, Happening, Learner, Matrix, Shape, Task, Weights, likeliest};
 
 /// What is done when a model's errors change.
@@ -329,6 +330,14 @@ impl Guarded {
         let mut learner = (self.design.make)(self.shape);
         learner.take(weights)?;
         weights.finish()?;
+        self.begin(learner);
+        Ok(())
+    }
+
+    /// Takes over a file of others, or says why it cannot.
+    pub(super) fn take_file(&mut self, file: &[u8], fitting: &Fitting) -> Result<(), String> {
+        let mut learner = (self.design.make)(self.shape);
+        learner.take_file(file, fitting)?;
         self.begin(learner);
         Ok(())
     }

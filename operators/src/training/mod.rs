@@ -135,6 +135,11 @@ pub fn plan(value: &Value, input: &StepInput<'_>) -> Planned<Step> {
         }
         return Err(problems.0);
     };
+    if config.learns && !design.learns {
+        let message = format!("`{}` only answers", design.kind);
+        let help = "write `learns: false`, and which file it is: `from: {file: model.onnx}`";
+        problems.push(Problem::new("learns", "learns-nothing", message).help(help));
+    }
     let outputs = outputs(&config, &design, &mut problems);
     let told = Examples::plan(input, &config, design.task, &outputs, &mut problems);
     let explain = config.explain as usize;

@@ -122,9 +122,12 @@ impl Online {
 
     /// Rows of port 0 that can be used, with the numbers that they had in the input.
     fn usable(&mut self, rows: &RecordBatch, rejects: &mut Rejects) -> Result<(RecordBatch, Vec<usize>)> {
-        let Buffers { matrix, examples, .. } = &mut self.buffers;
+        let Buffers { matrix, examples, outputs } = &mut self.buffers;
         self.plan.spec.features.check(rows, rejects)?;
         self.plan.told.read(rows, examples, rejects)?;
+        if !self.plan.spec.design.learns {
+            self.plan.spec.say(&*self.model.model().frozen(), rows, rejects, matrix, outputs)?;
+        }
         let mut numbers = Vec::new();
         if !rejects.is_empty() {
             let keep = rejects.keep(rows.num_rows());
@@ -308,6 +311,9 @@ impl Fold for Online {
     fn begin_with(&mut self, file: &[u8]) -> Result<()> {
         let does_not_fit = |why: String| Fault::definition(format!("it does not fit: {why}"));
         if !Saved::is_one(file) {
+            if !self.plan.spec.design.learns {
+                return self.model.take_file(file, &self.plan.spec.fitting()).map_err(does_not_fit);
+            }
             let mut weights = read_weights(file).map_err(Fault::definition)?;
             return self.model.take(&mut weights).map_err(does_not_fit);
         }

@@ -21,7 +21,7 @@ mod norms;
 mod onnx;
 mod optimizer;
 mod place;
-mod product;
+pub(super) mod product;
 mod samples;
 mod scaling;
 mod table;

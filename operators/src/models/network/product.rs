@@ -12,7 +12,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 /// The left one of two matrices.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Left<'a> {
+pub(in super::super) enum Left<'a> {
     /// It lies row after row, in rows of this length.
     Rows(&'a [f32], usize),
     /// It lies column after column, in columns of this length: what is multiplied is the transposed of a matrix.
@@ -21,18 +21,18 @@ pub(super) enum Left<'a> {
 
 /// `out = left * right`, or `out += left * right`. The right one and the result lie row after row.
 #[derive(Debug)]
-pub(super) struct Product<'a> {
-    pub(super) left: Left<'a>,
-    pub(super) right: &'a [f32],
-    pub(super) out: &'a mut [f32],
+pub(in super::super) struct Product<'a> {
+    pub(in super::super) left: Left<'a>,
+    pub(in super::super) right: &'a [f32],
+    pub(in super::super) out: &'a mut [f32],
     /// How many rows the left one and the result have.
-    pub(super) rows: usize,
+    pub(in super::super) rows: usize,
     /// How many columns the left one has, and how many rows the right one.
-    pub(super) inner: usize,
+    pub(in super::super) inner: usize,
     /// How many columns the right one and the result have.
-    pub(super) columns: usize,
+    pub(in super::super) columns: usize,
     /// Whether the product is added to what is in `out`: the chains go on from there.
-    pub(super) is_added: bool,
+    pub(in super::super) is_added: bool,
 }
 
 /// How much of the inner index is gone through at once: so much of the right matrix stays in the nearest cache.
@@ -55,7 +55,7 @@ impl Left<'_> {
 
 impl Product<'_> {
     /// Computes it, if it is large with so many threads: each has some rows of the result.
-    pub(super) fn run(self, threads: usize) {
+    pub(in super::super) fn run(self, threads: usize) {
         let Self { left, right, out, rows, inner, columns, is_added } = self;
         let threads = threads.min(rows * inner * columns / WORTH_A_THREAD);
         if threads < 2 {

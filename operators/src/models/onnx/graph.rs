@@ -155,7 +155,7 @@ impl Graph {
         domain: &str,
     ) {
         let (op_type, domain) = (operator.to_owned(), domain.to_owned());
-        self.content.node.push(proto::Node { input, output, op_type, attribute, domain });
+        self.content.node.push(proto::Node { input, output, op_type, attribute, domain, ..proto::Node::default() });
     }
 
     /// What an operator gives.
@@ -176,7 +176,8 @@ impl Graph {
         let value = self.fresh();
         self.bytes += raw_data.len();
         let dims = shape.iter().map(|length| *length as i64).collect();
-        self.content.initializer.push(Tensor { dims, data_type, name: self.names[value.0].clone(), raw_data });
+        let name = self.names[value.0].clone();
+        self.content.initializer.push(Tensor { dims, data_type, name, raw_data, ..Tensor::default() });
         value
     }
 
@@ -503,8 +504,8 @@ impl TreeAttributes {
         let tensor = |len: usize, data_type, raw_data| Tensor {
             dims: vec![len as i64],
             data_type,
-            name: String::new(),
             raw_data,
+            ..Tensor::default()
         };
         let doubles = |values: &[f64]| {
             let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -17,16 +17,27 @@
 //! single precision, as they do here. Only where logarithms of probabilities are beyond 1e10 (naive Bayes, on rows that lie thousands
 //! of deviations off) do roundings show in what is told. Names of values follow from their order alone: the same model has the same bytes.
 
+mod answers;
 mod graph;
+mod learner;
+mod node;
+mod operators;
+#[cfg(test)]
+mod others;
+mod program;
 mod proto;
+mod read;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::borrow::Cow;
 use std::fmt;
 
+pub use answers::{Fitting, Slot};
 pub(super) use graph::{Asks, Question, Way};
 pub use graph::{Edge, Graph, Rows};
+pub use learner::KIND;
 pub(super) use proto::Attribute;
 
 use super::{Names, Predictor, Shape, Task};

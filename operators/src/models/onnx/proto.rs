@@ -1,4 +1,4 @@
-//! The messages of an ONNX file: those fields of `onnx.proto` that are written here, with the numbers that they have there.
+//! The messages of an ONNX file: those fields of `onnx.proto` that are written or read here, with the numbers that they have there.
 
 use prost::Message;
 
@@ -7,6 +7,19 @@ pub(super) const FLOAT: i32 = 1;
 pub(super) const INT64: i32 = 7;
 pub(super) const DOUBLE: i32 = 11;
 pub(super) const UINT8: i32 = 2;
+pub(super) const INT8: i32 = 3;
+pub(super) const UINT16: i32 = 4;
+pub(super) const INT16: i32 = 5;
+pub(super) const INT32: i32 = 6;
+pub(super) const TEXT: i32 = 8;
+pub(super) const BOOL: i32 = 9;
+pub(super) const FLOAT16: i32 = 10;
+pub(super) const UINT32: i32 = 12;
+pub(super) const UINT64: i32 = 13;
+pub(super) const BFLOAT16: i32 = 16;
+
+/// `TensorProto.DataLocation.EXTERNAL`: the numbers are in another file.
+pub(super) const EXTERNAL: i32 = 1;
 
 /// `AttributeProto.AttributeType`.
 const OF_FLOAT: i32 = 1;
@@ -67,6 +80,8 @@ pub(super) struct Node {
     pub(super) input: Vec<String>,
     #[prost(string, repeated, tag = "2")]
     pub(super) output: Vec<String>,
+    #[prost(string, tag = "3")]
+    pub(super) name: String,
     #[prost(string, tag = "4")]
     pub(super) op_type: String,
     #[prost(message, repeated, tag = "5")]
@@ -79,19 +94,23 @@ pub(super) struct Node {
 #[derive(Clone, PartialEq, Message)]
 pub(in super::super) struct Attribute {
     #[prost(string, tag = "1")]
-    name: String,
+    pub(super) name: String,
     #[prost(float, optional, tag = "2")]
-    f: Option<f32>,
+    pub(super) f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
-    i: Option<i64>,
+    pub(super) i: Option<i64>,
     #[prost(bytes = "vec", optional, tag = "4")]
-    s: Option<Vec<u8>>,
+    pub(super) s: Option<Vec<u8>>,
     #[prost(message, optional, tag = "5")]
-    t: Option<Tensor>,
+    pub(super) t: Option<Tensor>,
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    pub(super) floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
-    ints: Vec<i64>,
+    pub(super) ints: Vec<i64>,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub(super) strings: Vec<Vec<u8>>,
     #[prost(int32, tag = "20")]
-    kind: i32,
+    pub(super) kind: i32,
 }
 
 impl Attribute {
@@ -122,11 +141,26 @@ pub(super) struct Tensor {
     pub(super) dims: Vec<i64>,
     #[prost(int32, tag = "2")]
     pub(super) data_type: i32,
+    #[prost(float, repeated, tag = "4")]
+    pub(super) float_data: Vec<f32>,
+    /// Of the smaller types, too; those of half precision by their bits.
+    #[prost(int32, repeated, tag = "5")]
+    pub(super) int32_data: Vec<i32>,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub(super) string_data: Vec<Vec<u8>>,
+    #[prost(int64, repeated, tag = "7")]
+    pub(super) int64_data: Vec<i64>,
     #[prost(string, tag = "8")]
     pub(super) name: String,
     /// Little endian.
     #[prost(bytes = "vec", tag = "9")]
     pub(super) raw_data: Vec<u8>,
+    #[prost(double, repeated, tag = "10")]
+    pub(super) double_data: Vec<f64>,
+    #[prost(uint64, repeated, tag = "11")]
+    pub(super) uint64_data: Vec<u64>,
+    #[prost(int32, tag = "14")]
+    pub(super) data_location: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]

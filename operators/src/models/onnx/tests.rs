@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::super::properties::{Case, FIRST, SHAPE, Stream, cases};
 use super::super::samples::Random;
-use super::super::{KINDS, Names, Predictor, Shape, Task, likeliest, plan, probability};
-use super::{NotExpressible, Signature, export};
+use super::super::{KINDS, Learner, Names, Predictor, Shape, Task, likeliest, plan, probability};
+use super::{Fitting, NotExpressible, Signature, Slot, export};
 
 /// Kinds that no file is written of.
 const NOT_EXPRESSIBLE: [&str; 1] = ["robust_random_cut_forest"];
@@ -31,7 +31,7 @@ fn names(shape: Shape) -> Names {
     Names { dense, categories, classes }
 }
 
-fn file(case: &Case, predictor: &dyn Predictor) -> Result<Vec<u8>, NotExpressible> {
+pub(super) fn file(case: &Case, predictor: &dyn Predictor) -> Result<Vec<u8>, NotExpressible> {
     let names = names(case.shape);
     let is_yes_or_no = case.design.classes_max == 2;
     let signature = Signature { task: case.design.task, shape: case.shape, names: &names, is_yes_or_no };
@@ -81,7 +81,7 @@ fn more() -> Vec<Value> {
     more
 }
 
-fn all_cases() -> Vec<Case> {
+pub(super) fn all_cases() -> Vec<Case> {
     let mut all: Vec<Case> = SHAPES.into_iter().flat_map(cases).collect();
     // Where more than 64 columns share the places of a vector.
     let wide = cases(Shape { dense: 70, ..SHAPE }).into_iter().filter(|case| case.design.task == Task::Choice);
@@ -168,6 +168,68 @@ fn answers(case: &Case, outputs: &[f64]) -> Value {
         }
         Task::Choice => json!({"probabilities": rows().collect::<Vec<_>>()}),
     }
+}
+
+/// What a file of a case has to fit, and the learner of such files.
+pub(super) fn imported(case: &Case) -> (Fitting, Box<dyn Learner>) {
+    let names = names(case.shape);
+    let numbers = names.dense.iter().enumerate().map(|(at, name)| (name.clone(), Slot::Number(at)));
+    let categories = names.categories.iter().enumerate();
+    let categories = categories.map(|(at, (name, first))| (name.clone(), Slot::Category(at, *first)));
+    let features = numbers.chain(categories).collect();
+    let is_yes_or_no = case.design.task == Task::Classification && case.design.classes_max == 2;
+    let gives = match case.design.task {
+        Task::Classification => "probabilities",
+        Task::Regression => "number",
+        Task::Anomaly => "score",
+        Task::Clustering => "clusters",
+        Task::Choice => "choices",
+    };
+    let design = plan(&json!({"onnx": {"gives": gives}})).expect("valid");
+    (Fitting { features, classes: names.classes, is_yes_or_no }, (design.make)(case.shape))
+}
+
+/// The largest difference of two rows of outputs, for numbers above 1 as a part of them.
+pub(super) fn difference(left: &[f64], right: &[f64]) -> f64 {
+    assert_eq!(left.len(), right.len());
+    let apart = |(a, b): (&f64, &f64)| (a - b).abs() / b.abs().max(1.0);
+    let most = |most: f64, apart: f64| if apart <= most { most } else { apart };
+    left.iter().zip(right).map(apart).fold(0.0, most)
+}
+
+#[test]
+fn a_file_answers_as_the_model_that_it_was_made_of() {
+    let mut count = 0;
+    for (seed, case) in all_cases().into_iter().enumerate() {
+        for len in [0, 1000] {
+            let mut random = Random::seeded(seed as u64);
+            let mut learner = case.learner();
+            let mut stream = case.stream(&mut random, len, false);
+            if seed % 2 == 1 {
+                by_category(&case, &mut stream);
+            }
+            learner.learn(&stream.rows, &stream.examples, &mut Vec::new());
+            let Ok(bytes) = file(&case, &*learner.frozen()) else { continue };
+            let (fitting, mut other) = imported(&case);
+            let name = format!("{} of {len} examples", case.name);
+            other.take_file(&bytes, &fitting).unwrap_or_else(|why| panic!("{name}: {why}"));
+            let asked = case.stream(&mut random, 150, !case.name.contains("naive_bayes"));
+            let (mut wanted, mut got) = (Vec::new(), Vec::new());
+            learner.frozen().predict(&asked.rows, &mut wanted);
+            other.frozen().predict(&asked.rows, &mut got);
+            let most = difference(&got, &wanted);
+            assert!(most <= 1e-5, "{name}: {most}\n{got:?}\n{wanted:?}");
+            // What was stored answers with the same bits, and it is the same file.
+            let (_, mut again) = imported(&case);
+            again.restore(&other.snapshot()).expect("its own snapshot");
+            let mut repeated = Vec::new();
+            again.frozen().predict(&asked.rows, &mut repeated);
+            assert_eq!(repeated, got, "{name}");
+            assert_eq!((again.snapshot(), again.frozen().file()), (other.snapshot(), Some(&*bytes)), "{name}");
+            count += 1;
+        }
+    }
+    assert!(count > 200, "{count}");
 }
 
 /// `MILLSTREAM_PYTHON` names a Python with what `tests/clients/requirements.txt` lists.
