@@ -9,7 +9,7 @@ use millstream_engine::Result;
 use millstream_engine::book::Book;
 use millstream_engine::source::Position;
 use millstream_engine::time::{StepClock, SystemClock};
-use millstream_operators::registry::{Registry, Version};
+use millstream_operators::registry::Registry;
 use millstream_pipelines::audit::audit;
 use millstream_pipelines::run::state::models_path;
 use millstream_pipelines::run::{Checkpointing, Options, assemble};

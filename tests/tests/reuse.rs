@@ -389,7 +389,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 /// The ONNX file of a version, copied into a folder.
 fn onnx_file(first: &Site, name: &str, to: &str) -> (PathBuf, Vec<u8>) {
-    let bytes = fs::read(version(first, name).folder.join("model.onnx")).expect("it is expressible");
+    let bytes = fs::read(Path::new(&version(first, name).place).join("model.onnx")).expect("it is expressible");
     let path = first.folder().join(to);
     fs::write(&path, &bytes).expect("it can be written");
     (path, bytes)

@@ -6,7 +6,7 @@
 //! Names choose among what is measured: `topic`, `http`, `more`, `slow`, `overload`, `peers`.
 //!
 //! Where `SERVING_PEER_PYTHON` names a Python interpreter with what `peers/serving_onnxruntime.txt` lists, and `SERVING_MLSERVER_PYTHON` one with what
-//! `peers/serving_mlserver.txt` lists, a network and a forest are also served by ONNX Runtime behind uvicorn and in MLServer, from the
+//! `peers/serving_mlserver.txt` lists, a network and a forest are also served by ONNX Runtime behind uvicorn and in `MLServer`, from the
 //! files that their versions hold, and asked by the same clients.
 //!
 //! Requests come at a fixed pace, whether or not earlier ones are answered; each is timed from the moment at which it was due. Whoever
