@@ -8,7 +8,6 @@
 //! and durability (write-ahead log, `synchronous = FULL`); readers never block the writer.
 
 mod chunk;
-mod copier;
 mod producer;
 mod reader;
 mod store;

@@ -26,7 +26,6 @@ pub(super) struct Appender {
 
 impl Appender {
     pub(super) fn new(store: Arc<Store>, id: &str, max_record_bytes: usize) -> Result<Self> {
-        store.start_copying()?;
         let epoch = store
             .write()
             .query_row(
@@ -96,8 +95,6 @@ impl Producer for Appender {
         })?;
         drop(connection);
         topics.into_iter().for_each(|topic| store.bell(topic).ring());
-        let messages = appends.iter().flat_map(|append| &append.messages);
-        store.appended(messages.map(Message::bytes).sum());
         Ok(())
     }
 

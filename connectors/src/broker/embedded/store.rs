@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millstream_engine::source::Position;
 use millstream_engine::{Fault, Result};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 
-use super::copier::Copier;
 use crate::broker::Topic;
 
 /// Distinguishes the file from other `SQLite` files ("MLOG"), and this layout from later ones.
@@ -35,9 +34,7 @@ const TABLES: &str = "
 #[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
-    connection: Arc<Mutex<Connection>>,
-    /// From the first producer on.
-    copier: OnceLock<Copier>,
+    connection: Mutex<Connection>,
     /// By topic: rings when this process has appended, so that its readers need not poll.
     bells: Mutex<HashMap<i64, Arc<Bell>>>,
 }
@@ -82,32 +79,16 @@ impl Store {
         // Larger pages make chunks of 1 MiB cheap; smaller ones make single records cheap.
         connection.pragma_update(None, "page_size", 8192).map_err(fault)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fault)?;
-        // The copier does that.
-        connection.pragma_update(None, "wal_autocheckpoint", 0).map_err(fault)?;
+        // Copying the write-ahead log back costs an fsync: do it every 32 MiB.
+        connection.pragma_update(None, "wal_autocheckpoint", 4096).map_err(fault)?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fault)?;
         prepare(&mut connection).map_err(fault)?;
-        let connection = Arc::new(Mutex::new(connection));
-        Ok(Self { path, connection, copier: OnceLock::new(), bells: Mutex::default() })
+        Ok(Self { path, connection: Mutex::new(connection), bells: Mutex::default() })
     }
 
     /// The connection for writing. A panic elsewhere rolled its transaction back, so the connection is still good.
     pub(super) fn write(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Before the first append: what is appended will be copied.
-    pub(super) fn start_copying(&self) -> Result<()> {
-        if self.copier.get().is_none() {
-            let copier = Copier::start(&self.path, self.connection.clone());
-            // One that another thread has started just now is as good.
-            drop(self.copier.set(copier.map_err(|error| self.fault("open it for copying", error))?));
-        }
-        Ok(())
-    }
-
-    /// So many bytes were appended.
-    pub(super) fn appended(&self, bytes: usize) {
-        self.copier.get().into_iter().for_each(|copier| copier.appended(bytes));
     }
 
     /// A connection for one reader.
@@ -130,7 +111,7 @@ impl Store {
     }
 }
 
-pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     // Another process may hold the write lock for as long as a large append takes to reach the disk.
     connection.busy_timeout(Duration::from_secs(30))?;
