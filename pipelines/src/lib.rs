@@ -18,6 +18,7 @@ pub mod graph;
 pub mod learn;
 pub mod list;
 mod load;
+pub mod optimise;
 pub mod origin;
 pub mod pattern;
 pub mod plan;

@@ -17,7 +17,7 @@ use millstream_connectors::store;
 use millstream_engine::batch::Lane;
 use millstream_engine::checkpoint::{self, Checkpoints, Note, Store};
 use millstream_engine::graph::Graph;
-use millstream_engine::operator::{Folding, MakeFold, Power, Rejects, Transform};
+use millstream_engine::operator::{MakeFold, Power, Rejects, Transform};
 use millstream_engine::time::Stopwatch;
 use millstream_engine::{Fault, Result, digest};
 use millstream_operators::registry::{Author, DECISIVE, Edit, Metadata, Promotion, Registry, Score};
@@ -89,18 +89,10 @@ pub fn run(pipeline: &Pipeline, sweep: &Sweep, wanted: &learn::Wanted, kept: Opt
     let by = sweep.by.clone().map_or_else(|| DECISIVE.map(str::to_owned).to_vec(), |by| vec![by]);
     let plan = TrialsPlan { by: by.clone(), halve_after: sweep.halve_after, threads: pipeline.workers };
     let makes = Arc::new(makes);
-    for other in &pipeline.models {
-        let step = &mut graph.nodes[other.node].step;
-        let Power::Fold(folding) = &step.power else { continue };
-        step.power = if other.node == model.node {
-            let (makes, plan) = (makes.clone(), plan.clone());
-            let make: MakeFold = Arc::new(move || Box::new(Trials::new(makes.clone(), plan.clone())));
-            Power::Fold(Folding { make, ..folding.clone() })
-        } else {
-            // Other models have no part in it.
-            Power::transform(Nothing(step.schema.clone()))
-        };
+    if let Power::Fold(folding) = &mut graph.nodes[model.node].step.power {
+        folding.make = Arc::new(move || Box::new(Trials::new(makes.clone(), plan.clone())));
     }
+    leave_out(pipeline, &mut graph, model.node);
     let going_on = match kept {
         Some(folder) => keep(folder, &identity(pipeline, sweep, origins.of(model), &graph)?, &pipeline.checkpoints)?,
         None => Kept::default(),
@@ -263,6 +255,14 @@ fn ranked(sweep: &Sweep, standings: &[Score]) -> Vec<Ranked> {
         Ranked { trial, value, rows: rows.value as u64, settings }
     };
     of(STANDING).zip(of(STANDING_ROWS)).map(rank).collect()
+}
+
+/// Other models than the one in this node have no part in what follows.
+pub(crate) fn leave_out(pipeline: &Pipeline, graph: &mut Graph, model: usize) {
+    for other in pipeline.models.iter().filter(|other| other.node != model) {
+        let step = &mut graph.nodes[other.node].step;
+        step.power = Power::transform(Nothing(step.schema.clone()));
+    }
 }
 
 /// Takes all, and gives nothing.

@@ -1,11 +1,13 @@
 //! A revision as files that other programs can read.
 
+use half::{bf16, f16};
 use millstream_engine::{Fault, Result};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::Serialize;
 use serde_json::json;
 
+use super::narrow::{SCALES, widen};
 use super::{STATE, Saved, Spec};
 use crate::models::onnx::{Signature, export};
 use crate::models::{Predictor, Tensor, Weights};
@@ -83,22 +85,47 @@ fn weights(predictor: &dyn Predictor) -> Result<Vec<u8>> {
 /// Bytes of a header at most: it is JSON, which takes many times as much memory.
 const HEADER_BYTES_MAX: u64 = 1 << 20;
 
-/// Weights from a file of safetensors, of single or double precision, or why they cannot be read.
+/// Weights from a file of safetensors, or why they cannot be read.
 pub fn read_weights(file: &[u8]) -> std::result::Result<Weights, String> {
+    read_tensors(file).and_then(Weights::new)
+}
+
+/// Tensors from a file of safetensors: of double, single or half precision, or of whole numbers of eight bits with their
+/// [scales](super::narrow).
+pub(super) fn read_tensors(file: &[u8]) -> std::result::Result<Vec<Tensor>, String> {
     let header = file.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
     if header.is_none_or(|bytes| bytes > HEADER_BYTES_MAX) {
         return Err("it is neither a model's state nor safetensors; for an ONNX file the learner is `onnx`".to_owned());
     }
     let read = SafeTensors::deserialize(file)
         .map_err(|error| format!("it is neither a model's state nor safetensors: {error}"))?;
-    let tensors = read.iter().map(|(name, view)| {
-        let bytes = view.data();
+    let scales = |name: &str| read.tensor(&format!("{name}{SCALES}"));
+    let tensors = read.iter().filter(|(name, _)| !name.ends_with(SCALES)).map(|(name, view)| {
+        let (shape, bytes) = (view.shape().to_vec(), view.data());
         let values = match view.dtype() {
-            Dtype::F64 => bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect(),
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect(),
-            other => return Err(format!("`{name}` is of {other:?}, and F32 and F64 can be read")),
+            Dtype::I8 => {
+                let scales =
+                    scales(name).map_err(|_| format!("`{name}` is of I8, and there is no `{name}{SCALES}`"))?;
+                widen(name, &shape, bytes, &numbers(&format!("{name}{SCALES}"), &scales)?)?
+            }
+            _ => numbers(name, &view)?,
         };
-        Ok(Tensor { name: name.to_owned().into(), shape: view.shape().to_vec(), values })
+        Ok(Tensor { name: name.to_owned().into(), shape, values })
     });
-    Weights::new(tensors.collect::<std::result::Result<_, _>>()?)
+    tensors.collect()
+}
+
+fn numbers(name: &str, view: &TensorView<'_>) -> std::result::Result<Vec<f64>, String> {
+    let bytes = view.data();
+    Ok(match view.dtype() {
+        Dtype::F64 => bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect(),
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f64()).collect(),
+        Dtype::BF16 => bytes.as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f64()).collect(),
+        other => {
+            return Err(format!(
+                "`{name}` is of {other:?}, and F64, F32, F16, BF16 and I8 with its scales can be read"
+            ));
+        }
+    })
 }

@@ -4,6 +4,7 @@
 
 mod artefacts;
 mod features;
+mod narrow;
 mod outputs;
 pub mod policies;
 mod reasons;
@@ -22,6 +23,7 @@ use crate::models::{Design, Matrix, Names, Predictor, Shape};
 
 pub use artefacts::{ONNX, WEIGHTS, read_weights};
 pub use features::{CATEGORIES, Feature, FeatureConfig, Features, Place, is_number};
+pub use narrow::{Bits, Narrowed, Narrowing, narrow};
 pub use outputs::{Outputs, PREDICTED, PREDICTED_ACTION, PREDICTED_CLASS};
 pub use reasons::{BECAUSE, Usual, can_explain};
 pub use saved::{STATE, Saved};

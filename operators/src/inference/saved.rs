@@ -42,6 +42,11 @@ impl Saved {
         Self { about: spec.describe().to_string(), examples, learner }
     }
 
+    /// The same file of a model that had learned so many examples: its weights were those of one that had.
+    pub fn renumbered(file: &[u8], examples: u64) -> Result<Vec<u8>, String> {
+        Self::read(file).map(|saved| Self { examples, ..saved }.write())
+    }
+
     /// Whether a file says that it is one of these.
     pub fn is_one(file: &[u8]) -> bool {
         file.starts_with(ANY_MAGIC)

@@ -1,6 +1,7 @@
 //! `millstream models`.
 
 mod change;
+mod optimise;
 mod serve;
 mod show;
 
@@ -96,6 +97,11 @@ enum Command {
     },
     /// Takes a version that was exported, here or elsewhere, once everything about it has been checked.
     Import(change::Import),
+    /// Makes a smaller version of a version: its weights in fewer bits, or pruned.
+    ///
+    /// Both are judged on the same rows, and their answers are timed: what that costs and gains is told, and is a part of the
+    /// new version, which answers as any other (`from: {version: …}, learns: false`).
+    Optimise(optimise::Optimise),
     /// Prints a version's model card: Markdown with a front matter, as model hubs read it.
     Card {
         #[command(flatten)]
@@ -162,6 +168,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
             Ok(format!("{}/{} is in {}\n", version.metadata.model, version.id, to.display()))
         }),
         Command::Import(arguments) => within(&arguments.place, |registry| arguments.run(&registry)),
+        Command::Optimise(arguments) => arguments.run(),
         Command::Card { place, version } => within(place, |registry| {
             let recipe = Recipe { definition: &place.file.display().to_string(), time: &time };
             registry.card(&registry.find(version)?, &recipe)
