@@ -11,6 +11,7 @@ mod curve;
 mod inputs;
 mod passes;
 mod timing;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -32,6 +33,7 @@ use millstream_operators::registry::{Score, best_baseline, decisive};
 use passes::Remembering;
 use serde::Serialize;
 pub use timing::{ModelTiming, Timing};
+pub(crate) use watched::Watched;
 
 use crate::origin::{Named, Origin, Origins};
 use crate::plan::{self, Pipeline};

@@ -10,19 +10,18 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use millstream_engine::Fault;
-use millstream_engine::Result;
 use millstream_engine::catalogue::StepInput;
 use millstream_engine::graph::Graph;
-use millstream_engine::operator::{Answer, Begun, Fold, Folding, MakeFold, Measure, Power, Rejects};
+use millstream_engine::operator::{Answer, Begun, Folding, MakeFold, Power, Rejects};
 use millstream_engine::time::Stopwatch;
+use millstream_engine::{Fault, Result};
 use millstream_operators::inference::{Narrowed, Narrowing, STATE, Saved, WEIGHTS, narrow};
 use millstream_operators::registry::{Metadata, Promotion, Registry, Score, Version, best_baseline};
 use millstream_operators::training;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::learn::{Inputs, Kept, Ran, Wanted};
+use crate::learn::{Inputs, Kept, Ran, Wanted, Watched};
 use crate::plan::{Model, Pipeline};
 use crate::run;
 use crate::sweep::leave_out;
@@ -170,12 +169,20 @@ fn judge(
     make().begin_with(state)?;
     let mut graph: Graph = Inputs::of(pipeline, wanted)?.graph(pipeline)?;
     leave_out(pipeline, &mut graph, model.node);
-    let seen: Arc<Mutex<Vec<RecordBatch>>> = Arc::default();
+    let seen: Arc<Mutex<Option<RecordBatch>>> = Arc::default();
     let (begin, state, into) = (make.clone(), state.to_vec(), seen.clone());
     let make: MakeFold = Arc::new(move || {
         let mut fold = begin();
         fold.begin_with(&state).expect("such a fold has taken it already");
-        Box::new(Watched { fold, seen: into.clone() })
+        let into = into.clone();
+        // The largest batch so far, until it is large enough to be timed with.
+        Box::new(Watched::new(fold).taught(move |port, rows| {
+            let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
+            let most = seen.as_ref().map_or(0, RecordBatch::num_rows);
+            if port == 0 && most < ROWS && rows.num_rows() > most {
+                *seen = Some(rows.slice(0, rows.num_rows().min(ROWS)));
+            }
+        }))
     });
     if let Power::Fold(folding) = &mut graph.nodes[model.node].step.power {
         let learned_through = Arc::new(version.metadata.frontier.clone());
@@ -189,58 +196,8 @@ fn judge(
         |score: &&Score| score.who == "model" && score.over == "all" && best_baseline(&measures, &score.name).is_some();
     let measures = measures.iter().filter(is_quality).map(|score| (score.name.clone(), score.value)).collect();
     let answer = book.newest_revision(model.node).ok_or_else(nothing)?.answer;
-    let rows = seen.lock().unwrap_or_else(PoisonError::into_inner).first().cloned();
+    let rows = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(Judged { measures, answer, rows })
-}
-
-/// A fold whose first rows are kept, to be timed with.
-struct Watched {
-    fold: Box<dyn Fold>,
-    seen: Arc<Mutex<Vec<RecordBatch>>>,
-}
-
-impl Fold for Watched {
-    fn learn(&mut self, port: usize, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = seen.first().map_or(0, RecordBatch::num_rows);
-        if port == 0 && most < ROWS && rows.num_rows() > most {
-            *seen = vec![rows.slice(0, rows.num_rows().min(ROWS))];
-        }
-        drop(seen);
-        self.fold.learn(port, rows, rejects)
-    }
-
-    fn examples(&self) -> u64 {
-        self.fold.examples()
-    }
-
-    fn changes(&self) -> u64 {
-        self.fold.changes()
-    }
-
-    fn begin_with(&mut self, file: &[u8]) -> Result<()> {
-        self.fold.begin_with(file)
-    }
-
-    fn revision(&self) -> Arc<dyn Answer> {
-        self.fold.revision()
-    }
-
-    fn measures(&self) -> Vec<Measure> {
-        self.fold.measures()
-    }
-
-    fn measure_anew(&mut self) {
-        self.fold.measure_anew();
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        self.fold.snapshot()
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
-        self.fold.restore(snapshot)
-    }
 }
 
 /// What both measured, how long their answers take, and how large their weights are.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
-use millstream_engine::Result;
 use millstream_engine::graph::Graph;
-use millstream_engine::operator::{Answer, Fold, Measure, Power, Rejects};
+use millstream_engine::operator::Power;
+
+use super::watched::Watched;
 
 /// By node: what a fold had become when it was last asked, which is after every epoch.
 #[derive(Default)]
@@ -26,54 +26,11 @@ impl Remembering {
                     fold.restore(&before).expect("it is a snapshot of the same fold");
                     fold.measure_anew();
                 }
-                Box::new(Remembered { fold, kept: Arc::clone(&kept) })
+                let kept = Arc::clone(&kept);
+                Box::new(Watched::new(fold).became(move |snapshot| {
+                    snapshot.clone_into(&mut kept.lock().unwrap_or_else(PoisonError::into_inner));
+                }))
             });
         }
-    }
-}
-
-/// A fold that leaves what it has become.
-struct Remembered {
-    fold: Box<dyn Fold>,
-    kept: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Fold for Remembered {
-    fn learn(&mut self, port: usize, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
-        self.fold.learn(port, rows, rejects)
-    }
-
-    fn examples(&self) -> u64 {
-        self.fold.examples()
-    }
-
-    fn changes(&self) -> u64 {
-        self.fold.changes()
-    }
-
-    fn begin_with(&mut self, file: &[u8]) -> Result<()> {
-        self.fold.begin_with(file)
-    }
-
-    fn revision(&self) -> Arc<dyn Answer> {
-        self.fold.revision()
-    }
-
-    fn measures(&self) -> Vec<Measure> {
-        self.fold.measures()
-    }
-
-    fn measure_anew(&mut self) {
-        self.fold.measure_anew();
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        let snapshot = self.fold.snapshot();
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&snapshot);
-        snapshot
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
-        self.fold.restore(snapshot)
     }
 }
