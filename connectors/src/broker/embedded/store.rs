@@ -79,8 +79,8 @@ impl Store {
         // Larger pages make chunks of 1 MiB cheap; smaller ones make single records cheap.
         connection.pragma_update(None, "page_size", 8192).map_err(fault)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fault)?;
-        // Copying the write-ahead log back costs an fsync: do it every 32 MiB.
-        connection.pragma_update(None, "wal_autocheckpoint", 4096).map_err(fault)?;
+        // Whoever appends then waits until the write-ahead log is copied back: often and little, every 4 MiB.
+        connection.pragma_update(None, "wal_autocheckpoint", 512).map_err(fault)?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fault)?;
         prepare(&mut connection).map_err(fault)?;
         Ok(Self { path, connection: Mutex::new(connection), bells: Mutex::default() })
