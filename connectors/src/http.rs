@@ -220,7 +220,6 @@ pub async fn listen<S: Serve>(
 ) -> Result<()> {
     let slots = Arc::new(Semaphore::new(limits.connections_max));
     let acceptor = limits.tls.as_ref().map(|tls| tls.acceptor(protocol.name()));
-    let connections_max = limits.connections_max as u32;
     loop {
         let connection = async {
             // It is never closed.
@@ -238,14 +237,14 @@ pub async fn listen<S: Serve>(
         // Answers are small, and somebody waits for them; where it cannot be set, they come a little later.
         drop(stream.set_nodelay(true));
         let (service, stopping, acceptor) = (service.clone(), stopping.clone(), acceptor.clone());
-        let patience = Patience { header: limits.header, answer: limits.patience };
+        let limits = limits.clone();
         drop(tokio::spawn(async move {
             match acceptor {
-                None => speak(protocol, stream, patience, service, stopping).await,
+                None => speak(protocol, stream, &limits, service, stopping).await,
                 Some(acceptor) => {
                     // Whoever cannot show who it is, or does not in time, was told so by its own side.
-                    if let Ok(Ok(stream)) = timeout(patience.header, acceptor.accept(stream)).await {
-                        speak(protocol, stream, patience, service, stopping).await;
+                    if let Ok(Ok(stream)) = timeout(limits.header, acceptor.accept(stream)).await {
+                        speak(protocol, stream, &limits, service, stopping).await;
                     }
                 }
             }
@@ -254,39 +253,28 @@ pub async fn listen<S: Serve>(
         }));
     }
     drop(listener);
-    drop(slots.acquire_many(connections_max).await);
+    drop(slots.acquire_many(limits.connections_max as u32).await);
     Ok(())
 }
 
-/// How long is waited on a connection: for a request's head, and for its body, and then its answer.
-#[derive(Clone, Copy)]
-struct Patience {
-    header: Duration,
-    answer: Duration,
-}
-
+/// Serves a connection to its end.
 async fn speak<S: Serve>(
     protocol: Protocol,
     stream: impl Stream,
-    patience: Patience,
+    limits: &Limits,
     service: Arc<S>,
     stopping: watch::Receiver<bool>,
 ) {
     match protocol {
-        Protocol::Http1 => one_by_one(stream, patience, service, stopping).await,
-        Protocol::Http2 => many(stream, patience, service, stopping).await,
+        Protocol::Http1 => one_by_one(stream, limits, service, stopping).await,
+        Protocol::Http2 => many(stream, limits, service, stopping).await,
     }
 }
 
 /// Serves a connection over HTTP/1.1.
-async fn one_by_one<S: Serve>(
-    stream: impl Stream,
-    patience: Patience,
-    service: Arc<S>,
-    stopping: watch::Receiver<bool>,
-) {
+async fn one_by_one<S: Serve>(stream: impl Stream, limits: &Limits, service: Arc<S>, stopping: watch::Receiver<bool>) {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience.header).max_buf_size(BUFFER_BYTES);
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.header).max_buf_size(BUFFER_BYTES);
     let service = service_fn(move |request| {
         let service = service.clone();
         async move { Ok::<_, Infallible>(service.answer(request).await) }
@@ -298,11 +286,11 @@ async fn one_by_one<S: Serve>(
         () = ending(stopping) => {}
     }
     connection.as_mut().graceful_shutdown();
-    drop(timeout(2 * patience.answer, connection).await);
+    drop(timeout(2 * limits.patience, connection).await);
 }
 
 /// Serves a connection over HTTP/2.
-async fn many<S: Serve>(stream: impl Stream, patience: Patience, service: Arc<S>, stopping: watch::Receiver<bool>) {
+async fn many<S: Serve>(stream: impl Stream, limits: &Limits, service: Arc<S>, stopping: watch::Receiver<bool>) {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_header_list_size(BUFFER_BYTES as u32).max_concurrent_streams(STREAMS_MAX);
     builder.initial_connection_window_size(WINDOW_BYTES).initial_stream_window_size(WINDOW_BYTES);
@@ -321,11 +309,11 @@ async fn many<S: Serve>(stream: impl Stream, patience: Patience, service: Arc<S>
         _ = connection.as_mut() => return,
         () = ending(stopping) => {}
         // Nothing in the protocol ends a connection on which nothing is asked.
-        () = open.silence(patience.header) => {}
+        () = open.silence(limits.header) => {}
     }
     connection.as_mut().graceful_shutdown();
     // A client that has not even begun to speak does not hear that.
-    let rest = if open.count.load(Ordering::SeqCst) == 0 { patience.header } else { 2 * patience.answer };
+    let rest = if open.count.load(Ordering::SeqCst) == 0 { limits.header } else { 2 * limits.patience };
     drop(timeout(rest, connection).await);
 }
 

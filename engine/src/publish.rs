@@ -28,8 +28,8 @@ use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::run::Turn;
 use crate::time::Stopwatch;
-pub use answers::VERSION;
 use answers::{Answered, Choice, Leaders, Wanted};
+pub use answers::{VERSION, no_version};
 
 /// Epochs that share one commit, at most.
 const GROUP_MAX: usize = 64;

@@ -10,20 +10,22 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
+use millstream_engine::binding::Frontier;
 use millstream_engine::catalogue::StepInput;
 use millstream_engine::graph::Graph;
 use millstream_engine::operator::{Answer, Begun, Folding, MakeFold, Power, Rejects};
 use millstream_engine::time::Stopwatch;
 use millstream_engine::{Fault, Result};
 use millstream_operators::inference::{Narrowed, Narrowing, STATE, Saved, WEIGHTS, narrow};
-use millstream_operators::registry::{Metadata, Promotion, Registry, Score, Version, best_baseline};
+use millstream_operators::registry::{Metadata, Promotion, Registry, Score, best_baseline};
 use millstream_operators::training;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::learn::{Inputs, Kept, Ran, Wanted, Watched};
+use crate::origin::begun;
 use crate::plan::{Model, Pipeline};
-use crate::run;
+use crate::registry;
 use crate::sweep::leave_out;
 
 /// Rows that are timed.
@@ -86,29 +88,30 @@ pub fn optimise(
     let model =
         model.ok_or_else(|| Fault::definition(format!("the definition has no model {}", version.metadata.model)))?;
     let files = registry.artefacts(&version)?;
-    let file = |wanted: &str| {
-        let found = files.iter().find(|(name, _)| name == wanted).map(|(_, content)| content.as_slice());
-        found.ok_or_else(|| Fault::definition(format!("version {full} holds no {wanted}")))
-    };
     let make = judging(pipeline, model)?;
     let does_not = |fault: Fault| {
         let message = format!("{full} cannot be made smaller: {}", fault.message);
         Fault { message, ..fault }
     };
     // Says what differs between the version and the definition.
-    make().begin_with(file(STATE)?).map_err(does_not)?;
-    let (small, weights) = narrow(file(WEIGHTS)?, how).map_err(does_not)?;
+    let of_version = |wanted: &str| {
+        file(&files, wanted).ok_or_else(|| Fault::definition(format!("version {full} holds no {wanted}")))
+    };
+    let whole = begun(&make, &of_version(STATE)?.into()).map_err(does_not)?;
+    let (small, weights) = narrow(of_version(WEIGHTS)?, how).map_err(does_not)?;
     let mut taken = make();
     taken.begin_with(&small).map_err(does_not)?;
-    let narrowed = Saved::renumbered(state(&taken.revision().artefacts()?)?, version.metadata.examples);
-    let mut narrowed_fold = make();
-    narrowed_fold.begin_with(&narrowed.map_err(Fault::ours)?)?;
-    let mut artefacts = narrowed_fold.revision().artefacts()?;
+    let artefacts = taken.revision().artefacts()?;
+    let state = file(&artefacts, STATE).ok_or_else(|| Fault::ours("a model writes its state"))?;
+    let state = Saved::renumbered(state, version.metadata.examples).map_err(Fault::ours)?;
+    let narrowed = begun(&make, &state.into())?;
+    let mut artefacts = narrowed().revision().artefacts()?;
     artefacts.iter_mut().filter(|(name, _)| name == WEIGHTS).for_each(|(_, content)| content.clone_from(&small));
 
     let wanted = Wanted { feeds: true, ..wanted.clone() };
-    let before = judge(pipeline, model, &wanted, (&make, file(STATE)?), &version)?;
-    let after = judge(pipeline, model, &wanted, (&make, state(&artefacts)?), &version)?;
+    let learned_through = Arc::new(version.metadata.frontier.clone());
+    let judge = |begun| judge(pipeline, model, &wanted, begun, learned_through.clone());
+    let (before, after) = (judge(whole)?, judge(narrowed)?);
     let measures = compare(&before, &after, [&files, &artefacts])?;
     let how = said(how);
     let decisive = version.metadata.decisive().map(|(name, _)| name.to_owned());
@@ -129,18 +132,14 @@ pub fn optimise(
 
 /// Makes a version of it.
 pub fn promote(optimised: &mut Optimised, registry: &Registry, now_ms: i64) -> Result<()> {
-    let mut promotion = optimised.promotion.clone();
-    promotion.metadata.promoted_ms = now_ms;
-    promotion.metadata.promoted_by = Some(run::user());
-    let version = registry.promote(&promotion)?;
-    registry.note_versions(now_ms)?;
+    let version = registry::promote(registry, optimised.promotion.clone(), now_ms)?;
     optimised.version = Some(format!("{}/{}", version.metadata.model, version.id));
     Ok(())
 }
 
-fn state(files: &[(String, Vec<u8>)]) -> Result<&[u8]> {
-    let found = files.iter().find(|(name, _)| name == STATE).map(|(_, content)| content.as_slice());
-    found.ok_or_else(|| Fault::ours("a model writes its state"))
+/// One of a version's files.
+fn file<'f>(files: &'f [(String, Vec<u8>)], wanted: &str) -> Option<&'f [u8]> {
+    files.iter().find(|(name, _)| name == wanted).map(|(_, content)| content.as_slice())
 }
 
 /// What makes the model so that it learns nothing.
@@ -158,26 +157,23 @@ fn judging(pipeline: &Pipeline, model: &Model) -> Result<MakeFold> {
     }
 }
 
-/// Judges a model that begins with a state.
+/// Judges a model that has begun with a state.
 fn judge(
     pipeline: &Pipeline,
     model: &Model,
     wanted: &Wanted,
-    (make, state): (&MakeFold, &[u8]),
-    version: &Version,
+    begun: MakeFold,
+    learned_through: Arc<Frontier>,
 ) -> Result<Judged> {
-    make().begin_with(state)?;
     let mut graph: Graph = Inputs::of(pipeline, wanted)?.graph(pipeline)?;
     leave_out(pipeline, &mut graph, model.node);
     let seen: Arc<Mutex<Option<RecordBatch>>> = Arc::default();
-    let (begin, state, into) = (make.clone(), state.to_vec(), seen.clone());
+    let shown = seen.clone();
     let make: MakeFold = Arc::new(move || {
-        let mut fold = begin();
-        fold.begin_with(&state).expect("such a fold has taken it already");
-        let into = into.clone();
+        let shown = shown.clone();
         // The largest batch so far, until it is large enough to be timed with.
-        Box::new(Watched::new(fold).taught(move |port, rows| {
-            let mut seen = into.lock().unwrap_or_else(PoisonError::into_inner);
+        Box::new(Watched::new(begun()).taught(move |port, rows| {
+            let mut seen = shown.lock().unwrap_or_else(PoisonError::into_inner);
             let most = seen.as_ref().map_or(0, RecordBatch::num_rows);
             if port == 0 && most < ROWS && rows.num_rows() > most {
                 *seen = Some(rows.slice(0, rows.num_rows().min(ROWS)));
@@ -185,7 +181,6 @@ fn judge(
         }))
     });
     if let Power::Fold(folding) = &mut graph.nodes[model.node].step.power {
-        let learned_through = Arc::new(version.metadata.frontier.clone());
         *folding = Folding { make, begun: Some(Begun { learned_through, learns: false }), ..folding.clone() };
     }
     let Ran { book, mut told, .. } = Ran::over(pipeline, graph, false, Kept::default())?;
@@ -214,10 +209,7 @@ fn compare(before: &Judged, after: &Judged, files: [&[(String, Vec<u8>)]; 2]) ->
             measures.push(Compared { name: format!("answer_us_{count}"), before, after });
         }
     }
-    let [before, after] = files.map(|files| {
-        let weights = files.iter().find(|(name, _)| name == WEIGHTS);
-        weights.map_or(0.0, |(_, content)| content.len() as f64)
-    });
+    let [before, after] = files.map(|files| file(files, WEIGHTS).map_or(0.0, |weights| weights.len() as f64));
     measures.push(Compared { name: "weight_bytes".to_owned(), before, after });
     Ok(measures)
 }

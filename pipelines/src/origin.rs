@@ -154,13 +154,7 @@ impl Origins {
     /// What makes a model's fold, or one with other settings, so that it begins with it. Says what does not fit.
     pub fn make(&self, model: &Model, make: &MakeFold) -> Result<MakeFold> {
         let Some(Held { file, .. }) = self.held(model) else { return Ok(make.clone()) };
-        make().begin_with(file)?;
-        let (make, file) = (make.clone(), file.clone());
-        Ok(Arc::new(move || {
-            let mut fold = make();
-            fold.begin_with(&file).expect("such a fold has taken it already");
-            fold
-        }))
+        begun(make, file)
     }
 
     /// Keeps all of it in the state directory, durably.
@@ -187,6 +181,17 @@ impl Origins {
         let sync = |folder: &Path| File::open(folder).and_then(|open| open.sync_all());
         sync(&folder).and_then(|()| sync(state)).map_err(failed("make durable", &folder))
     }
+}
+
+/// What makes a fold that begins with a file. Says what does not fit.
+pub(crate) fn begun(make: &MakeFold, file: &Arc<[u8]>) -> Result<MakeFold> {
+    make().begin_with(file)?;
+    let (make, file) = (make.clone(), file.clone());
+    Ok(Arc::new(move || {
+        let mut fold = make();
+        fold.begin_with(&file).expect("such a fold has taken it already");
+        fold
+    }))
 }
 
 /// Where something is looked for.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use millstream_connectors::store::{self, Location};
 use millstream_engine::checkpoint::Store;
 use millstream_engine::{Fault, Result};
-use millstream_operators::registry::{Notebook, Place, Registry};
+use millstream_operators::registry::{Notebook, Place, Promotion, Registry, Version};
 
 use crate::plan::Pipeline;
 use crate::run::state::models_path;
+use crate::run::user;
 use crate::shape::{self, Elsewhere};
 
 /// How long a bucket may take to answer: epochs wait for what is promoted.
@@ -37,6 +38,15 @@ pub fn find(pipeline: &Pipeline, state: &Path, elsewhere: Option<&Elsewhere>) ->
         return Err(Fault::definition(format!("there is no registry at {}", folder.display())));
     }
     at.open(there.database.as_deref(), elsewhere.is_none().then_some(&own))
+}
+
+/// Makes a version of what was not learned by a run: now, and by who runs this program.
+pub fn promote(registry: &Registry, mut promotion: Promotion, now_ms: i64) -> Result<Version> {
+    promotion.metadata.promoted_ms = now_ms;
+    promotion.metadata.promoted_by = Some(user());
+    let version = registry.promote(&promotion)?;
+    registry.note_versions(now_ms)?;
+    Ok(version)
 }
 
 /// Whether a pipeline's registry was ever made, as far as that can be told without asking for it.

@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use crate::learn::{self, Inputs, Kept, Ran};
 use crate::origin::Origin;
 use crate::plan::{self, Model, Pipeline, Sweep, Trial};
-use crate::run;
+use crate::{registry, run};
 
 /// What became of a sweep.
 #[derive(Debug, Serialize)]
@@ -153,11 +153,9 @@ pub fn promote(report: &mut Report, registry: &Registry, now_ms: i64) -> Result<
     let mut promotion = report.best.clone().ok_or_else(nothing)?;
     let metadata = &mut promotion.metadata;
     metadata.parent = registry.newest(&metadata.model)?.map(|version| version.id);
-    (metadata.started_ms, metadata.promoted_ms) = (now_ms, now_ms);
-    metadata.promoted_by = Some(run::user());
+    metadata.started_ms = now_ms;
     let author = Author { by: run::user(), why: metadata.reason.clone(), at_ms: now_ms };
-    let version = registry.promote(&promotion)?;
-    registry.note_versions(now_ms)?;
+    let version = registry::promote(registry, promotion, now_ms)?;
     let settings = report.trials.first().into_iter().flat_map(|best| &best.settings);
     let settings = settings.map(|(setting, value)| (setting.as_str(), value.to_string()));
     for (key, value) in settings.chain([("sweep", report.sweep.clone())]) {

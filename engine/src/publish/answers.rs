@@ -45,15 +45,17 @@ pub(super) fn wanted(request: &Request, graph: &Graph) -> Wanted {
     let source = &graph.sources[request.origin.source as usize];
     let Some(asks) = source.asks.as_ref().filter(|asks| asks.by_name) else { return Wanted::Any };
     let Some((_, said)) = request.headers.iter().find(|(name, _)| name == VERSION) else { return Wanted::Any };
-    let mut names = asks.folds.iter().map(|fold| graph.nodes[*fold].name.as_str());
+    let names = asks.folds.iter().map(|fold| graph.nodes[*fold].name.as_str());
     if let Some(place) = names.clone().position(|name| name.as_bytes() == said) {
         return Wanted::Place(place);
     }
     let said: String = String::from_utf8_lossy(said).chars().take(TOLD_CHARS_MAX).collect();
-    let first = names.next().unwrap_or_default().to_owned();
-    let names = names.fold(first, |all, name| all + ", " + name);
-    let reason = format!("there is no version `{said}`; there are {names}");
-    Wanted::Nobody(Outcome::Refused { step: source.name.as_str().into(), reason })
+    Wanted::Nobody(Outcome::Refused { step: source.name.as_str().into(), reason: no_version(&said, names) })
+}
+
+/// Says that nobody of these names is meant by a version.
+pub fn no_version<'n>(said: &str, names: impl Iterator<Item = &'n str>) -> String {
+    format!("there is no version `{said}`; there are {}", names.collect::<Vec<_>>().join(", "))
 }
 
 /// The answers of an epoch, by request.

@@ -66,19 +66,34 @@ fn pretty(value: &impl Serialize) -> Result<Vec<u8>> {
 }
 
 fn weights(predictor: &dyn Predictor) -> Result<Vec<u8>> {
+    write_tensors(&predictor.tensors().into_iter().map(Stored::doubles).collect::<Vec<_>>())
+}
+
+/// A tensor as it is stored.
+pub(super) struct Stored {
+    pub(super) name: String,
+    pub(super) kind: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// Its numbers, little-endian.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Stored {
+    /// In double precision.
+    pub(super) fn doubles(tensor: Tensor) -> Self {
+        let Tensor { name, shape, values } = tensor;
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { name: name.into_owned(), kind: Dtype::F64, shape, bytes }
+    }
+}
+
+/// A file of safetensors.
+pub(super) fn write_tensors(tensors: &[Stored]) -> Result<Vec<u8>> {
     let refused = |error| Fault::ours("a model's weights cannot be written").because(error);
-    let tensors: Vec<_> = predictor
-        .tensors()
-        .into_iter()
-        .map(|tensor| {
-            let bytes: Vec<u8> = tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            (tensor.name, tensor.shape, bytes)
-        })
-        .collect();
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F64, shape.clone(), bytes).map_err(refused)?)))
-        .collect::<Result<Vec<_>>>()?;
+    let views = tensors.iter().map(|Stored { name, kind, shape, bytes }| {
+        TensorView::new(*kind, shape.clone(), bytes).map(|view| (name, view)).map_err(refused)
+    });
+    let views = views.collect::<Result<Vec<_>>>()?;
     serialize(views, None).map_err(refused)
 }
 

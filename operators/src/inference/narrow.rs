@@ -6,11 +6,10 @@
 
 use half::{bf16, f16};
 use millstream_engine::{Fault, Result};
-use safetensors::tensor::{Dtype, TensorView, serialize};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use safetensors::Dtype;
+use serde::Serialize;
 
-use super::artefacts::read_tensors;
+use super::artefacts::{Stored, read_tensors, write_tensors};
 use crate::models::Tensor;
 
 /// What follows the name of a tensor of whole numbers in that of its scales.
@@ -22,8 +21,7 @@ const LEARNED: [&str; 8] = ["weights", "bias", "biases", "gain", "shift", "facto
 const CATEGORIES: &str = "embeddings.categories";
 
 /// In how many bits a number is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bits {
     /// IEEE 754's half precision: three decimal digits, up to 65,504.
     F16,
@@ -62,61 +60,54 @@ pub struct Narrowed {
     pub zeros: u64,
 }
 
+/// Whether a tensor is learned by steps.
+fn is_learned(name: &str) -> bool {
+    let last = name.rsplit(['.', '/']).next().unwrap_or_default();
+    LEARNED.contains(&last) && name != CATEGORIES
+}
+
 /// A version's file of weights with smaller numbers, and what became of them.
 pub fn narrow(file: &[u8], how: Narrowing) -> Result<(Vec<u8>, Narrowed)> {
-    let tensors = read_tensors(file).map_err(Fault::definition)?;
-    let (mut kept, mut narrowed) = (Vec::new(), Narrowed::default());
-    for mut tensor in tensors {
-        let last = tensor.name.rsplit(['.', '/']).next().unwrap_or_default();
-        if !LEARNED.contains(&last) || *tensor.name == *CATEGORIES {
-            let bytes = tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            kept.push((tensor.name.to_string(), Dtype::F64, tensor.shape, bytes));
+    let mut stored = Vec::new();
+    for mut tensor in read_tensors(file).map_err(Fault::definition)? {
+        if !is_learned(&tensor.name) {
+            stored.push(Stored::doubles(tensor));
             continue;
         }
         let least = how.prune * tensor.values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
         tensor.values.iter_mut().filter(|value| value.abs() < least).for_each(|value| *value = 0.0);
-        let before = kept.len();
-        store(tensor, how.bits, &mut kept).map_err(Fault::definition)?;
-        let stored: Vec<f64> = read_tensors(&write(&kept[before..])?).map_err(Fault::ours)?.remove(0).values;
-        narrowed.weights += stored.len() as u64;
-        narrowed.zeros += stored.iter().filter(|value| **value == 0.0).count() as u64;
+        match how.bits {
+            None => stored.push(Stored::doubles(tensor)),
+            Some(bits) => stored.extend(store(tensor, bits).map_err(Fault::definition)?),
+        }
     }
-    Ok((write(&kept)?, narrowed))
+    let file = write_tensors(&stored)?;
+    let mut narrowed = Narrowed::default();
+    // What was too small for its bits has become zero, too.
+    for tensor in read_tensors(&file).map_err(Fault::ours)?.iter().filter(|tensor| is_learned(&tensor.name)) {
+        narrowed.weights += tensor.values.len() as u64;
+        narrowed.zeros += tensor.values.iter().filter(|value| **value == 0.0).count() as u64;
+    }
+    Ok((file, narrowed))
 }
 
-type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
-
-fn write(tensors: &[Stored]) -> Result<Vec<u8>> {
-    let refused = |error| Fault::ours("a model's weights cannot be written").because(error);
-    let view = |(name, kind, shape, bytes): &'_ Stored| (name.clone(), *kind, shape.clone(), bytes.clone());
-    let owned: Vec<Stored> = tensors.iter().map(view).collect();
-    let views = owned
-        .iter()
-        .map(|(name, kind, shape, bytes)| Ok((name, TensorView::new(*kind, shape.clone(), bytes).map_err(refused)?)));
-    serialize(views.collect::<Result<Vec<_>>>()?, None).map_err(refused)
-}
-
-/// Stores a tensor in so many bits, with its scales.
-fn store(tensor: Tensor, bits: Option<Bits>, to: &mut Vec<Stored>) -> std::result::Result<(), String> {
+/// A tensor in so many bits, with its scales if it has some.
+fn store(tensor: Tensor, bits: Bits) -> std::result::Result<Vec<Stored>, String> {
     let Tensor { name, shape, values } = tensor;
     let name = name.into_owned();
-    match bits {
-        None => {
-            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            to.push((name, Dtype::F64, shape, bytes));
-        }
-        Some(Bits::F16) => {
+    Ok(match bits {
+        Bits::F16 => {
             if let Some(value) = values.iter().find(|value| !f16::from_f64(**value).is_finite()) {
                 return Err(format!("`{name}` holds {value}, which is too large for f16: take bf16"));
             }
             let bytes = values.iter().flat_map(|value| f16::from_f64(*value).to_le_bytes()).collect();
-            to.push((name, Dtype::F16, shape, bytes));
+            vec![Stored { name, kind: Dtype::F16, shape, bytes }]
         }
-        Some(Bits::Bf16) => {
+        Bits::Bf16 => {
             let bytes = values.iter().flat_map(|value| bf16::from_f64(*value).to_le_bytes()).collect();
-            to.push((name, Dtype::BF16, shape, bytes));
+            vec![Stored { name, kind: Dtype::BF16, shape, bytes }]
         }
-        Some(Bits::Int8) => {
+        Bits::Int8 => {
             let groups = groups(&name, &shape);
             let mut scales = vec![0.0_f32; groups.count];
             for (at, value) in values.iter().enumerate() {
@@ -129,12 +120,16 @@ fn store(tensor: Tensor, bits: Option<Bits>, to: &mut Vec<Stored>) -> std::resul
                 (whole as i8).to_le_bytes()[0]
             };
             let bytes = values.iter().enumerate().map(whole).collect();
-            let scales = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
-            to.push((name.clone(), Dtype::I8, shape, bytes));
-            to.push((name + SCALES, Dtype::F32, vec![groups.count], scales));
+            let of_scales = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+            let scales = Stored {
+                name: format!("{name}{SCALES}"),
+                kind: Dtype::F32,
+                shape: vec![groups.count],
+                bytes: of_scales,
+            };
+            vec![Stored { name, kind: Dtype::I8, shape, bytes }, scales]
         }
-    }
-    Ok(())
+    })
 }
 
 /// Which numbers of a tensor share a scale.
@@ -181,14 +176,10 @@ mod tests {
     use super::*;
 
     fn file(tensors: &[(&str, Vec<usize>, Vec<f64>)]) -> Vec<u8> {
-        let stored: Vec<Stored> = tensors
-            .iter()
-            .map(|(name, shape, values)| {
-                let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                ((*name).to_owned(), Dtype::F64, shape.clone(), bytes)
-            })
-            .collect();
-        write(&stored).expect("it can be written")
+        let tensor = |(name, shape, values): &(&str, Vec<usize>, Vec<f64>)| {
+            Stored::doubles(Tensor { name: (*name).to_owned().into(), shape: shape.clone(), values: values.clone() })
+        };
+        write_tensors(&tensors.iter().map(tensor).collect::<Vec<_>>()).expect("it can be written")
     }
 
     fn values(file: &[u8], name: &str) -> Vec<f64> {
@@ -230,13 +221,13 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let large = file(&[("weights", vec![1], vec![1e6])]);
         assert!(narrow(&large, Narrowing { bits: Some(Bits::F16), prune: 0.0 }).is_err());
-        let scales = 1.0_f32.to_le_bytes().to_vec();
-        let odd = write(&[
-            ("weights".to_owned(), Dtype::I8, vec![2, 2], vec![1, 2, 3, 4]),
-            (format!("weights{SCALES}"), Dtype::F32, vec![1], scales),
+        let whole = |name: &str, kind, shape, bytes| Stored { name: name.to_owned(), kind, shape, bytes };
+        let odd = write_tensors(&[
+            whole("weights", Dtype::I8, vec![2, 2], vec![1, 2, 3, 4]),
+            whole(&format!("weights{SCALES}"), Dtype::F32, vec![1], 1.0_f32.to_le_bytes().to_vec()),
         ]);
         assert!(read_tensors(&odd.expect("it can be written")).expect_err("two are needed").contains("scales"));
-        let alone = write(&[("weights".to_owned(), Dtype::I8, vec![1], vec![1])]).expect("it can be written");
+        let alone = write_tensors(&[whole("weights", Dtype::I8, vec![1], vec![1])]).expect("it can be written");
         assert!(read_tensors(&alone).is_err());
     }
 }

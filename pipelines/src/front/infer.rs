@@ -11,7 +11,7 @@ use millstream_connectors::broker::Message;
 use millstream_connectors::formats::Cell;
 use millstream_connectors::http::Refusal;
 use millstream_connectors::sources::intake::{Outcome as Kept, RECORD_BYTES, Room};
-use millstream_engine::publish::{Given, Outcome, Stamp, VERSION};
+use millstream_engine::publish::{Given, Outcome, Stamp, VERSION, no_version};
 use millstream_engine::raw::Headers;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -129,13 +129,8 @@ impl Endpoint {
         if !self.by_name {
             return not_found(NEWEST_ONLY.to_owned());
         }
-        let mut names = self.models.iter().map(|(name, ..)| name.as_str());
-        if names.clone().any(|name| name == version) {
-            return Ok(version);
-        }
-        let first = names.next().unwrap_or_default().to_owned();
-        let names = names.fold(first, |all, name| all + ", " + name);
-        not_found(format!("there is no version `{version}`; there are {names}"))
+        let names = self.models.iter().map(|(name, ..)| name.as_str());
+        if names.clone().any(|name| name == version) { Ok(version) } else { not_found(no_version(version, names)) }
     }
 
     /// Room for a request of so many bytes.

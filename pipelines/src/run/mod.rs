@@ -367,13 +367,7 @@ fn settings(
 /// Where the answers to each request source go.
 pub(crate) fn answers(pipeline: &Pipeline) -> BTreeMap<u32, Answers> {
     let first = pipeline.sources.len() as u32;
-    pipeline
-        .requests
-        .iter()
-        .map(|request| answers_to(pipeline, request))
-        .zip(first..)
-        .map(|(to, at)| (at, to))
-        .collect()
+    (first..).zip(pipeline.requests.iter().map(|request| answers_to(pipeline, request))).collect()
 }
 
 /// Where the answers to some requests go.

@@ -197,18 +197,24 @@ pub(super) fn difference(left: &[f64], right: &[f64]) -> f64 {
     left.iter().zip(right).map(apart).fold(0.0, most)
 }
 
+/// A learner that has had so many examples; in every second case, what they are follows from their categories.
+fn taught(case: &Case, seed: usize, len: usize, random: &mut Random) -> Box<dyn Learner> {
+    let mut learner = case.learner();
+    let mut stream = case.stream(random, len, false);
+    if seed % 2 == 1 {
+        by_category(case, &mut stream);
+    }
+    learner.learn(&stream.rows, &stream.examples, &mut Vec::new());
+    learner
+}
+
 #[test]
 fn a_file_answers_as_the_model_that_it_was_made_of() {
     let mut count = 0;
     for (seed, case) in all_cases().into_iter().enumerate() {
         for len in [0, 1000] {
             let mut random = Random::seeded(seed as u64);
-            let mut learner = case.learner();
-            let mut stream = case.stream(&mut random, len, false);
-            if seed % 2 == 1 {
-                by_category(&case, &mut stream);
-            }
-            learner.learn(&stream.rows, &stream.examples, &mut Vec::new());
+            let learner = taught(&case, seed, len, &mut random);
             let Ok(bytes) = file(&case, &*learner.frozen()) else { continue };
             let (fitting, mut other) = imported(&case);
             let name = format!("{} of {len} examples", case.name);
@@ -244,12 +250,7 @@ fn a_runtime_gives_the_same_answers() {
     for (seed, case) in all_cases().into_iter().enumerate() {
         for len in [0, 2000] {
             let mut random = Random::seeded(seed as u64);
-            let mut learner = case.learner();
-            let mut stream = case.stream(&mut random, len, false);
-            if seed % 2 == 1 {
-                by_category(&case, &mut stream);
-            }
-            learner.learn(&stream.rows, &stream.examples, &mut Vec::new());
+            let learner = taught(&case, seed, len, &mut random);
             let Ok(bytes) = file(&case, &*learner.frozen()) else { continue };
             // Wild rows have logarithms of probabilities of 1e12 there, whose last digits are rounding.
             let wild = !case.name.contains("naive_bayes");

@@ -2,11 +2,9 @@
 
 use std::fs;
 
-use millstream_engine::Fault;
-
 use super::super::{Author, Edit, Metadata, Promotion, Registry, Score, Tolerance, Version};
 use super::promotion;
-use super::site::{Site, everywhere};
+use super::site::{Site, crash_after_each_step, cut_power_at_each_change, everywhere};
 
 pub(super) fn author(why: &str) -> Author {
     Author { by: "ana".to_owned(), why: why.to_owned(), at_ms: 1_800_000_000_000 }
@@ -250,45 +248,23 @@ fn delete_and_crash(site: &Site, go: impl FnOnce(&Registry, &Version) -> bool) -
 
 #[test]
 fn a_crash_while_deleting_leaves_all_or_nothing() {
-    for kind in 0..Site::all().len() {
-        let mut steps = 0;
-        let crash_at = |crash_at| {
-            delete_and_crash(&Site::all()[kind], |registry, version| {
-                let mut step = 0;
-                let done = registry.delete_in_steps(("late", &version.id), &author("test"), &mut |name| {
-                    step += 1;
-                    if step > crash_at { Err(Fault::world(format!("crash after {name}"))) } else { Ok(()) }
-                });
-                done.is_ok()
-            })
-        };
-        while !crash_at(steps) {
-            steps += 1;
-        }
-        assert!(steps >= 4, "only {steps} steps were tried");
-    }
+    crash_after_each_step(4, |site, done| {
+        delete_and_crash(site, |registry, version| {
+            registry.delete_in_steps(("late", &version.id), &author("test"), done).is_ok()
+        })
+    });
 }
 
 #[test]
 fn a_power_cut_while_deleting_leaves_all_or_nothing() {
-    for is_done in [false, true] {
-        let mut changes = 1;
-        let cut_at = |change| {
-            let site = Site::on_store();
-            let store = site.store.as_deref().expect("it has one");
-            store.is_done.store(is_done, std::sync::atomic::Ordering::SeqCst);
-            delete_and_crash(&site, |registry, version| {
-                store.cut_at(change);
-                let done = registry.delete("late", &version.id, &author("test")).is_ok();
-                store.cut_at(0);
-                done
-            })
-        };
-        while !cut_at(changes) {
-            changes += 1;
-        }
-        assert_eq!(changes, 5, "four files");
-    }
+    cut_power_at_each_change(|site, store, change| {
+        delete_and_crash(site, |registry, version| {
+            store.cut_at(change);
+            let done = registry.delete("late", &version.id, &author("test")).is_ok();
+            store.cut_at(0);
+            done
+        })
+    });
 }
 
 #[test]

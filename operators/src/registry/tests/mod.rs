@@ -2,12 +2,11 @@
 //!
 //! What changes, what is looked at, and what goes out and comes in have files of their own.
 
-use millstream_engine::Fault;
 use millstream_engine::operator::Measure;
 use serde_json::json;
 
 use super::{Metadata, Promotion, PromotionRule, Registry, Score, Version};
-use site::{Site, everywhere};
+use site::{Site, crash_after_each_step, cut_power_at_each_change, everywhere};
 
 mod changes;
 mod concurrency;
@@ -93,45 +92,21 @@ fn promote_and_crash(site: &Site, go: impl FnOnce(&Registry) -> bool) -> bool {
 
 #[test]
 fn a_crash_after_any_step_leaves_all_or_nothing() {
-    for kind in 0..Site::all().len() {
-        let mut steps = 0;
-        let crash_at = |crash_at| {
-            promote_and_crash(&Site::all()[kind], |registry| {
-                let mut step = 0;
-                let done = registry.promote_in_steps(&promotion("late", b"new"), &mut |name| {
-                    step += 1;
-                    if step > crash_at { Err(Fault::world(format!("crash after {name}"))) } else { Ok(()) }
-                });
-                done.is_ok()
-            })
-        };
-        while !crash_at(steps) {
-            steps += 1;
-        }
-        assert!(steps >= 5, "only {steps} steps were tried");
-    }
+    crash_after_each_step(5, |site, done| {
+        promote_and_crash(site, |registry| registry.promote_in_steps(&promotion("late", b"new"), done).is_ok())
+    });
 }
 
 #[test]
 fn a_power_cut_at_any_change_leaves_all_or_nothing() {
-    for is_done in [false, true] {
-        let mut changes = 1;
-        let cut_at = |change| {
-            let site = Site::on_store();
-            let store = site.store.as_deref().expect("it has one");
-            store.is_done.store(is_done, std::sync::atomic::Ordering::SeqCst);
-            promote_and_crash(&site, |registry| {
-                store.cut_at(change);
-                let done = registry.promote(&promotion("late", b"new")).is_ok();
-                store.cut_at(0);
-                done
-            })
-        };
-        while !cut_at(changes) {
-            changes += 1;
-        }
-        assert_eq!(changes, 5, "four files");
-    }
+    cut_power_at_each_change(|site, store, change| {
+        promote_and_crash(site, |registry| {
+            store.cut_at(change);
+            let done = registry.promote(&promotion("late", b"new")).is_ok();
+            store.cut_at(0);
+            done
+        })
+    });
 }
 
 fn flip(site: &Site, version: &Version, file: &str, at: usize) {

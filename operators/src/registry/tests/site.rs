@@ -188,3 +188,40 @@ pub(super) fn everywhere(act: impl Fn(&Site)) {
         act(&site);
     }
 }
+
+/// Crashes after so many steps.
+pub(super) fn crash_after(steps: usize) -> impl FnMut(&str) -> Result<()> {
+    let mut step = 0;
+    move |name| {
+        step += 1;
+        if step > steps { Err(Fault::world(format!("crash after {name}"))) } else { Ok(()) }
+    }
+}
+
+/// On each kind of place, something crashes after each of its steps, of which there are so many at least, until it ends well.
+pub(super) fn crash_after_each_step(least: usize, act: impl Fn(&Site, &mut dyn FnMut(&str) -> Result<()>) -> bool) {
+    for kind in 0..Site::all().len() {
+        let mut steps = 0;
+        while !act(&Site::all()[kind], &mut crash_after(steps)) {
+            steps += 1;
+        }
+        assert!(steps >= least, "only {steps} steps were tried");
+    }
+}
+
+/// The power of a store is cut at each change of a version of four files, before or after that is done, until something ends well.
+pub(super) fn cut_power_at_each_change(act: impl Fn(&Site, &Memory, i64) -> bool) {
+    for is_done in [false, true] {
+        let mut changes = 1;
+        let cut_at = |change| {
+            let site = Site::on_store();
+            let store = site.store.as_deref().expect("it has one");
+            store.is_done.store(is_done, Ordering::SeqCst);
+            act(&site, store, change)
+        };
+        while !cut_at(changes) {
+            changes += 1;
+        }
+        assert_eq!(changes, 5, "four files");
+    }
+}

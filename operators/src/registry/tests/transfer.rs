@@ -4,14 +4,13 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use millstream_engine::Fault;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use tempfile::TempDir;
 
 use super::super::{Promotion, Registry, Version};
 use super::changes::{author, told};
 use super::promotion;
-use super::site::Site;
+use super::site::{Site, crash_after};
 
 /// A promotion with tensors that are some.
 fn with_tensors() -> Promotion {
@@ -283,11 +282,7 @@ fn import_and_crash(border: &Border, crash_at: usize) -> bool {
     let path = border.exported("folder");
     let here = border.site.open();
     here.delete("late", &border.version.id, &author("")).expect("deleted");
-    let mut step = 0;
-    let result = here.import_in_steps(&path, &author("again"), &mut |name| {
-        step += 1;
-        if step > crash_at { Err(Fault::world(format!("crash after {name}"))) } else { Ok(()) }
-    });
+    let result = here.import_in_steps(&path, &author("again"), &mut crash_after(crash_at));
     let here = border.site.open();
     for listed in here.list().expect("listed") {
         here.show(&listed.id).expect("all of it is there");

@@ -76,7 +76,7 @@ impl Front {
             "ModelReady" => {
                 let named = self.read::<Named>(body, patience).await?;
                 let endpoint = self.endpoint(&named.name, &named.version)?;
-                known(endpoint.is_ready(Some(named.version.as_str()).filter(|version| !version.is_empty())))
+                known(endpoint.is_ready(version(&named.version)))
             }
             "ModelMetadata" => {
                 let named = self.read::<Named>(body, patience).await?;
@@ -91,10 +91,7 @@ impl Front {
 
     fn endpoint(&self, name: &str, version: &str) -> Result<&Endpoint, Refusal> {
         let endpoint = self.shared.endpoint(name)?;
-        if !version.is_empty() {
-            endpoint.version(version)?;
-        }
-        Ok(endpoint)
+        self::version(version).map_or(Ok(endpoint), |version| endpoint.version(version).map(|_| endpoint))
     }
 
     /// A message that names a thing at most.
@@ -129,8 +126,7 @@ impl Front {
             let inputs = inputs(&asked, endpoint)?;
             let rows = Rows::of(tensors(&inputs, &asked.raw_input_contents)?, &endpoint.columns, b"").map_err(bad)?;
             let parameters = parameters(&asked.parameters)?;
-            let version = Some(asked.model_version.as_str()).filter(|version| !version.is_empty());
-            let question = Asked { rows, parameters, version };
+            let question = Asked { rows, parameters, version: version(&asked.model_version) };
             let (outcomes, seconds) = endpoint.infer(&question, (room, bytes), patience).await?;
             let response = response(endpoint, &asked, &question.parameters, &outcomes)?;
             Ok::<_, Refusal>((wire::answer(&response), seconds))
@@ -140,6 +136,11 @@ impl Front {
         self.shared.count("grpc", endpoint, code, answered.as_ref().ok().map(|(_, seconds)| *seconds));
         answered.map(|(response, _)| response)
     }
+}
+
+/// The version that a message asks for; a field that is left out is empty.
+fn version(said: &str) -> Option<&str> {
+    Some(said).filter(|said| !said.is_empty())
 }
 
 fn slow(_: tokio::time::error::Elapsed) -> Refusal {
