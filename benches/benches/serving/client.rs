@@ -28,13 +28,13 @@ impl Random {
         (std::array::from_fn(|_| number(self)), std::array::from_fn(|_| self.below(100_000)))
     }
 
-    /// A record, as JSON; with a label or without.
-    pub fn record(&mut self, labelled: bool) -> Vec<u8> {
+    /// A record, as JSON; without a label, or with one, or with the opposite of it.
+    pub fn record(&mut self, labelled: Option<bool>) -> Vec<u8> {
         let (numbers, categories) = self.row();
         let mut columns: Vec<String> = numbers.iter().enumerate().map(|(at, x)| format!("\"n{at}\":{x}")).collect();
         columns.extend(categories.iter().enumerate().map(|(at, code)| format!("\"c{at}\":{code}")));
-        if labelled {
-            columns.push(format!("\"y\":{}", numbers[0] + numbers[1] > 10.0));
+        if let Some(opposite) = labelled {
+            columns.push(format!("\"y\":{}", (numbers[0] + numbers[1] > 10.0) != opposite));
         }
         format!("{{{}}}", columns.join(",")).into_bytes()
     }

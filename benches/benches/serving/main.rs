@@ -3,7 +3,7 @@
 //!
 //!     cargo bench -p millstream-benches --bench serving [-- SECONDS [NAME…]]
 //!
-//! Names choose among what is measured: `topic`, `http`, `more`, `slow`, `overload`, `peers`.
+//! Names choose among what is measured: `topic`, `http`, `more`, `switch`, `slow`, `overload`, `peers`.
 //!
 //! Where `SERVING_PEER_PYTHON` names a Python interpreter with what `peers/serving_onnxruntime.txt` lists, and `SERVING_MLSERVER_PYTHON` one with what
 //! `peers/serving_mlserver.txt` lists, a network and a forest are also served by ONNX Runtime behind uvicorn and in `MLServer`, from the
@@ -36,12 +36,13 @@ mod peer;
 use client::{Asked, CATEGORIES, NUMBERS, Random, ask_http};
 
 /// Requests a second and connections, by what it is called: in an argument, and in the table.
-const CASES: [(&str, &str, f64, usize); 5] = [
+const CASES: [(&str, &str, f64, usize); 6] = [
     ("topic", "topic", 20_000.0, 0),
     ("http", "HTTP", 7_500.0, 256),
     ("more", "HTTP", 10_000.0, 256),
+    ("switch", "HTTP, between two models", 10_000.0, 256),
     ("slow", "HTTP, beside 1,000 slow", 7_500.0, 256),
-    ("overload", "HTTP, overload", 30_000.0, 512),
+    ("overload", "HTTP, overload", 30_000.0, 256),
 ];
 /// Between two appends of labelled rows, and of questions to the topic.
 const ROWS_TICK: Duration = Duration::from_millis(10);
@@ -50,6 +51,10 @@ const TICK: Duration = Duration::from_millis(2);
 const LEARNED: usize = 20_000;
 const ROWS_PER_SECOND: usize = 1000;
 const WARM_UP_SECONDS: f64 = 2.0;
+/// An answer that takes longer is late.
+const LATE_SECONDS: f64 = 0.05;
+/// How often labels become their opposite where requests go from model to model: what has learned them is left, and learns again.
+const TURN_SECONDS: f64 = 3.0;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
@@ -68,8 +73,10 @@ fn main() {
         "median ms",
         "p99 ms",
         "max ms",
+        "over 50 ms",
         "refusal p99 ms",
         "promotions",
+        "switches",
         "CPU s a s",
         "ours, us a request",
         "epochs /s",
@@ -93,8 +100,10 @@ fn main() {
             ms(&mut took, 0.5),
             ms(&mut took, 0.99),
             ms(&mut took, 1.0),
+            took.iter().filter(|seconds| **seconds > LATE_SECONDS).count().to_string(),
             ms(&mut refused, 0.99),
             found.promotions.to_string(),
+            found.switches.to_string(),
             format!("{:.2}", found.cpu),
             format!("{:.1}", found.cpu_us),
             thousands(found.epochs),
@@ -103,7 +112,16 @@ fn main() {
     table.print("Logistic regression on 39 features, while it learns 1,000 rows a second");
 }
 
-fn definition() -> String {
+/// Where requests go from model to model, there is one that learns nothing of what matters, and is better than one that is wrong.
+fn definition(is_switched: bool) -> String {
+    let promote = "promote: {every_examples: 2000, only_if_better_than_baseline: false}";
+    let (other, policy) = if is_switched {
+        let other =
+            format!("  plain: {{input: clean, label: y, features: [n5], learner: logistic_regression, {promote}}}\n");
+        (other, "policy: {best: {of: [plain], by: log_loss}}, ")
+    } else {
+        (String::new(), "")
+    };
     let names = |prefix: &str, count: usize| (0..count).map(|at| format!("{prefix}{at}")).collect::<Vec<_>>();
     let (numbers, categories) = (names("n", NUMBERS), names("c", CATEGORIES));
     let typed = |names: &[String], kind: &str| names.join(&format!(": {kind}, ")) + &format!(": {kind}, ");
@@ -114,9 +132,8 @@ fn definition() -> String {
          streams:\n  clean:\n    input: rows\n    steps:\n      \
          - require: {{that: \"y is not null\", otherwise: drop, lanes: learn}}\n      \
          - hash_category: {{columns: [{}], buckets: 1024}}\n\
-         models:\n  line: {{input: clean, label: y, features: [{}, {}], learner: logistic_regression, \
-         promote: {{every_examples: 2000, only_if_better_than_baseline: false}}}}\n\
-         requests:\n  questions: {{topic: questions, enters: rows, model: line, answers: {{topic: answers}}}}\n\
+         models:\n  line: {{input: clean, label: y, features: [{}, {}], learner: logistic_regression, {promote}}}\n{other}\
+         requests:\n  questions: {{topic: questions, enters: rows, model: line, {policy}answers: {{topic: answers}}}}\n\
          serve:\n  http: {{listen: \"127.0.0.1:0\", objective_seconds: 0.02}}\n",
         typed(&numbers, "float"),
         typed(&categories, "int"),
@@ -153,6 +170,8 @@ struct Found {
     samples: Vec<(f64, u16)>,
     lost: usize,
     promotions: usize,
+    /// How often requests went over to another model.
+    switches: u64,
     /// Of all cores, those who ask included.
     cpu: f64,
     /// Without the thread that asks, for each request, with all that is learned beside it.
@@ -163,14 +182,15 @@ struct Found {
 
 fn measure(name: &str, rate: f64, connections: usize, seconds: f64) -> Found {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (pipeline, state) = (plan(folder.path(), &definition()), folder.path().join("state"));
+    let definition = definition(name == "switch");
+    let (pipeline, state) = (plan(folder.path(), &definition), folder.path().join("state"));
     std::fs::create_dir_all(&state).expect("a folder that can be written");
     let broker = pipeline.broker.open(&state).expect("the broker opens");
     for (topic, partitions) in &pipeline.topics {
         broker.create(topic, *partitions).expect("a topic");
     }
     let mut random = Random(1);
-    let rows = (0..LEARNED).map(|_| message(random.record(true))).collect();
+    let rows = (0..LEARNED).map(|_| message(random.record(Some(false)))).collect();
     let mut producer = broker.producer("bench-rows").expect("a producer");
     producer.append(&[Append { topic: "rows".to_owned(), messages: rows }]).expect("a broker");
     let book = Arc::new(Book::default());
@@ -188,8 +208,11 @@ fn measure(name: &str, rate: f64, connections: usize, seconds: f64) -> Found {
         let (_, address) = listening.recv().expect("it listens");
         std::thread::sleep(Duration::from_secs_f64(WARM_UP_SECONDS));
         scope.spawn(|| {
-            pace(ROWS_PER_SECOND as f64, Instant::now(), &stop, |count| {
-                let messages = (0..count).map(|_| message(random.record(true))).collect();
+            let start = Instant::now();
+            pace(ROWS_PER_SECOND as f64, start, &stop, |count| {
+                let turns = (start.elapsed().as_secs_f64() / TURN_SECONDS) as u64;
+                let opposite = name == "switch" && turns % 2 == 1;
+                let messages = (0..count).map(|_| message(random.record(Some(opposite)))).collect();
                 producer.append(&[Append { topic: "rows".to_owned(), messages }]).expect("a broker");
             });
         });
@@ -216,9 +239,23 @@ fn measure(name: &str, rate: f64, connections: usize, seconds: f64) -> Found {
         let lost = asked.iter().filter(|(_, _, status)| *status == 0).count();
         let in_time = asked.into_iter().filter(|(due, _, status)| *due > WARM_UP_SECONDS && *status > 0);
         let samples = in_time.map(|(_, took, status)| (took, status)).collect();
-        let promotions = summary.models["line"].versions.len();
-        Found { samples, lost, promotions, cpu, cpu_us, epochs }
+        let promotions = summary.models.values().map(|model| model.versions.len()).sum();
+        let switches = events(&*broker, "leader_changed");
+        Found { samples, lost, promotions, switches, cpu, cpu_us, epochs }
     })
+}
+
+/// How many events of a kind the run has told.
+fn events(broker: &dyn Broker, kind: &str) -> u64 {
+    let start = [Position { partition: 0, offset: 0 }];
+    let mut events = broker.open("serving.events", &start).expect("a topic that is there");
+    let (mut count, wanted) = (0, format!("\"event\":\"{kind}\""));
+    while let Some(read) = events.read(1 << 20, Duration::ZERO).expect("a broker") {
+        let Payload::Bytes(values) = &read.records.payload else { unreachable!("topics hold bytes") };
+        let is_it = |value: &&[u8]| std::str::from_utf8(value).is_ok_and(|text| text.contains(&wanted));
+        count += values.iter().flatten().filter(is_it).count() as u64;
+    }
+    count
 }
 
 /// Calls `act` with how many are due, until it is told to stop.
@@ -264,7 +301,7 @@ fn ask_topic<'scope>(
     });
     let mut producer = broker.producer("bench-questions").expect("a producer");
     let mut random = Random(2);
-    let records: Vec<Vec<u8>> = (0..1024).map(|_| random.record(false)).collect();
+    let records: Vec<Vec<u8>> = (0..1024).map(|_| random.record(None)).collect();
     let mut sent = 0;
     while sent < count {
         let due = ((start.elapsed().as_secs_f64() * rate) as usize).min(count);
