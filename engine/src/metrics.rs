@@ -2,9 +2,12 @@
 //!
 //! Labels are names from the definition, never data, so their number is bounded.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 
 use prometheus::core::Collector;
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -16,6 +19,8 @@ use crate::operator::Measure;
 /// A run's metrics, each prefixed `millstream_`.
 pub struct Metrics {
     registry: Registry,
+    /// Memory, time and files of the process, by the names that they have in all programs.
+    process: Registry,
     /// Sets gauges that are too dear to be kept up to date all the time.
     refresh: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
     /// Epochs bound.
@@ -88,7 +93,21 @@ fn epoch_requests(registry: &Registry) -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let registry = Registry::new_custom(Some("millstream".to_owned()), None).expect("a valid prefix");
+        Self::labelled(HashMap::new())
+    }
+}
+
+impl Metrics {
+    /// Each with the label `pipeline`.
+    pub fn new(pipeline: &str) -> Self {
+        Self::labelled(HashMap::from([("pipeline".to_owned(), pipeline.to_owned())]))
+    }
+
+    fn labelled(labels: HashMap<String, String>) -> Self {
+        let process = Registry::new_custom(None, Some(labels.clone())).expect("valid labels");
+        #[cfg(target_os = "linux")]
+        process.register(Box::new(ProcessCollector::for_self())).expect("it is registered once");
+        let registry = Registry::new_custom(Some("millstream".to_owned()), Some(labels)).expect("a valid prefix");
         let r = &registry;
         let counters =
             |name: &str, help: &str, labels: &[&str]| registered(r, IntCounterVec::new(Opts::new(name, help), labels));
@@ -175,17 +194,17 @@ impl Default for Metrics {
             promotions_failed_total: counter("promotions_failed_total", "Promotions that could not be written."),
             refresh: Mutex::default(),
             registry,
+            process,
         }
     }
-}
 
-impl Metrics {
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         // Whoever panicked while it refreshed has ended its thread; the others' gauges are still good.
         let refresh = self.refresh.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         refresh.iter().for_each(|refresh| refresh());
-        TextEncoder::new().encode_to_string(&self.registry.gather()).expect("gathered metrics can be written")
+        let families = [self.registry.gather(), self.process.gather()].concat();
+        TextEncoder::new().encode_to_string(&families).expect("gathered metrics can be written")
     }
 
     /// A family of gauges more.

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod catalogue;
 mod check;
 pub mod ci;
+pub mod dashboard;
 pub mod dead;
 pub mod definition;
 pub mod diff;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use commands::{
-    audit, ci, dead, diff, explain, learn, models, profile, profile_training, replay, rollback, run, state, sweep,
-    test, topic,
+    audit, ci, dashboard, dead, diff, explain, learn, models, profile, profile_training, replay, rollback, run, state,
+    sweep, test, topic,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -56,6 +56,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Drawing::Mermaid)]
         format: Drawing,
     },
+    /// Prints a dashboard for Grafana, or alerts for Prometheus, that show what the definition has.
+    ///
+    /// In Grafana: Dashboards, New, Import. Prometheus has to read `/metrics` of the run.
+    Dashboard(dashboard::Arguments),
     /// Lists every source, format, step, learner, policy and sink, or tells all about one.
     List {
         /// A kind's name: `join_as_of`.
@@ -147,6 +151,7 @@ fn main() -> ExitCode {
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Schema => commands::schema(),
         Command::Graph { file, format } => commands::graph(&file, format),
+        Command::Dashboard(arguments) => dashboard::run(&arguments),
         Command::List { kind } => commands::list(kind.as_deref()),
         Command::Run(arguments) => run::run(&arguments),
         Command::State(arguments) => state::run(&arguments),

@@ -3,6 +3,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod ci;
+pub(crate) mod dashboard;
 pub(crate) mod dead;
 pub(crate) mod diff;
 pub(crate) mod explain;

@@ -210,7 +210,11 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let topics = Topics::of(&pipeline.name);
     let world = assemble::world(pipeline, broker.clone());
     let mut graph = assemble::graph(pipeline, &world)?;
-    let metrics = Arc::new(Metrics::default());
+    let metrics = Arc::new(Metrics::new(&pipeline.name));
+    let help = "The definition that runs, by its fingerprint, and the program's version.";
+    metrics
+        .gauges("running", help, &["definition", "version"])
+        .set(&[&pipeline.digest, env!("CARGO_PKG_VERSION")], 1.0);
     let (observers, skews) = profiles::observers(pipeline, &metrics);
     graph.observers = observers;
     let store = start::store(pipeline, options)?;
