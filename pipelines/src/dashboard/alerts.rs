@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use millstream_operators::registry::DECISIVE;
 
-use super::{metric, one_of};
+use super::metric;
 use crate::plan::Pipeline;
 
 /// Something that must not last.
@@ -126,7 +126,7 @@ fn all(pipeline: &Pipeline) -> Vec<Alert> {
 
 fn of_models(pipeline: &Pipeline) -> Option<Alert> {
     let measured = |who: &str| {
-        let labels = format!("measure=~\"{}\", over=\"all\", who{who}", one_of(DECISIVE));
+        let labels = format!("measure=~\"{}\", over=\"all\", who{who}", DECISIVE.join("|"));
         metric(pipeline, "millstream_measure", &labels)
     };
     let by = "by (pipeline, instance, model, measure)";
@@ -142,20 +142,16 @@ fn of_models(pipeline: &Pipeline) -> Option<Alert> {
 
 fn of_requests(pipeline: &Pipeline) -> Vec<Alert> {
     let mut alerts = Vec::new();
-    for request in &pipeline.requests {
-        let columns: Vec<String> = pipeline.models[request.models[0]].columns().into_iter().collect();
-        let labels = format!("column=~\"{}\"", one_of(columns.iter().map(String::as_str)));
+    if !pipeline.requests.is_empty() {
         alerts.push(Alert {
             name: "MillstreamSkew",
-            expression: format!("{} > 0.25", metric(pipeline, "millstream_serving_skew", &labels)),
+            expression: format!("{} > 0.25", metric(pipeline, "millstream_serving_skew", "")),
             lasts: "1h",
             severity: "ticket",
             summary: "A model is asked something else than what it has learned.",
-            about: "A feature's population stability index is above 0.25, by the label `column`.",
+            about: "A feature's population stability index is above 0.25: the label `column` names it.",
         });
     }
-    // Several requests may enter where the same model learns.
-    alerts.dedup_by(|a, b| a.expression == b.expression);
     if pipeline.front.is_some() {
         let labels = "status=~\"429|503|RESOURCE_EXHAUSTED|UNAVAILABLE\"";
         let rate = |labels: &str| {

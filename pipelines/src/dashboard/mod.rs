@@ -18,21 +18,3 @@ fn metric(pipeline: &Pipeline, family: &str, labels: &str) -> String {
     let comma = if labels.is_empty() { "" } else { ", " };
     format!("{family}{{pipeline=\"{}\"{comma}{labels}}}", pipeline.name)
 }
-
-/// As a regular expression that is one of these, within a text of Prometheus' language.
-fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let escaped = |name: &str| {
-        let mut escaped = String::new();
-        for character in name.chars() {
-            match character {
-                '"' => escaped.push_str("\\\""),
-                '\\' | '.' | '+' | '*' | '?' | '(' | ')' | '|' | '[' | ']' | '{' | '}' | '^' | '$' => {
-                    escaped.extend(["\\\\", character.encode_utf8(&mut [0; 4])]);
-                }
-                other => escaped.push(other),
-            }
-        }
-        escaped
-    };
-    names.into_iter().map(escaped).collect::<Vec<_>>().join("|")
-}

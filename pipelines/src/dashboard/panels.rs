@@ -1,10 +1,8 @@
 //! What is shown, and by which queries.
 
-use std::collections::BTreeSet;
-
 use crate::plan::{Model, Pipeline};
 
-use super::{metric, one_of};
+use super::metric;
 
 /// Panels that belong together.
 pub struct Row {
@@ -264,14 +262,14 @@ fn requests(metrics: &Metrics<'_>) -> Vec<Panel> {
         panel("Requests in an epoch", "short", "What is answered together.")
             .line(metrics.quantile(0.5, "", "millstream_epoch_requests"), "half")
             .line(metrics.quantile(0.99, "", "millstream_epoch_requests"), "99 of 100"),
+        panel(
+            "Skew of features",
+            "short",
+            "The population stability index between where models learn and are asked: above 0.25 they are asked something else than what \
+             they have learned.",
+        )
+        .line(format!("max by (source, column) ({})", metrics.of("millstream_serving_skew", "")), "{{source}}: {{column}}"),
     ];
-    let asked: BTreeSet<usize> = pipeline.requests.iter().flat_map(|request| request.models.iter().copied()).collect();
-    let features: BTreeSet<String> = asked.iter().flat_map(|model| pipeline.models[*model].columns()).collect();
-    let skewed = format!("column=~\"{}\"", one_of(features.iter().map(String::as_str)));
-    panels.push(
-        panel("Skew of features", "short", "The population stability index between where models learn and are asked: above 0.25 they are asked something else than what they have learned.")
-            .line(format!("max by (source, column) ({})", metrics.of("millstream_serving_skew", &skewed)), "{{source}}: {{column}}"),
-    );
     if pipeline.requests.iter().any(|request| request.models.len() > 1) {
         panels.push(
             panel("Other models agree", "ops", "Answers that were not given, by whether they said the same.")

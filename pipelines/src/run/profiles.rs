@@ -56,11 +56,27 @@ impl Parts {
     }
 }
 
-/// How differently columns are distributed where models are asked and where they learn.
+/// What is asked where models learn.
+struct Asked {
+    parts: Parts,
+    /// The features of those models: no request has what is only known later.
+    columns: BTreeSet<String>,
+}
+
+impl Asked {
+    /// By feature, how differently it is distributed here and where models learn.
+    fn skew(&self, learned: &Profile) -> BTreeMap<String, f64> {
+        let asked = self.parts.whole();
+        let features = learned.skew(&asked).filter(|(column, _)| self.columns.contains(*column));
+        features.map(|(column, skew)| (column.to_owned(), skew)).collect()
+    }
+}
+
+/// How differently features are distributed where models are asked and where they learn.
 #[derive(Clone, Default)]
 pub struct Skews {
     /// Profiled rows: those that teach, and where models learn from them, those that ask.
-    all: Arc<Vec<(Parts, Option<Parts>)>>,
+    all: Arc<Vec<(Parts, Option<Asked>)>>,
     /// By source of requests: the names of the streams that their models learn from.
     asked: Arc<BTreeMap<u32, BTreeSet<String>>>,
 }
@@ -69,13 +85,12 @@ impl Skews {
     /// By stream and column, where the requests of this source are answered.
     pub fn of(&self, source: u32) -> BTreeMap<String, BTreeMap<String, f64>> {
         let Some(asked) = self.asked.get(&source) else { return BTreeMap::new() };
-        let of = |(learned, asked): &(Parts, Option<Parts>)| {
-            let (learned, asked) = (learned.whole(), asked.as_ref()?.whole());
-            let skews = learned.skew(&asked);
-            Some(skews.into_iter().map(|(column, skew)| (column.to_owned(), skew)).collect::<BTreeMap<_, _>>())
-        };
         let all = self.all.iter().filter(|(learned, _)| asked.contains(&learned.name));
-        all.filter_map(|parts| Some((parts.0.name.clone(), of(parts).filter(|skews| !skews.is_empty())?))).collect()
+        let of = |(learned, asked): &(Parts, Option<Asked>)| {
+            let skews = asked.as_ref()?.skew(&learned.whole());
+            (!skews.is_empty()).then(|| (learned.name.clone(), skews))
+        };
+        all.filter_map(of).collect()
     }
 }
 
@@ -96,15 +111,17 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> (Observers, Skews) {
         }
     }
     // By where models learn: what all requests ask there. Where no step lies between, they come by at their own source.
-    let mut asked: BTreeMap<Input, Parts> = BTreeMap::new();
+    let mut asked: BTreeMap<Input, Asked> = BTreeMap::new();
     let (mut observers, mut streams) = (Observers::new(), BTreeMap::<u32, BTreeSet<String>>::new());
     for (at, request) in pipeline.requests.iter().enumerate() {
-        for model in &request.models {
-            let learned = input(pipeline.nodes[pipeline.models[*model].node].inputs[0]);
+        for model in request.models.iter().map(|model| &pipeline.models[*model]) {
+            let learned = input(pipeline.nodes[model.node].inputs[0]);
             let Some(Parts { name, schema, .. }) = observed.get(&learned) else { continue };
             let source = (pipeline.sources.len() + at) as u32;
             streams.entry(source).or_default().insert(name.clone());
-            let parts = asked.entry(learned).or_insert_with(|| Parts::new(name, schema));
+            let new = || Asked { parts: Parts::new(name, schema), columns: BTreeSet::new() };
+            let Asked { parts, columns } = asked.entry(learned).or_insert_with(new);
+            columns.extend(model.columns());
             let is_source = matches!(learned, Input::Source(_));
             let seen = if is_source { Input::Source(pipeline.sources.len() + at) } else { learned };
             observers.entry((seen, Lane::Serve)).or_insert_with(|| parts.maker());
@@ -112,7 +129,7 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> (Observers, Skews) {
     }
     observers.extend(observed.iter().map(|(rows, parts)| ((*rows, Lane::Learn), parts.maker())));
     let gauges = Columns::new(metrics);
-    let all: Vec<(Parts, Option<Parts>)> =
+    let all: Vec<(Parts, Option<Asked>)> =
         observed.into_iter().map(|(rows, parts)| (parts, asked.remove(&rows))).collect();
     let skews = Skews { all: Arc::new(all), asked: Arc::new(streams) };
     let all = skews.all.clone();
@@ -120,10 +137,8 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> (Observers, Skews) {
         for (parts, asked) in &*all {
             let learned = parts.whole();
             gauges.set(&parts.name, &learned);
-            if let Some(asked) = asked.as_ref().map(Parts::whole) {
-                for (column, skew) in learned.skew(&asked) {
-                    gauges.skew.set(&[&parts.name, column], skew);
-                }
+            for (column, skew) in asked.iter().flat_map(|asked| asked.skew(&learned)) {
+                gauges.skew.set(&[&parts.name, &column], skew);
             }
         }
     });

@@ -1,5 +1,5 @@
 //! What was served, told once a minute in a topic of its own: how many requests, by whom they were answered, how stale the answers were;
-//! over HTTP and gRPC, how long they took, how many were refused and how many waited at once; and how differently each column is
+//! over HTTP and gRPC, how long they took, how many were refused and how many waited at once; and how differently each feature is
 //! distributed where models learn and where they are asked (its population stability index, since the run began).
 //!
 //! ```json
