@@ -28,6 +28,8 @@ pub(super) struct Device {
     values: Tensor,
     /// Of each kind of moment, as many.
     moments: Vec<Tensor>,
+    /// Zeros, as many as the parameters lack to whole blocks.
+    padding: Tensor,
     /// A row of ones, as many as the last mini-batch had rows.
     ones: Tensor,
     /// What the last way forward has left for the way back.
@@ -39,8 +41,9 @@ pub(super) struct Device {
 }
 
 impl From<candle_core::Error> for Failed {
+    /// Without the trace that comes with it where `RUST_BACKTRACE` is set.
     fn from(error: candle_core::Error) -> Self {
-        Self(error.to_string())
+        Self(error.to_string().lines().next().unwrap_or_default().to_owned())
     }
 }
 
@@ -53,14 +56,15 @@ impl Device {
         values: &[f32],
         moments: &[f32],
     ) -> std::result::Result<Self, Failed> {
-        let len = graph.len();
+        let (len, whole_len) = (graph.len(), blocks(graph.len()) * BLOCK);
         let whole = |numbers: &[f32]| {
             let mut numbers = numbers.to_vec();
-            numbers.resize(len.next_multiple_of(BLOCK), 0.0);
-            Tensor::from_vec(numbers, len.next_multiple_of(BLOCK), &place)
+            numbers.resize(whole_len, 0.0);
+            Tensor::from_vec(numbers, whole_len, &place)
         };
         let moments = moments.chunks_exact(len.max(1)).map(whole).collect::<Result<_>>()?;
         let (values, ones) = (whole(values)?, Tensor::ones((1, 1), DType::F32, &place)?);
+        let padding = Tensor::zeros(whole_len - len, DType::F32, &place)?;
         place.synchronize()?;
         Ok(Self {
             place,
@@ -68,6 +72,7 @@ impl Device {
             len,
             values,
             moments,
+            padding,
             ones,
             tape: None,
             outputs: Vec::new(),
@@ -121,17 +126,17 @@ impl Device {
         let gradient = Tensor::from_slice(gradient, (tape.rows, graph.width(self.output)), &self.place)?;
         let sizes = keep_sizes(&self.place);
         let mut back = tape.back(graph, &self.ones, self.output, gradient)?;
-        let len = self.len.next_multiple_of(BLOCK);
-        let gradients = back.of_parameters(len - self.len)?;
+        let blocks = blocks(self.len);
+        let gradients = back.of_parameters(&self.padding)?;
         let squares = gradients.sqr()?;
-        let sums = squares.reshape((len / BLOCK, BLOCK))?.sum(1)?;
+        let sums = squares.reshape((blocks, BLOCK))?.sum(1)?;
         drop(sizes);
         self.embeddings = match back.of_embeddings() {
             Some(embeddings) => bring(&[&sums, embeddings])?,
             None => bring(&[&sums])?,
         };
         self.gradients = Some([gradients, squares]);
-        Ok(self.embeddings.drain(..len / BLOCK).map(f64::from).sum())
+        Ok(self.embeddings.drain(..blocks).map(f64::from).sum())
     }
 
     fn step(&mut self, rule: &Rule, step: Step, factor: f32) -> Result<()> {
@@ -165,6 +170,11 @@ impl Device {
         };
         Ok(())
     }
+}
+
+/// How many blocks hold so many numbers and at least one zero.
+fn blocks(len: usize) -> usize {
+    len / BLOCK + 1
 }
 
 /// The sum of tensors, each times its number.

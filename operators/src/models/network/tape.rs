@@ -66,9 +66,10 @@ impl Tape {
         mut learning: Option<Learning<'_>>,
     ) -> Result<()> {
         let rows = self.rows;
-        for (at, operation) in graph.operations() {
+        // A GPU has no tensors without numbers, and nothing asks for them.
+        for (at, operation) in graph.operations().filter(|(at, _)| graph.width(Node(*at)) > 0) {
             let width = graph.width(Node(at));
-            let _sizes = (self.is_usual && !operation.brings()).then(|| keep_sizes(place));
+            let _sizes = (self.is_usual && !operation.brings(learning.is_some())).then(|| keep_sizes(place));
             let parameter = |parameter: &usize| &self.parameters[*parameter];
             let node = match operation {
                 Operation::Numbers => Tensor::from_slice(inputs.numbers, (rows, width), place)?,
@@ -169,8 +170,13 @@ impl Tape {
 
 impl Operation {
     /// Whether numbers go to the device for it.
-    fn brings(&self) -> bool {
-        matches!(self, Self::Numbers | Self::Embeddings | Self::BatchNorm { .. } | Self::Dropout { .. })
+    fn brings(&self, is_learning: bool) -> bool {
+        match self {
+            Self::Numbers | Self::Embeddings => true,
+            Self::BatchNorm { .. } => !is_learning,
+            Self::Dropout { .. } => is_learning,
+            _ => false,
+        }
     }
 }
 
@@ -185,18 +191,17 @@ pub(super) fn keep_sizes(place: &Place) -> impl Sized + use<> {
 }
 
 impl Gradients<'_> {
-    /// Those of all parameters, one after the other, and then so many zeros.
-    pub(super) fn of_parameters(&mut self, zeros: usize) -> Result<Tensor> {
+    /// Those of all parameters, one after the other, and then what fills a block.
+    pub(super) fn of_parameters(&mut self, padding: &Tensor) -> Result<Tensor> {
         let mut parts = Vec::new();
-        for (parameter, gradient) in self.graph.parameters().iter().zip(&mut self.parameters) {
+        let parameters = self.graph.parameters().iter().zip(&mut self.parameters);
+        for (parameter, gradient) in parameters.filter(|(parameter, _)| !parameter.range.is_empty()) {
             parts.push(match gradient.take() {
                 Some(gradient) => gradient.flatten_all()?,
-                None => Tensor::zeros(parameter.range.len(), DType::F32, self.ones.device())?,
+                None => Tensor::zeros(parameter.range.len(), DType::F32, padding.device())?,
             });
         }
-        if zeros > 0 {
-            parts.push(Tensor::zeros(zeros, DType::F32, self.ones.device())?);
-        }
+        parts.push(padding.clone());
         Tensor::cat(&parts, 0)
     }
 
