@@ -25,13 +25,14 @@ use millstream_engine::book::{Book, Request, Revision};
 use millstream_engine::checkpoint::{Checkpoint, Checkpoints};
 use millstream_engine::graph::Graph;
 use millstream_engine::metrics::Metrics;
-use millstream_engine::publish::{Commit, Outcome, Published};
+use millstream_engine::publish::{Commit, Notice, Outcome, Published};
 use millstream_engine::run::Settings;
 use millstream_engine::time::{StepClock, Stopwatch};
 use millstream_engine::{Fault, Result};
 use millstream_operators::registry::{Score, best_baseline, decisive};
 use passes::Remembering;
 use serde::Serialize;
+use serde_json::Value;
 pub use timing::{ModelTiming, Timing};
 pub(crate) use watched::Watched;
 
@@ -80,8 +81,32 @@ pub struct Learned {
     pub records: u64,
     /// Records that could not be taken, by the step or the source that could not.
     pub dead_letters: BTreeMap<String, u64>,
+    /// What else its steps and models told: in a run, records of the topic of events.
+    pub events: Vec<Event>,
     /// How long it took.
     pub seconds: f64,
+}
+
+/// Something of note, such as that there is no GPU.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Event {
+    /// Who told it.
+    pub step: String,
+    /// What happened.
+    pub kind: &'static str,
+    /// How often that was.
+    pub count: u64,
+    /// All about it, the last time.
+    pub about: Value,
+}
+
+impl Event {
+    /// For people.
+    fn text(&self) -> String {
+        let Self { step, kind, count, about } = self;
+        let times = if *count > 1 { format!(", {count} times") } else { String::new() };
+        format!("{step}: {kind}{times}, {about}\n")
+    }
 }
 
 /// A model that has learned.
@@ -125,6 +150,7 @@ impl Learned {
         for (step, count) in &self.dead_letters {
             let _ = writeln!(text, "{count} could not be taken: {step}");
         }
+        text.extend(self.events.iter().map(Event::text));
         for model in &self.models {
             let times = if self.passes > 1 { " in the last pass" } else { "" };
             let _ = writeln!(
@@ -191,6 +217,7 @@ pub fn learn(pipeline: &Pipeline, wanted: &Wanted) -> Result<Learned> {
         passes,
         records: metrics.sum("records_total", &[]) as u64,
         dead_letters: std::mem::take(&mut told.dead),
+        events: told.events.into_values().collect(),
         seconds: watch.seconds(),
     })
 }
@@ -277,6 +304,8 @@ pub(crate) struct Told {
     pub(crate) measures: BTreeMap<usize, Vec<Score>>,
     curves: BTreeMap<usize, Curve>,
     dead: BTreeMap<String, u64>,
+    /// By who told it, and its kind.
+    events: BTreeMap<(String, &'static str), Event>,
 }
 
 /// Keeps what people want to know, and writes nothing.
@@ -303,6 +332,11 @@ impl Commit for Keep {
             }
             for letter in &epoch.dead_letters {
                 *into.dead.entry(letter.step.to_string()).or_default() += 1;
+            }
+            for Notice { step, kind, about, .. } in &epoch.notices {
+                let (key, about) = ((step.to_string(), *kind), about.clone());
+                let count = 1 + into.events.get(&key).map_or(0, |event| event.count);
+                into.events.insert(key, Event { step: step.to_string(), kind, count, about });
             }
         }
         Ok(())
@@ -387,7 +421,7 @@ models:
     fn it_is_told_where_the_time_goes() {
         let (folder, _) = shop();
         // No other test has a model of this name, which they would be seen to teach.
-        let learner = "learner: {neural_network: {training: {mini_batch: 50}}}";
+        let learner = "learner: {neural_network: {training: {mini_batch: 50, device: \"cuda:0\"}}}";
         let timed = SHOP.replace("  returns:", "  timed:").replace("learner: logistic_regression", learner);
         std::fs::write(folder.path().join("timed.yaml"), timed).expect("it can be written");
         let loaded = crate::load(&folder.path().join("timed.yaml"), &Catalogue::shipped());
@@ -395,7 +429,12 @@ models:
         let files = vec![(None, folder.path().join("orders.ndjson"))];
         let wanted = Wanted { files, ..Wanted::default() };
         let (learned, trace) = millstream_engine::trace::look(|| learn(&pipeline, &wanted));
-        let Timing { models, steps, .. } = Timing::of(&pipeline, &learned.expect("it learns"), &trace);
+        let timing = Timing::of(&pipeline, &learned.expect("it learns"), &trace);
+        if !cfg!(feature = "cuda") {
+            // Where the time goes that should have been spent on a GPU.
+            assert!(timing.text().contains("timed: device_missing, {"), "{}", timing.text());
+        }
+        let Timing { models, steps, .. } = timing;
         let [ModelTiming { model, seconds, waiting, mini_batches, parts, .. }] = models.as_slice() else {
             panic!("one model: {models:?}")
         };

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use millstream_engine::trace::{Span, Trace};
 use serde::Serialize;
 
-use super::Learned;
+use super::{Event, Learned};
 use crate::plan::Pipeline;
 
 /// What a mini-batch consists of: a network's spans, in their order.
@@ -20,6 +20,8 @@ pub struct Timing {
     pub steps: Vec<(String, f64)>,
     /// Bytes of memory at most, as the system counts them; none where it does not say.
     pub memory_bytes: Option<u64>,
+    /// What steps and models told besides.
+    pub events: Vec<Event>,
 }
 
 /// Where the time of a model went.
@@ -46,7 +48,7 @@ impl Timing {
         let mut steps: Vec<(String, f64)> =
             pipeline.nodes.iter().map(|node| (node.label.clone(), trace.total(&node.label).0)).collect();
         steps.sort_by(|one, other| other.1.total_cmp(&one.1));
-        Self { models, steps, memory_bytes: memory_bytes() }
+        Self { models, steps, memory_bytes: memory_bytes(), events: learned.events.clone() }
     }
 
     /// For people.
@@ -67,6 +69,7 @@ impl Timing {
         for (step, seconds) in &self.steps {
             let _ = writeln!(text, "  {step:40} {seconds:>10.3} s");
         }
+        text.extend(self.events.iter().map(Event::text));
         if let Some(bytes) = self.memory_bytes {
             let _ = writeln!(text, "{:.0} MB of memory at most", bytes as f64 / 1e6);
         }

@@ -1,39 +1,49 @@
-//! A device of its own, by candle: its tensors, and its gradients.
+//! A device of its own, by candle: its tensors, and a way back over them.
 //!
 //! The parameters lie there in one vector, beside the moments of the optimiser; of each mini-batch the rows go there, and the outputs and
-//! one length come back. The loss is the processor's: a device's way back begins at the gradient of the outputs. Embeddings stay with the
-//! processor, and only the rows that a mini-batch needs go to and fro.
+//! the squares of the gradient come back. The loss is the processor's: a device's way back begins at the gradient of the outputs.
+//! Embeddings stay with the processor, and only the rows that a mini-batch needs go to and fro.
+//!
+//! Each time that something comes back the processor waits: once forward, once back, and once more after all rows. A model may be
+//! learned by one thread now and another then, each of which has a stream of its own on a GPU, so nothing is under way in between.
 
-use candle_core::{D, Device as Place, Result, Tensor, Var};
+use candle_core::{DType, Device as Place, Result, Tensor};
 
-use super::compute::{Compute, EPSILON, Failed, Inputs, Learning, MOMENTUM, View};
-use super::graph::{Function, Graph, Node, Operation};
+use super::compute::{Compute, Failed, Inputs, Learning, View};
+use super::graph::{Graph, Node};
+use super::norms::remember;
 use super::optimizer::{Rule, Step};
+use super::tape::{Tape, keep_sizes, scaled};
+
+/// The squares of so many gradients are summed on the device, and those sums on the processor, at its precision.
+const BLOCK: usize = 1024;
 
 /// Runs a network on a device.
 pub(super) struct Device {
     place: Place,
     output: Node,
-    /// All parameters.
+    /// How many parameters there are.
+    len: usize,
+    /// All parameters, and zeros up to whole blocks.
     values: Tensor,
-    /// Of each kind of moment, all.
+    /// Of each kind of moment, as many.
     moments: Vec<Tensor>,
+    /// Zeros, as many as the parameters lack to whole blocks.
+    padding: Tensor,
+    /// A row of ones, as many as the last mini-batch had rows.
+    ones: Tensor,
     /// What the last way forward has left for the way back.
     tape: Option<Tape>,
     outputs: Vec<f32>,
-    gradients: Option<Tensor>,
+    /// Those of the parameters, and their squares.
+    gradients: Option<[Tensor; 2]>,
     embeddings: Vec<f32>,
 }
 
-struct Tape {
-    parameters: Vec<Var>,
-    embeddings: Option<Var>,
-    output: Tensor,
-}
-
 impl From<candle_core::Error> for Failed {
+    /// Without the trace that comes with it where `RUST_BACKTRACE` is set.
     fn from(error: candle_core::Error) -> Self {
-        Self(error.to_string())
+        Self(error.to_string().lines().next().unwrap_or_default().to_owned())
     }
 }
 
@@ -46,15 +56,24 @@ impl Device {
         values: &[f32],
         moments: &[f32],
     ) -> std::result::Result<Self, Failed> {
-        let len = graph.len();
-        let kinds = moments.chunks_exact(len.max(1));
-        let moments = kinds.map(|kind| Tensor::from_slice(kind, len, &place)).collect::<Result<_>>()?;
-        let values = Tensor::from_slice(values, len, &place)?;
+        let (len, whole_len) = (graph.len(), blocks(graph.len()) * BLOCK);
+        let whole = |numbers: &[f32]| {
+            let mut numbers = numbers.to_vec();
+            numbers.resize(whole_len, 0.0);
+            Tensor::from_vec(numbers, whole_len, &place)
+        };
+        let moments = moments.chunks_exact(len.max(1)).map(whole).collect::<Result<_>>()?;
+        let (values, ones) = (whole(values)?, Tensor::ones((1, 1), DType::F32, &place)?);
+        let padding = Tensor::zeros(whole_len - len, DType::F32, &place)?;
+        place.synchronize()?;
         Ok(Self {
             place,
             output,
+            len,
             values,
             moments,
+            padding,
+            ones,
             tape: None,
             outputs: Vec::new(),
             gradients: None,
@@ -62,161 +81,119 @@ impl Device {
         })
     }
 
+    /// The gradients of all parameters.
+    #[cfg(test)]
+    pub(super) fn gradients(&self) -> Result<Vec<f32>> {
+        let [gradients, _] = self.gradients.as_ref().expect("after the way back");
+        gradients.narrow(0, 0, self.len)?.to_vec1()
+    }
+
     fn run(
         &mut self,
         graph: &Graph,
-        weights: View<'_>,
+        view: View<'_>,
         inputs: Inputs<'_>,
         mut learning: Option<Learning<'_>>,
     ) -> Result<()> {
-        let place = &self.place;
         let values =
-            if weights.are_own { self.values.clone() } else { Tensor::from_slice(weights.values, graph.len(), place)? };
-        let parts = graph.parameters().iter().map(|parameter| {
-            let part = values.narrow(0, parameter.range.start, parameter.range.len())?;
-            Var::from_tensor(&part.reshape(parameter.shape.as_slice())?)
-        });
-        let parameters = parts.collect::<Result<Vec<Var>>>()?;
-        let rows = inputs.rows;
-        let mut embeddings = None;
-        let mut nodes: Vec<Option<Tensor>> = vec![None; graph.nodes()];
-        for (at, operation) in graph.operations() {
-            let width = graph.width(Node(at));
-            let of = |node: &Node| nodes[node.0].as_ref().expect("an operation comes after those that it needs");
-            let parameter = |parameter: &usize| parameters[*parameter].as_tensor();
-            let node = match operation {
-                Operation::Numbers => Tensor::from_slice(inputs.numbers, (rows, width), place)?,
-                Operation::Zeros => Tensor::zeros((rows, width), candle_core::DType::F32, place)?,
-                Operation::Embeddings => {
-                    let mut gathered = vec![0.0; rows * width];
-                    let size = graph.embedding().max(1);
-                    for (to, category) in gathered.chunks_exact_mut(size).zip(inputs.active) {
-                        if let Some(row) = weights.table.row(*category) {
-                            to.copy_from_slice(row);
-                        }
-                    }
-                    let var = Var::from_vec(gathered, (rows, width), place)?;
-                    embeddings.insert(var).as_tensor().clone()
-                }
-                Operation::Dense { input, weights, bias } => {
-                    let bias = parameter(bias);
-                    if graph.width(*input) == 0 {
-                        bias.broadcast_as((rows, width))?.contiguous()?
-                    } else {
-                        of(input).matmul(parameter(weights))?.broadcast_add(bias)?
-                    }
-                }
-                Operation::Activate { input, function } => activate(of(input), *function)?,
-                Operation::LayerNorm { input, gain, shift } => {
-                    let centred = of(input).broadcast_sub(&of(input).mean_keepdim(D::Minus1)?)?;
-                    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-                    let normal = centred.broadcast_div(&(variance + f64::from(EPSILON))?.sqrt()?)?;
-                    normal.broadcast_mul(parameter(gain))?.broadcast_add(parameter(shift))?
-                }
-                Operation::BatchNorm { input, gain, shift, statistics } => {
-                    let (means, variances) = if let Some(Learning { statistics: past, .. }) = &mut learning {
-                        let means = of(input).mean_keepdim(0)?;
-                        let variances = of(input).broadcast_sub(&means)?.sqr()?.mean_keepdim(0)?;
-                        let past = &mut past[*statistics..][..2 * width];
-                        let more = rows as f32 / (rows as f32 - 1.0).max(1.0);
-                        let new = Tensor::cat(&[&means, &(&variances * f64::from(more))?], 1)?;
-                        for (past, new) in past.iter_mut().zip(new.flatten_all()?.to_vec1::<f32>()?) {
-                            *past += MOMENTUM * (new - *past);
-                        }
-                        (means, variances)
-                    } else {
-                        let past = &weights.statistics[*statistics..][..2 * width];
-                        let row = |numbers: &[f32]| Tensor::from_slice(numbers, (1, width), place);
-                        (row(&past[..width])?, row(&past[width..])?)
-                    };
-                    let scale = (variances + f64::from(EPSILON))?.sqrt()?.recip()?;
-                    let normal = of(input).broadcast_sub(&means)?.broadcast_mul(&scale)?;
-                    normal.broadcast_mul(parameter(gain))?.broadcast_add(parameter(shift))?
-                }
-                Operation::Dropout { input, rate } => match &mut learning {
-                    Some(Learning { random, .. }) => {
-                        let (rate, scale) = (f64::from(*rate), 1.0 / (1.0 - rate));
-                        let mask = (0..rows * width).map(|_| if random.uniform() < rate { 0.0 } else { scale });
-                        (of(input) * Tensor::from_vec(mask.collect(), (rows, width), place)?)?
-                    }
-                    None => of(input).clone(),
-                },
-                Operation::Add { left, right, factor } => (of(left) + (of(right) * f64::from(*factor))?)?,
-                Operation::Multiply { left, right } => (of(left) * of(right))?,
-                Operation::Concat { parts } => {
-                    let parts: Vec<&Tensor> = parts.iter().map(of).collect();
-                    Tensor::cat(&parts, 1)?
-                }
-                Operation::Slice { input, start } => of(input).narrow(1, *start, width)?.contiguous()?,
-            };
-            nodes[at] = Some(node);
+            if view.are_own { self.values.clone() } else { Tensor::from_slice(view.values, graph.len(), &self.place)? };
+        let mut tape = Tape::new(graph, &values, inputs.rows, inputs.rows == self.ones.elem_count())?;
+        let reborrowed = learning.as_mut().map(|Learning { random, statistics }| Learning { random, statistics });
+        tape.forward(graph, &self.place, view, inputs, reborrowed)?;
+        let mut back = vec![tape.node(self.output)];
+        back.extend(tape.moments.iter().map(|(_, moments)| moments));
+        self.outputs = bring(&back)?;
+        let moments = self.outputs.split_off(inputs.rows * graph.width(self.output));
+        if let Some(Learning { statistics, .. }) = learning {
+            let mut rest = &moments[..];
+            for (at, new) in &tape.moments {
+                let (new, others) = rest.split_at(new.elem_count());
+                remember(new, &mut statistics[*at..][..new.len()], inputs.rows);
+                rest = others;
+            }
         }
-        let output = nodes[self.output.0].take().expect("the output is among the operations");
-        self.outputs = output.flatten_all()?.to_vec1()?;
-        self.tape = Some(Tape { parameters, embeddings, output });
+        self.tape = Some(tape);
         Ok(())
     }
 
-    fn back(&mut self, gradient: &[f32]) -> Result<f64> {
-        let Some(Tape { parameters, embeddings, output }) = self.tape.take() else {
+    fn back(&mut self, graph: &Graph, gradient: &[f32]) -> Result<f64> {
+        let Some(tape) = self.tape.take() else {
             candle_core::bail!("there is no way back without one forward");
         };
-        // What has this as its gradient is the sum of the products.
-        let gradient = Tensor::from_slice(gradient, output.shape(), &self.place)?;
-        let store = (output * gradient)?.sum_all()?.backward()?;
-        let of = |var: &Var| match store.get(var.as_tensor()) {
-            Some(gradient) => gradient.flatten_all(),
-            None => var.as_tensor().zeros_like()?.detach().flatten_all(),
+        if self.ones.elem_count() != tape.rows {
+            self.ones = Tensor::ones((1, tape.rows), DType::F32, &self.place)?;
+        }
+        let gradient = Tensor::from_slice(gradient, (tape.rows, graph.width(self.output)), &self.place)?;
+        let sizes = keep_sizes(&self.place);
+        let mut back = tape.back(graph, &self.ones, self.output, gradient)?;
+        let blocks = blocks(self.len);
+        let gradients = back.of_parameters(&self.padding)?;
+        let squares = gradients.sqr()?;
+        let sums = squares.reshape((blocks, BLOCK))?.sum(1)?;
+        drop(sizes);
+        self.embeddings = match back.of_embeddings() {
+            Some(embeddings) => bring(&[&sums, embeddings])?,
+            None => bring(&[&sums])?,
         };
-        let gradients = Tensor::cat(&parameters.iter().map(of).collect::<Result<Vec<_>>>()?, 0)?;
-        self.embeddings = embeddings.as_ref().map_or(Ok(Vec::new()), |var| of(var)?.to_vec1())?;
-        let squares = gradients.sqr()?.sum_all()?.to_scalar::<f32>()?;
-        self.gradients = Some(gradients);
-        Ok(f64::from(squares))
+        self.gradients = Some([gradients, squares]);
+        Ok(self.embeddings.drain(..blocks).map(f64::from).sum())
     }
 
     fn step(&mut self, rule: &Rule, step: Step, factor: f32) -> Result<()> {
-        let Some(gradients) = self.gradients.take() else { candle_core::bail!("there are no gradients") };
-        let (rate, decay) = (f64::from(step.rate), f64::from(step.decay));
-        let mut gradients = if factor < 1.0 { (gradients * f64::from(factor))? } else { gradients };
-        if decay > 0.0 && !matches!(rule, Rule::Adamw { .. }) {
-            gradients = (gradients + (&self.values * decay)?)?;
-        }
+        let Some([gradients, squares]) = self.gradients.take() else { candle_core::bail!("there are no gradients") };
+        let (rate, decay, factor) = (f64::from(step.rate), f64::from(step.decay), f64::from(factor));
+        let values = &self.values;
         self.values = match *rule {
             Rule::Sgd { momentum, .. } => {
                 if let [kept] = &mut self.moments[..] {
-                    gradients = ((&*kept * f64::from(momentum as f32))? + gradients)?;
-                    *kept = gradients.clone();
+                    *kept = blend([(kept, f64::from(momentum as f32)), (&gradients, factor), (values, decay)])?;
+                    blend([(values, 1.0), (kept, -rate)])?
+                } else {
+                    blend([(values, 1.0 - rate * decay), (&gradients, -rate * factor)])?
                 }
-                (&self.values - (gradients * rate)?)?
             }
             Rule::Adagrad { epsilon, .. } => {
+                let gradients = blend([(&gradients, factor), (values, decay)])?;
                 let kept = &mut self.moments[0];
                 *kept = (&*kept + gradients.sqr()?)?;
-                (&self.values - ((gradients * rate)? / (kept.sqrt()? + epsilon)?)?)?
+                (values - (gradients / kept.sqrt()?.affine(1.0 / rate, epsilon / rate)?)?)?
             }
             Rule::Adamw { beta1, beta2, epsilon, .. } => {
                 let (length, scale) = step.corrections(beta1, beta2);
+                let (length, scale) = (f64::from(length), f64::from(scale));
                 let [first, second] = &mut self.moments[..] else { candle_core::bail!("there are no two moments") };
-                *first = ((&*first * beta1)? + (&gradients * (1.0 - beta1))?)?;
-                *second = ((&*second * beta2)? + (gradients.sqr()? * (1.0 - beta2))?)?;
-                let root = second.sqrt()?.affine(f64::from(scale), epsilon)?;
-                let moved = ((&*first * f64::from(length))? / root)?;
-                ((&self.values * (1.0 - rate * decay))? - moved)?
+                *first = blend([(first, beta1), (&gradients, (1.0 - beta1) * factor)])?;
+                *second = blend([(second, beta2), (&squares, (1.0 - beta2) * factor * factor)])?;
+                let root = second.sqrt()?.affine(scale / length, epsilon / length)?;
+                (scaled(values, 1.0 - rate * decay)? - (&*first / root)?)?
             }
         };
         Ok(())
     }
 }
 
-fn activate(x: &Tensor, function: Function) -> Result<Tensor> {
-    match function {
-        Function::Relu => x.relu(),
-        Function::Silu => x.silu(),
-        Function::Gelu => x.gelu(),
-        Function::Tanh => x.tanh(),
-        Function::Sigmoid => (x.neg()?.exp()? + 1.0)?.recip(),
+/// How many blocks hold so many numbers and at least one zero.
+fn blocks(len: usize) -> usize {
+    len / BLOCK + 1
+}
+
+/// The sum of tensors, each times its number.
+fn blend<const N: usize>(parts: [(&Tensor, f64); N]) -> Result<Tensor> {
+    let mut sum: Option<Tensor> = None;
+    for (tensor, factor) in parts.into_iter().filter(|(_, factor)| *factor != 0.0) {
+        let part = scaled(tensor, factor)?;
+        sum = Some(match sum {
+            Some(sum) => (sum + part)?,
+            None => part,
+        });
     }
+    sum.map_or_else(|| parts[0].0.zeros_like(), Ok)
+}
+
+/// Brings tensors to the processor, all by one copy.
+fn bring(tensors: &[&Tensor]) -> Result<Vec<f32>> {
+    let flat = tensors.iter().map(|tensor| tensor.flatten_all()).collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&flat, 0)?.to_vec1()
 }
 
 impl Compute for Device {
@@ -234,8 +211,8 @@ impl Compute for Device {
         &self.outputs
     }
 
-    fn backward(&mut self, _: &Graph, _: View<'_>, gradient: &[f32]) -> std::result::Result<f64, Failed> {
-        Ok(self.back(gradient)?)
+    fn backward(&mut self, graph: &Graph, _: View<'_>, gradient: &[f32]) -> std::result::Result<f64, Failed> {
+        Ok(self.back(graph, gradient)?)
     }
 
     fn embeddings(&self, _: &Graph) -> &[f32] {
@@ -254,10 +231,14 @@ impl Compute for Device {
     }
 
     fn read(&mut self, values: &mut [f32], moments: &mut [f32]) -> std::result::Result<(), Failed> {
-        values.copy_from_slice(&self.values.to_vec1::<f32>()?);
-        for (to, from) in moments.chunks_exact_mut(values.len().max(1)).zip(&self.moments) {
-            to.copy_from_slice(&from.to_vec1::<f32>()?);
+        let mut all = vec![&self.values];
+        all.extend(&self.moments);
+        let numbers = bring(&all)?;
+        let mut kinds = numbers.chunks_exact(self.values.elem_count().max(1)).map(|kind| &kind[..self.len]);
+        if let Some(kind) = kinds.next() {
+            values.copy_from_slice(kind);
         }
+        moments.chunks_exact_mut(self.len.max(1)).zip(kinds).for_each(|(to, kind)| to.copy_from_slice(kind));
         Ok(())
     }
 

@@ -25,6 +25,8 @@ pub(super) mod product;
 mod samples;
 mod scaling;
 mod table;
+#[cfg(any(test, feature = "cuda"))]
+mod tape;
 #[cfg(test)]
 mod tests;
 

@@ -82,7 +82,12 @@ fn cuda(
 ) -> Result<Box<dyn Compute>, Failed> {
     use super::device::Device;
 
-    let device = candle_core::Device::new_cuda(number).map_err(|error| Failed(error.to_string()))?;
+    // Without a driver, too, it is the driver's error for there being no device that comes.
+    let missing = |error| {
+        let Failed(why) = Failed::from(error);
+        Failed(format!("there is no GPU {number} with a driver and CUDA's libraries that this program can use: {why}"))
+    };
+    let device = candle_core::Device::new_cuda(number).map_err(missing)?;
     Ok(Box::new(Device::new(device, graph, output, values, moments)?))
 }
 

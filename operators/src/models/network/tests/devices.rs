@@ -16,7 +16,7 @@ use super::super::{ClassLoss, Layers, Loss, NumberLoss, Training};
 const ROWS: usize = 400;
 
 /// A GPU where this program can use one, else candle's processor.
-fn place() -> candle_core::Device {
+pub(super) fn place() -> candle_core::Device {
     let gpu = candle_core::Device::new_cuda(0);
     println!("on {}", if gpu.is_ok() { "cuda:0" } else { "candle's processor" });
     gpu.unwrap_or(candle_core::Device::Cpu)

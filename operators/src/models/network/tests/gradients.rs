@@ -6,11 +6,13 @@ use super::super::super::Shape;
 use super::super::super::random::Random;
 use super::super::architecture::{self, Mirror, Network};
 use super::super::compute::{Compute, Inputs, Learning, Weights};
+use super::super::device::Device;
 use super::super::graph::{Architecture, Graph, Node};
 use super::super::host::Host;
 use super::super::loss::{Head, Lesson};
 use super::super::table::{Keeping, Sparse, Tending};
 use super::super::{ClassLoss, Layers, NumberLoss};
+use super::devices::place;
 
 const ROWS: usize = 12;
 
@@ -53,19 +55,26 @@ impl Case {
 
     /// The loss, and the gradients of the parameters and of the embeddings.
     fn run(&self) -> (f64, Vec<f32>, Sparse) {
-        let (mut host, mut random) = (Host::new(&self.graph, self.output, 1), Random::new(1, 1));
-        let mut statistics = self.weights.statistics.clone();
-        let inputs = Inputs { rows: ROWS, numbers: &self.numbers, active: &self.active };
-        let learning = Learning { random: &mut random, statistics: &mut statistics };
-        host.compute(&self.graph, self.weights.view(), inputs, Some(learning));
-        let width = self.graph.width(self.output);
-        let lesson = Lesson { width, numbers: &self.numbers, targets: &self.targets, weights: &self.counts };
-        let mut gradient = Vec::new();
-        let loss = self.head.gradient(host.outputs(), &lesson, &mut gradient);
-        host.backward(&self.graph, self.weights.view(), &gradient).expect("nothing fails here");
+        let mut host = Host::new(&self.graph, self.output, 1);
+        let (loss, _) = self.run_on(&mut host);
         let mut sparse = Sparse::default();
         sparse.sum(&self.active, host.embeddings(&self.graph), self.graph.embedding());
         (loss, host.gradients().to_vec(), sparse)
+    }
+
+    /// Forward and back: the loss, and the squared length of the gradient.
+    fn run_on(&self, compute: &mut dyn Compute) -> (f64, f64) {
+        let mut random = Random::new(1, 1);
+        let mut statistics = self.weights.statistics.clone();
+        let inputs = Inputs { rows: ROWS, numbers: &self.numbers, active: &self.active };
+        let learning = Learning { random: &mut random, statistics: &mut statistics };
+        compute.forward(&self.graph, self.weights.view(), inputs, Some(learning)).expect("nothing fails here");
+        let width = self.graph.width(self.output);
+        let lesson = Lesson { width, numbers: &self.numbers, targets: &self.targets, weights: &self.counts };
+        let mut gradient = Vec::new();
+        let loss = self.head.gradient(compute.outputs(), &lesson, &mut gradient);
+        let squares = compute.backward(&self.graph, self.weights.view(), &gradient).expect("nothing fails here");
+        (loss, squares)
     }
 
     /// The slope of the loss along a direction, by the difference of two losses, and by the gradient.
@@ -143,5 +152,27 @@ fn gradients_are_the_slopes_of_the_loss() {
                 row.iter_mut().zip(along).for_each(|(value, step)| *value += length * step);
             }
         });
+    }
+}
+
+/// The way back of a device is its own, and has to come to the same.
+#[test]
+fn gradients_on_a_device_are_those_of_the_processor() {
+    let far = |on_host: &[f32], on_device: &[f32]| {
+        assert_eq!(on_host.len(), on_device.len());
+        on_host.iter().zip(on_device).map(|(a, b)| (a - b).abs() / (1.0 + a.abs())).fold(0.0, f32::max)
+    };
+    for case in cases() {
+        let mut host = Host::new(&case.graph, case.output, 1);
+        let (loss, squares) = case.run_on(&mut host);
+        let (values, moments) = (&case.weights.values, Vec::new());
+        let mut device = Device::new(place(), &case.graph, case.output, values, &moments).expect("a device");
+        let (other_loss, other_squares) = case.run_on(&mut device);
+        let apart = far(host.gradients(), &device.gradients().expect("they can be read"));
+        let embeddings = far(host.embeddings(&case.graph), device.embeddings(&case.graph));
+        println!("{}: {apart:.1e} apart, embeddings {embeddings:.1e}", case.name);
+        assert!(apart < 2e-6 && embeddings < 2e-6, "{}: {apart}, {embeddings}", case.name);
+        assert!((loss - other_loss).abs() < 1e-5 * (1.0 + loss.abs()), "{}: {loss}, {other_loss}", case.name);
+        assert!((squares - other_squares).abs() < 1e-4 * squares, "{}: {squares}, {other_squares}", case.name);
     }
 }
