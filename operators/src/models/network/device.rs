@@ -156,16 +156,16 @@ impl Device {
                 let gradients = blend([(&gradients, factor), (values, decay)])?;
                 let kept = &mut self.moments[0];
                 *kept = (&*kept + gradients.sqr()?)?;
-                (values - (gradients / kept.sqrt()?.affine(1.0 / rate, epsilon / rate)?)?)?
+                (values - scaled(&(gradients / kept.sqrt()?.affine(1.0, epsilon)?)?, rate)?)?
             }
             Rule::Adamw { beta1, beta2, epsilon, .. } => {
                 let (length, scale) = step.corrections(beta1, beta2);
-                let (length, scale) = (f64::from(length), f64::from(scale));
                 let [first, second] = &mut self.moments[..] else { candle_core::bail!("there are no two moments") };
                 *first = blend([(first, beta1), (&gradients, (1.0 - beta1) * factor)])?;
                 *second = blend([(second, beta2), (&squares, (1.0 - beta2) * factor * factor)])?;
-                let root = second.sqrt()?.affine(scale / length, epsilon / length)?;
-                (scaled(values, 1.0 - rate * decay)? - (&*first / root)?)?
+                // Not by a root that is divided by the length: a schedule may let that become 0.
+                let root = second.sqrt()?.affine(f64::from(scale), epsilon)?;
+                (scaled(values, 1.0 - rate * decay)? - scaled(&(&*first / root)?, f64::from(length))?)?
             }
         };
         Ok(())
