@@ -203,7 +203,8 @@ impl Metrics {
         // Whoever panicked while it refreshed has ended its thread; the others' gauges are still good.
         let refresh = self.refresh.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         refresh.iter().for_each(|refresh| refresh());
-        let families = [self.registry.gather(), self.process.gather()].concat();
+        let mut families = self.registry.gather();
+        families.extend(self.process.gather());
         TextEncoder::new().encode_to_string(&families).expect("gathered metrics can be written")
     }
 

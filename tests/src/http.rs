@@ -46,7 +46,20 @@ pub fn exchange(
     let no_answer = || std::io::Error::other(format!("no answer: {answer:?}"));
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(no_answer)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    Ok(Response { status, head: head.to_owned(), body: body.to_owned() })
+    let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { whole(body) } else { body.to_owned() };
+    Ok(Response { status, head: head.to_owned(), body })
+}
+
+/// A body whose length the server did not know at first: chunk after chunk.
+fn whole(mut rest: &str) -> String {
+    let mut whole = String::new();
+    while let Some((length, more)) = rest.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).expect("a chunk's length");
+        whole.push_str(&more[..length]);
+        rest = more[length..].trim_start();
+    }
+    whole
 }
 
 /// Asks in JSON.

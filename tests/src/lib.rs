@@ -10,14 +10,16 @@ pub mod small;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use arrow::array::Array;
 use millstream_connectors::broker::{Append, Broker, Fetched, Message, TopicReader};
 use millstream_engine::Result;
+use millstream_engine::book::Book;
 use millstream_engine::raw::Payload;
 use millstream_engine::source::Position;
 use millstream_engine::time::{Clock, StepClock, SystemClock};
@@ -44,6 +46,19 @@ pub struct Site {
     pub pipeline: Pipeline,
     /// Removes the folder in the end, where the site made it.
     _temporary: Option<tempfile::TempDir>,
+}
+
+/// A run that goes on.
+pub struct Running<'a> {
+    /// Who listens, and where.
+    pub listening: mpsc::Receiver<(String, SocketAddr)>,
+    /// Whether it has ended of itself.
+    pub has_ended: &'a dyn Fn() -> bool,
+}
+
+/// An address at which nobody listens.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
 }
 
 impl Site {
@@ -120,6 +135,23 @@ impl Site {
     /// Runs and must succeed.
     pub fn run_with(&self, options: &Options) -> Summary {
         self.try_run(options).unwrap_or_else(|fault| panic!("the run failed: {fault}"))
+    }
+
+    /// Runs without end, and does something meanwhile; then stops the run, which must end in peace.
+    pub fn while_running<T>(&self, options: Options, act: impl FnOnce(&Running<'_>) -> T) -> T {
+        let book = Arc::new(Book::default());
+        let (tell, listening) = mpsc::channel();
+        let endless = Options { until_idle: false, book: book.clone(), listening: Some(tell), ..options };
+        std::thread::scope(|scope| {
+            // Who listens is told no more once it has ended.
+            let run = scope.spawn(move || self.try_run(&endless));
+            let running = Running { listening, has_ended: &|| run.is_finished() };
+            // A failed assertion must not leave the run going.
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(&running)));
+            book.stop();
+            run.join().expect("no panic").expect("it was stopped in peace");
+            done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// All records of a topic, partition by partition.

@@ -1,17 +1,16 @@
 //! Dashboards and alerts beside what a run tells, as Prometheus itself reads and asks it.
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
-use millstream_engine::book::Book;
 use millstream_engine::time::{Stopwatch, SystemClock};
 use millstream_pipelines::dashboard::{Query, alerts, dashboard, rows};
 use millstream_pipelines::run::Options;
-use millstream_tests::http::{Response, get, post};
-use millstream_tests::{NOW_MS, Site, message};
+use millstream_tests::http::{get, post};
+use millstream_tests::{NOW_MS, Site, free_address, message};
 use serde_json::{Value, json};
 
 const DEFINITION: &str = r#"
@@ -73,42 +72,21 @@ fn readings(from: i64) -> Vec<millstream_connectors::broker::Message> {
 /// Runs the pipeline, and does something again and again while it is taught and asked, until that says that it is done.
 fn while_it_is_used(site: &Site, mut is_done: impl FnMut(SocketAddr) -> bool) {
     let metrics = free_address();
-    let book = Arc::new(Book::default());
-    let (tell, listening) = mpsc::channel();
-    let options = Options {
-        until_idle: false,
-        book: book.clone(),
-        listening: Some(tell),
-        metrics: Some(metrics),
-        clock: Arc::new(SystemClock),
-        ..site.options()
-    };
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| site.try_run(&options));
-        let use_it = || {
-            let (_, address) = listening.recv().expect("it listens");
-            for from in (0..).step_by(40) {
-                site.append("readings", &readings(from));
-                let input =
-                    |name: &str, value: i64| json!({"name": name, "shape": [1], "datatype": "FP64", "data": [value]});
-                let inputs = [input("heat", from % 40), input("damp", 3)];
-                let asked = json!({"inputs": inputs, "parameters": {"at_least": {"readings/0": from}}});
-                assert_eq!(post(address, "/v2/models/questions/infer", &asked).status, 200);
-                if is_done(metrics) {
-                    break;
-                }
+    let options = Options { metrics: Some(metrics), clock: Arc::new(SystemClock), ..site.options() };
+    site.while_running(options, |running| {
+        let (_, address) = running.listening.recv().expect("it listens");
+        for from in (0..).step_by(40) {
+            site.append("readings", &readings(from));
+            let input =
+                |name: &str, value: i64| json!({"name": name, "shape": [1], "datatype": "FP64", "data": [value]});
+            let inputs = [input("heat", from % 40), input("damp", 3)];
+            let asked = json!({"inputs": inputs, "parameters": {"at_least": {"readings/0": from}}});
+            assert_eq!(post(address, "/v2/models/questions/infer", &asked).status, 200);
+            if is_done(metrics) {
+                break;
             }
-        };
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(use_it));
-        book.stop();
-        running.join().expect("no panic").expect("it was stopped in peace");
-        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
     });
-}
-
-/// An address at which nobody listens.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
 }
 
 fn queries(site: &Site) -> Vec<(&'static str, Query)> {
@@ -194,25 +172,10 @@ impl Prometheus {
         if response.status == 503 {
             return None;
         }
-        let body: Value =
-            serde_json::from_str(&whole(&response)).unwrap_or_else(|error| panic!("{error}: {response:?}"));
+        let body = response.json();
         assert_eq!(body["status"], "success", "{query}: {body}");
         body["data"]["result"].as_array().cloned()
     }
-}
-
-/// A body whose length the server did not know at first: chunk after chunk.
-fn whole(response: &Response) -> String {
-    if !response.head.to_lowercase().contains("transfer-encoding: chunked") {
-        return response.body.clone();
-    }
-    let (mut whole, mut rest) = (String::new(), response.body.as_str());
-    while let Some((length, more)) = rest.split_once("\r\n") {
-        let length = usize::from_str_radix(length, 16).expect("a chunk's length");
-        whole.push_str(&more[..length]);
-        rest = more[length..].trim_start();
-    }
-    whole
 }
 
 #[test]

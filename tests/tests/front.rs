@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
-use millstream_engine::book::Book;
 use millstream_engine::time::SystemClock;
 use millstream_pipelines::audit::audit;
 use millstream_pipelines::run::{Checkpointing, Options, assemble};
@@ -76,34 +75,18 @@ fn with_grpc(settings: &str) -> String {
 
 /// Runs the pipeline without end, and does something while it runs: with the addresses of HTTP and of gRPC.
 fn while_serving(site: &Site, act: impl FnOnce(SocketAddr, SocketAddr)) {
-    let book = Arc::new(Book::default());
-    let (tell, listening) = mpsc::channel();
-    let endless = Options {
-        until_idle: false,
-        book: book.clone(),
-        listening: Some(tell),
-        clock: Arc::new(SystemClock),
-        ..site.options()
-    };
     let doors =
         site.pipeline.front.as_ref().map_or(0, |front| [&front.http, &front.grpc].into_iter().flatten().count());
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| site.try_run(&endless));
-        let addresses: BTreeMap<String, SocketAddr> = listening.iter().take(doors).collect();
-        let Some(http) = addresses.get("serve.http").copied() else {
-            running.join().expect("no panic").expect("it runs");
-            panic!("it ended before it listened");
-        };
-        // A failed assertion must not leave the run going.
-        let act = || act(http, addresses.get("serve.grpc").copied().unwrap_or(http));
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
-        book.stop();
-        running.join().expect("no panic").expect("it was stopped in peace");
-        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        for address in addresses.values() {
-            assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
-        }
+    let options = Options { clock: Arc::new(SystemClock), ..site.options() };
+    let addresses = site.while_running(options, |running| {
+        let addresses: BTreeMap<String, SocketAddr> = running.listening.iter().take(doors).collect();
+        let http = *addresses.get("serve.http").expect("it listens before it ends");
+        act(http, addresses.get("serve.grpc").copied().unwrap_or(http));
+        addresses
     });
+    for address in addresses.values() {
+        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    }
 }
 
 fn while_running(site: &Site, act: impl FnOnce(SocketAddr)) {

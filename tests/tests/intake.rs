@@ -1,10 +1,8 @@
 //! Records that are posted are learned from, and a restart replays them although nobody posts them again.
 
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use millstream_engine::book::Book;
 use millstream_engine::source::Position;
 use millstream_pipelines::run::{Checkpointing, Options};
 use millstream_tests::http::call;
@@ -47,12 +45,8 @@ fn reading(second: i64, sensor: &str, heat: u32) -> String {
 #[test]
 fn what_is_posted_is_learned_and_replayed() {
     let site = Site::new(DEFINITION, &[]);
-    let book = Arc::new(Book::default());
-    let (tell, listening) = mpsc::channel();
-    let endless = Options { until_idle: false, book: book.clone(), listening: Some(tell), ..site.options() };
-    std::thread::scope(|scope| {
-        let running = scope.spawn(|| site.try_run(&endless));
-        let (source, address) = listening.recv().expect("it listens");
+    let address = site.while_running(site.options(), |running| {
+        let (source, address) = running.listening.recv().expect("it listens");
         assert_eq!(source, "readings");
         // Their keys lie in both partitions.
         for batch in 0..20 {
@@ -65,14 +59,13 @@ fn what_is_posted_is_learned_and_replayed() {
         append(&*broker, "questions", &[message(Some("q"), reading(100, "a", 30))]);
         let mut reader = broker.open("answers", &[Position { partition: 0, offset: 0 }]).expect("the topic opens");
         while reader.read(1, Duration::from_secs(1)).expect("it can be read").is_none() {
-            assert!(!running.is_finished(), "the run has ended");
+            assert!(!(running.has_ended)(), "the run has ended");
         }
         // What is kept when the run ends is learned by the next one.
         assert_eq!(post(address, "a", &reading(200, "a", 1)), "202");
-        book.stop();
-        running.join().expect("no panic").expect("it was stopped in peace");
-        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+        address
     });
+    assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
     let kept = site.records("posted.readings");
     assert_eq!(kept.len(), 301);
     assert!(kept.iter().any(|record| record.partition == 1) && kept.iter().any(|record| record.partition == 0));

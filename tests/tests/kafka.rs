@@ -6,7 +6,6 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use millstream_engine::book::Book;
 use millstream_engine::time::SystemClock;
 use millstream_pipelines::run::{Checkpointing, Options, Summary};
 use millstream_tests::small;
@@ -112,16 +111,11 @@ requests:
     };
     site.append(&format!("{prefix}readings"), &(0..200).map(reading).collect::<Vec<_>>());
     site.run();
-    let book = Arc::new(Book::default());
-    let endless = Options { until_idle: false, book: book.clone(), clock: Arc::new(SystemClock), ..site.options() };
-    let output = std::thread::scope(|scope| {
-        let running = scope.spawn(|| site.try_run(&endless));
+    let options = Options { clock: Arc::new(SystemClock), ..site.options() };
+    let output = site.while_running(options, |_| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/kafka_client.py");
         let [questions, replies] = ["questions", "replies"].map(|name| format!("{prefix}{name}"));
-        let output = Command::new(python).args([script, &servers, &questions, &replies, "300"]).output();
-        book.stop();
-        running.join().expect("no panic").expect("it was stopped in peace");
-        output.expect("it runs")
+        Command::new(python).args([script, &servers, &questions, &replies, "300"]).output().expect("it runs")
     });
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     print!("{}", String::from_utf8_lossy(&output.stdout));

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use millstream_connectors::broker::Message;
 use millstream_engine::Result;
-use millstream_engine::book::Book;
 use millstream_engine::source::Position;
 use millstream_engine::time::{StepClock, SystemClock};
 use millstream_operators::registry::Registry;
@@ -314,28 +313,21 @@ fn nobody_waits_for_who_only_chooses() {
     site.append("rows", &(0..200).map(row).collect::<Vec<_>>());
     site.append("questions", &(0..5).map(|number| question(number, "c")).collect::<Vec<_>>());
     assemble::create_topics(&site.pipeline, &*site.broker()).expect("there are topics");
-    let book = Arc::new(Book::default());
-    let endless = Options { until_idle: false, book: book.clone(), clock: Arc::new(SystemClock), ..site.options() };
-    let answers = std::thread::scope(|scope| {
-        let running = scope.spawn(|| site.try_run(&endless));
-        let read = || -> Result<usize> {
-            let from = [Position { partition: 0, offset: 0 }];
-            let (mut reader, mut seen) = (site.broker().open("answers", &from)?, 0);
-            // A minute at most, where nothing comes.
-            for _ in 0..60 {
-                seen += reader.read(1 << 20, Duration::from_secs(1))?.map_or(0, |fetched| fetched.records.len());
-                if seen >= 5 {
-                    break;
-                }
+    let options = Options { clock: Arc::new(SystemClock), ..site.options() };
+    let read = || -> Result<usize> {
+        let from = [Position { partition: 0, offset: 0 }];
+        let (mut reader, mut seen) = (site.broker().open("answers", &from)?, 0);
+        // A minute at most, where nothing comes.
+        for _ in 0..60 {
+            seen += reader.read(1 << 20, Duration::from_secs(1))?.map_or(0, |fetched| fetched.records.len());
+            if seen >= 5 {
+                break;
             }
-            Ok(seen)
-        };
-        let seen = read();
-        book.stop();
-        running.join().expect("no panic").expect("it was stopped in peace");
-        seen.expect("it can be read")
-    });
-    assert_eq!(answers, 5);
+        }
+        Ok(seen)
+    };
+    let answers = site.while_running(options, |_| read());
+    assert_eq!(answers.expect("it can be read"), 5);
 }
 
 #[test]

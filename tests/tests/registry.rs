@@ -13,7 +13,7 @@ use millstream_pipelines::registry_api::{Server, Settings};
 use millstream_pipelines::run::rollback::{Poison, rollback};
 use millstream_tests::s3::with_bucket;
 use millstream_tests::shop::{definition, orders, prove, questions};
-use millstream_tests::{Site, http, one_answer_each, unique};
+use millstream_tests::{Site, free_address, http, one_answer_each, unique};
 use serde_json::{Value, json};
 
 /// Tells a child process what it is to do.
@@ -367,7 +367,7 @@ fn mlflow_s_clients_see_a_registry_that_is_shared() {
 
 #[test]
 fn a_run_goes_on_while_its_registry_cannot_be_reached() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let nobody = free_address();
     let place = Place {
         line: "registry: {database: \"${file:database}\"}".to_owned(),
         database: format!("postgres://mill:secret@{nobody}/postgres").into_bytes(),

@@ -6,7 +6,6 @@ use std::time::Duration;
 use millstream_connectors::broker::Message;
 use millstream_connectors::broker::embedded::Embedded;
 use millstream_engine::Blame;
-use millstream_engine::book::Book;
 use millstream_engine::source::Position;
 use millstream_pipelines::run::assemble;
 use millstream_pipelines::run::{Checkpointing, Options};
@@ -90,15 +89,12 @@ fn a_changed_definition_is_rebuilt_from_the_log_or_refused() {
 #[test]
 fn a_second_run_at_once_is_refused() {
     let site = learned_site();
-    let book = Arc::new(Book::default());
-    let endless = Options { until_idle: false, book: book.clone(), ..site.options() };
-    std::thread::scope(|scope| {
-        let first = scope.spawn(|| site.try_run(&endless));
+    site.while_running(site.options(), |first| {
         let broker = site.broker();
         let mut reader = broker.open("answers", &[Position { partition: 0, offset: 0 }]).expect("the topic opens");
         append(&*broker, "questions", &[Message { partition: Some(0), ..message(None, "{}") }]);
         while reader.read(1, Duration::from_secs(1)).expect("the topic can be read").is_none() {
-            assert!(!first.is_finished(), "the first run has ended");
+            assert!(!(first.has_ended)(), "the first run has ended");
         }
         let fault = site.try_run(&site.options()).map(drop).expect_err("two runs in one state directory");
         let place = site.state();
@@ -107,8 +103,6 @@ fn a_second_run_at_once_is_refused() {
             place.display()
         );
         assert_eq!((fault.blame, fault.message), (Blame::World, message));
-        book.stop();
-        first.join().expect("no panic").expect("it was stopped in peace");
     });
     assert_eq!(site.answers().len(), 1);
 }

@@ -44,7 +44,7 @@ fn quoted(text: &str) -> String {
 }
 
 fn all(pipeline: &Pipeline) -> Vec<Alert> {
-    let of = |family: &str| metric(pipeline, family, "");
+    let of = |family: &str| metric(pipeline, family, &[]);
     let grows = |family: &str, within: &str| format!("increase({}[{within}]) > 0", of(family));
     let sum = |inner: String| format!("sum by (pipeline, instance) ({inner})");
     let (behind, published) = (sum(of("millstream_lag_records")), of("millstream_epochs_published_total"));
@@ -126,13 +126,13 @@ fn all(pipeline: &Pipeline) -> Vec<Alert> {
 
 fn of_models(pipeline: &Pipeline) -> Option<Alert> {
     let measured = |who: &str| {
-        let labels = format!("measure=~\"{}\", over=\"all\", who{who}", DECISIVE.join("|"));
-        metric(pipeline, "millstream_measure", &labels)
+        let measure = format!("measure=~\"{}\"", DECISIVE.join("|"));
+        metric(pipeline, "millstream_measure", &[&measure, "over=\"all\"", who])
     };
     let by = "by (pipeline, instance, model, measure)";
     (!pipeline.models.is_empty()).then(|| Alert {
         name: "MillstreamWorseThanBaseline",
-        expression: format!("min {by} ({}) > min {by} ({})", measured("=\"model\""), measured("!=\"model\"")),
+        expression: format!("min {by} ({}) > min {by} ({})", measured("who=\"model\""), measured("who!=\"model\"")),
         lasts: "30m",
         severity: "ticket",
         summary: "A model is worse than its best baseline.",
@@ -145,7 +145,7 @@ fn of_requests(pipeline: &Pipeline) -> Vec<Alert> {
     if !pipeline.requests.is_empty() {
         alerts.push(Alert {
             name: "MillstreamSkew",
-            expression: format!("{} > 0.25", metric(pipeline, "millstream_serving_skew", "")),
+            expression: format!("{} > 0.25", metric(pipeline, "millstream_serving_skew", &[])),
             lasts: "1h",
             severity: "ticket",
             summary: "A model is asked something else than what it has learned.",
@@ -153,14 +153,14 @@ fn of_requests(pipeline: &Pipeline) -> Vec<Alert> {
         });
     }
     if pipeline.front.is_some() {
-        let labels = "status=~\"429|503|RESOURCE_EXHAUSTED|UNAVAILABLE\"";
-        let rate = |labels: &str| {
+        let refused = "status=~\"429|503|RESOURCE_EXHAUSTED|UNAVAILABLE\"";
+        let rate = |labels: &[&str]| {
             let family = metric(pipeline, "millstream_front_requests_total", labels);
             format!("sum by (pipeline, instance, requests) (rate({family}[5m]))")
         };
         alerts.push(Alert {
             name: "MillstreamRefuses",
-            expression: format!("{} > 0.01 * {}", rate(labels), rate("")),
+            expression: format!("{} > 0.01 * {}", rate(&[refused]), rate(&[])),
             lasts: "5m",
             severity: "page",
             summary: "More than one of a hundred requests is refused.",

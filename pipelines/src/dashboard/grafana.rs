@@ -33,7 +33,7 @@ fn source() -> Value {
 
 fn variables(pipeline: &Pipeline) -> Value {
     let variable = |name: &str, family: &str, is_all: bool| {
-        let query = format!("label_values({}, {name})", metric(pipeline, family, ""));
+        let query = format!("label_values({}, {name})", metric(pipeline, family, &[]));
         let mut variable = json!({
             "name": name,
             "label": name,

@@ -14,7 +14,7 @@ pub use grafana::dashboard;
 pub use panels::{Panel, Query, Row, Shape, rows};
 
 /// The metrics of a family that are this pipeline's, where these labels match: `model="returns"`.
-fn metric(pipeline: &Pipeline, family: &str, labels: &str) -> String {
-    let comma = if labels.is_empty() { "" } else { ", " };
-    format!("{family}{{pipeline=\"{}\"{comma}{labels}}}", pipeline.name)
+fn metric(pipeline: &Pipeline, family: &str, labels: &[&str]) -> String {
+    let own = format!("pipeline=\"{}\"", pipeline.name);
+    format!("{family}{{{}}}", [&[own.as_str()], labels].concat().join(", "))
 }

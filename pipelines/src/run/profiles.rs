@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use millstream_engine::Result;
-use millstream_engine::batch::{Lane, is_changing};
+use millstream_engine::batch::{Lane, META, is_changing};
 use millstream_engine::graph::{Input, MakeObserver, Observe};
 use millstream_engine::metrics::{Gauges, Metrics};
 use millstream_operators::profile::{ColumnReport, Profile};
@@ -19,30 +19,46 @@ use crate::run::assemble::input;
 struct Parts {
     name: String,
     schema: SchemaRef,
+    /// Which columns are looked at, the engine's first.
+    columns: Vec<usize>,
     workers: Arc<Mutex<Vec<Arc<Mutex<Profile>>>>>,
 }
 
 /// A worker's part.
-struct Part(Arc<Mutex<Profile>>);
+struct Part {
+    profile: Arc<Mutex<Profile>>,
+    columns: Vec<usize>,
+}
 
 impl Observe for Part {
     fn see(&mut self, rows: &RecordBatch) -> Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(rows)
+        let rows = rows.project(&self.columns)?;
+        self.profile.lock().unwrap_or_else(PoisonError::into_inner).add(&rows)
     }
 }
 
 impl Parts {
+    /// Of all columns.
     fn new(name: &str, schema: &SchemaRef) -> Self {
-        Self { name: name.to_owned(), schema: schema.clone(), workers: Arc::default() }
+        let columns = (0..schema.fields().len()).collect();
+        Self { name: name.to_owned(), schema: schema.clone(), columns, workers: Arc::default() }
+    }
+
+    /// Of these columns.
+    fn only(&self, wanted: &BTreeSet<String>) -> Self {
+        let is_wanted = |at: &usize| *at < META || wanted.contains(self.schema.field(*at).name());
+        let columns: Vec<usize> = (0..self.schema.fields().len()).filter(is_wanted).collect();
+        let schema = Arc::new(self.schema.project(&columns).expect("its own columns"));
+        Self { name: self.name.clone(), schema, columns, workers: Arc::default() }
     }
 
     /// Makes a part for each worker.
     fn maker(&self) -> MakeObserver {
-        let Self { schema, workers, .. } = self.clone();
+        let Self { schema, columns, workers, .. } = self.clone();
         Arc::new(move || {
-            let part = Arc::new(Mutex::new(Profile::new(&schema)));
-            workers.lock().unwrap_or_else(PoisonError::into_inner).push(part.clone());
-            Box::new(Part(part))
+            let profile = Arc::new(Mutex::new(Profile::new(&schema)));
+            workers.lock().unwrap_or_else(PoisonError::into_inner).push(profile.clone());
+            Box::new(Part { profile, columns: columns.clone() })
         })
     }
 
@@ -57,26 +73,19 @@ impl Parts {
 }
 
 /// What is asked where models learn.
+#[derive(Default)]
 struct Asked {
-    parts: Parts,
     /// The features of those models: no request has what is only known later.
-    columns: BTreeSet<String>,
-}
-
-impl Asked {
-    /// By feature, how differently it is distributed here and where models learn.
-    fn skew(&self, learned: &Profile) -> BTreeMap<String, f64> {
-        let asked = self.parts.whole();
-        let features = learned.skew(&asked).filter(|(column, _)| self.columns.contains(*column));
-        features.map(|(column, skew)| (column.to_owned(), skew)).collect()
-    }
+    features: BTreeSet<String>,
+    /// Where it comes by.
+    at: BTreeSet<Input>,
 }
 
 /// How differently features are distributed where models are asked and where they learn.
 #[derive(Clone, Default)]
 pub struct Skews {
     /// Profiled rows: those that teach, and where models learn from them, those that ask.
-    all: Arc<Vec<(Parts, Option<Asked>)>>,
+    all: Arc<Vec<(Parts, Option<Parts>)>>,
     /// By source of requests: the names of the streams that their models learn from.
     asked: Arc<BTreeMap<u32, BTreeSet<String>>>,
 }
@@ -85,12 +94,13 @@ impl Skews {
     /// By stream and column, where the requests of this source are answered.
     pub fn of(&self, source: u32) -> BTreeMap<String, BTreeMap<String, f64>> {
         let Some(asked) = self.asked.get(&source) else { return BTreeMap::new() };
-        let all = self.all.iter().filter(|(learned, _)| asked.contains(&learned.name));
-        let of = |(learned, asked): &(Parts, Option<Asked>)| {
-            let skews = asked.as_ref()?.skew(&learned.whole());
-            (!skews.is_empty()).then(|| (learned.name.clone(), skews))
+        let of = |(learned, asked): &(Parts, Option<Parts>)| {
+            let (learned, asked) = (learned.whole(), asked.as_ref()?.whole());
+            let skews = learned.skew(&asked);
+            Some(skews.into_iter().map(|(column, skew)| (column.to_owned(), skew)).collect::<BTreeMap<_, _>>())
         };
-        all.filter_map(of).collect()
+        let all = self.all.iter().filter(|(learned, _)| asked.contains(&learned.name));
+        all.filter_map(|parts| Some((parts.0.name.clone(), of(parts).filter(|skews| !skews.is_empty())?))).collect()
     }
 }
 
@@ -116,29 +126,36 @@ pub fn observers(pipeline: &Pipeline, metrics: &Metrics) -> (Observers, Skews) {
     for (at, request) in pipeline.requests.iter().enumerate() {
         for model in request.models.iter().map(|model| &pipeline.models[*model]) {
             let learned = input(pipeline.nodes[model.node].inputs[0]);
-            let Some(Parts { name, schema, .. }) = observed.get(&learned) else { continue };
+            let Some(Parts { name, .. }) = observed.get(&learned) else { continue };
             let source = (pipeline.sources.len() + at) as u32;
             streams.entry(source).or_default().insert(name.clone());
-            let new = || Asked { parts: Parts::new(name, schema), columns: BTreeSet::new() };
-            let Asked { parts, columns } = asked.entry(learned).or_insert_with(new);
-            columns.extend(model.columns());
             let is_source = matches!(learned, Input::Source(_));
-            let seen = if is_source { Input::Source(pipeline.sources.len() + at) } else { learned };
-            observers.entry((seen, Lane::Serve)).or_insert_with(|| parts.maker());
+            let Asked { features, at: seen } = asked.entry(learned).or_default();
+            features.extend(model.columns());
+            seen.insert(if is_source { Input::Source(source as usize) } else { learned });
         }
     }
     observers.extend(observed.iter().map(|(rows, parts)| ((*rows, Lane::Learn), parts.maker())));
     let gauges = Columns::new(metrics);
-    let all: Vec<(Parts, Option<Asked>)> =
-        observed.into_iter().map(|(rows, parts)| (parts, asked.remove(&rows))).collect();
+    let with_asked = |(rows, parts): (Input, Parts)| {
+        let asked = asked.remove(&rows).map(|Asked { features, at }| {
+            let asked = parts.only(&features);
+            observers.extend(at.into_iter().map(|at| ((at, Lane::Serve), asked.maker())));
+            asked
+        });
+        (parts, asked)
+    };
+    let all: Vec<(Parts, Option<Parts>)> = observed.into_iter().map(with_asked).collect();
     let skews = Skews { all: Arc::new(all), asked: Arc::new(streams) };
     let all = skews.all.clone();
     metrics.before_rendering(move || {
         for (parts, asked) in &*all {
             let learned = parts.whole();
             gauges.set(&parts.name, &learned);
-            for (column, skew) in asked.iter().flat_map(|asked| asked.skew(&learned)) {
-                gauges.skew.set(&[&parts.name, &column], skew);
+            if let Some(asked) = asked.as_ref().map(Parts::whole) {
+                for (column, skew) in learned.skew(&asked) {
+                    gauges.skew.set(&[&parts.name, column], skew);
+                }
             }
         }
     });
