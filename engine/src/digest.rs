@@ -1,8 +1,12 @@
-//! Digests that do not depend on how records were cut into batches.
+//! Digests of records, which do not depend on how these were cut into batches, and of states.
+
+use std::cell::Cell;
 
 use arrow::array::{Array, BinaryArray, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::row::{RowConverter, SortField};
+use postcard::ser_flavors::Flavor;
+use serde::Serialize;
 
 use crate::batch::Origin;
 use crate::publish::Tally;
@@ -172,7 +176,83 @@ impl AnswersDigest {
 
 /// BLAKE3 of bytes, in hexadecimal.
 pub fn of(bytes: &[u8]) -> String {
-    blake3::hash(bytes).to_hex().to_string()
+    hex(of_bytes(bytes))
+}
+
+/// The digest of a state: BLAKE3.
+pub type Digest = [u8; 32];
+
+/// BLAKE3 of bytes.
+pub fn of_bytes(bytes: &[u8]) -> Digest {
+    *blake3::hash(bytes).as_bytes()
+}
+
+/// A digest in hexadecimal.
+pub fn hex(digest: Digest) -> String {
+    blake3::Hash::from_bytes(digest).to_hex().to_string()
+}
+
+/// BLAKE3 of a value as it is written, with the digest of each [`crate::part::Part`] in that part's place: so it costs what is not in
+/// parts, and what has changed of those that are.
+pub fn of_value(value: &(impl Serialize + ?Sized)) -> Digest {
+    let before = Digesting(DIGESTING.replace(true));
+    let digest = postcard::serialize_with_flavor(value, Hashed::default());
+    drop(before);
+    digest.expect("states are numbers and texts, which can be written")
+}
+
+/// Whether what is being written is for a digest.
+pub(crate) fn is_digesting() -> bool {
+    DIGESTING.get()
+}
+
+thread_local! {
+    static DIGESTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes it what it was before.
+struct Digesting(bool);
+
+impl Drop for Digesting {
+    fn drop(&mut self) {
+        DIGESTING.set(self.0);
+    }
+}
+
+/// Hashes what is written, a block at a time: most of it comes in a few bytes.
+#[derive(Default)]
+struct Hashed {
+    hasher: blake3::Hasher,
+    block: Vec<u8>,
+}
+
+const BLOCK_BYTES: usize = 1 << 14;
+
+impl Flavor for Hashed {
+    type Output = Digest;
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.try_extend(&[byte])
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        if self.block.len() + bytes.len() > BLOCK_BYTES {
+            self.hasher.update(&self.block);
+            self.block.clear();
+        }
+        if bytes.len() > BLOCK_BYTES {
+            self.hasher.update(bytes);
+        } else {
+            self.block.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    fn finalize(mut self) -> postcard::Result<Digest> {
+        Ok(*self.hasher.update(&self.block).finalize().as_bytes())
+    }
 }
 
 #[cfg(test)]

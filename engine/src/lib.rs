@@ -17,6 +17,7 @@ pub mod metrics;
 mod mount;
 pub mod operator;
 mod order;
+pub mod part;
 pub mod publish;
 pub mod raw;
 pub mod run;

@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use crate::batch::Lane;
 use crate::binding::Frontier;
+use crate::digest::{self, Digest};
 pub use crate::state::relational::{Given, Order, Relational, Row};
 use crate::state::{ErasedKeyed, Related, States};
 use crate::{Fault, Result};
@@ -200,9 +201,25 @@ pub trait Fold: Send + 'static {
     /// The whole state: weights, optimiser, counters, evaluation. Equal states give equal bytes.
     fn snapshot(&self) -> Vec<u8>;
 
+    /// A copy of the present state, which gives its snapshot when there is time for that. A large state should lie in
+    /// [parts](crate::part).
+    fn copy(&self) -> Snapshot {
+        let snapshot = self.snapshot();
+        Box::new(move || snapshot)
+    }
+
     /// Takes over a state from [`Fold::snapshot`] of the same definition.
     fn restore(&mut self, snapshot: &[u8]) -> Result<()>;
+
+    /// The digest of the whole state: different for states whose snapshots differ, and the same for equal ones. It is taken of each
+    /// epoch that changed something: a large state should lie in [parts](crate::part).
+    fn digest(&self) -> Digest {
+        digest::of_bytes(&self.snapshot())
+    }
 }
+
+/// Gives a state's snapshot.
+pub type Snapshot = Box<dyn FnOnce() -> Vec<u8> + Send>;
 
 /// The answering side of a revision.
 pub trait Answer: Send + Sync + 'static {

@@ -1,7 +1,7 @@
 //! Learners beside what the references reach: prequential accuracy with default settings, and examples per CPU second.
 //!
 //!     python3 benches/peers/river_data.py                        # phishing and bananas into the target folder
-//!     cargo bench -p millstream-benches --bench learning         # or `-- accuracy`, `-- speed`, `-- operator`
+//!     cargo bench -p millstream-benches --bench learning         # or `-- accuracy`, `-- speed`, `-- operator`, `-- epochs`
 //!     cargo bench -p millstream-benches --bench learning -- write     # the streams as CSV and for Vowpal Wabbit
 //!     python3 benches/peers/learning_river.py                    # peers on the same streams; so learning_vw.py, learning_capymoa.py
 //!
@@ -9,6 +9,7 @@
 //! default settings.
 
 mod accuracy;
+mod epochs;
 mod operator;
 mod speed;
 mod streams;
@@ -27,5 +28,8 @@ fn main() {
     }
     if asks("operator") {
         operator::run();
+    }
+    if asks("epochs") {
+        epochs::run();
     }
 }

@@ -7,13 +7,13 @@ use arrow::array::{
     ArrayRef, BinaryViewArray, BooleanArray, Float64Array, RecordBatch, TimestampMillisecondArray, UInt32Array,
     UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use millstream_benches::streams::Stream;
 use millstream_benches::table::{Table, thousands};
 use millstream_benches::{quantile, thread_cpu_seconds};
 use millstream_engine::batch::schema_of;
 use millstream_engine::catalogue::StepInput;
-use millstream_engine::operator::{Power, Rejects};
+use millstream_engine::operator::{Fold, Power, Rejects};
 use millstream_operators::training;
 use serde_json::{Value, json};
 
@@ -95,14 +95,7 @@ fn by_hand_once(stream: &Stream, is_ftrl: bool) -> f64 {
 }
 
 fn once(batches: &[RecordBatch], learner: &Value) -> f64 {
-    let schema = batches[0].schema();
-    let names: Vec<&String> = schema.fields().iter().map(|field| field.name()).collect();
-    let features: Vec<&String> = names[7..names.len() - 1].to_vec();
-    let config = json!({"label": "label", "features": features, "learner": learner});
-    let input = StepInput { schema: &schema, streams: &BTreeMap::new() };
-    let step = training::plan(&config, &input).unwrap_or_else(|problems| panic!("{problems:?}"));
-    let Power::Fold(folding) = step.power else { panic!("a model is a fold") };
-    let mut fold = (folding.make)();
+    let mut fold = fold(&batches[0].schema(), &json!("label"), learner);
     let start = thread_cpu_seconds();
     for batch in batches {
         fold.learn(0, batch, &mut Rejects::default()).expect("rows of the schema are learned");
@@ -110,7 +103,19 @@ fn once(batches: &[RecordBatch], learner: &Value) -> f64 {
     thread_cpu_seconds() - start
 }
 
-fn batches(stream: &Stream) -> Vec<RecordBatch> {
+/// The training operator, with nothing learned; its labels may come later, in the stream `labels`.
+pub fn fold(schema: &SchemaRef, label: &Value, learner: &Value) -> Box<dyn Fold> {
+    let names: Vec<&String> = schema.fields().iter().map(|field| field.name()).collect();
+    let features: Vec<&String> = names[7..names.len() - 1].to_vec();
+    let config = json!({"label": label, "features": features, "learner": learner});
+    let input = StepInput { schema, streams: &BTreeMap::from([("labels".to_owned(), schema.clone())]) };
+    let step = training::plan(&config, &input).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let Power::Fold(folding) = step.power else { panic!("a model is a fold") };
+    (folding.make)()
+}
+
+/// A stream's columns.
+pub fn batches(stream: &Stream) -> Vec<RecordBatch> {
     let dense = (0..stream.dense.len()).map(|at| Field::new(format!("x{at}"), DataType::Float64, true));
     let categories = stream.categories.iter().enumerate().map(|(at, (_, count))| {
         let metadata = HashMap::from([("categories".to_owned(), count.to_string())]);

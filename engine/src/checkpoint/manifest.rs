@@ -15,7 +15,7 @@ pub(super) const MANIFESTS: &str = "manifests/";
 /// The names of what they list start with this.
 pub(super) const PARTS: &str = "parts/";
 /// The form of manifests and pieces. A program reads its own only.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a checkpoint consists of: all state for the epochs before [`Manifest::epoch`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

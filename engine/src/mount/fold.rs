@@ -18,6 +18,7 @@ use crate::batch::{Batch, Lane, Meta, canonical};
 use crate::binding::{Epoch, Frontier};
 use crate::book::Revision;
 use crate::checkpoint::Word;
+use crate::digest;
 use crate::fault::{Fault, Result};
 use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
@@ -126,6 +127,7 @@ fn runs(ports: &[RecordBatch]) -> Vec<(usize, Range<usize>)> {
 /// A fold as it is stored in checkpoints.
 #[derive(Serialize, Deserialize)]
 struct Stored {
+    #[serde(with = "serde_bytes")]
     snapshot: Vec<u8>,
     revision: Option<StoredRevision>,
 }
@@ -159,11 +161,12 @@ impl State {
             let name = self.site.graph.nodes[self.at].name.clone();
             handover.word(cut, Word::Revision(name, revision.mark.clone()));
         }
-        let stored = Stored { snapshot: self.fold.snapshot(), revision };
+        // What is copied is written while the fold learns on.
+        let copy = self.fold.copy();
         let encode = move || {
+            let stored = Stored { snapshot: copy(), revision };
             postcard::to_stdvec(&stored).map_err(|error| Fault::ours("a state cannot be written").because(error))
         };
-        // Folds are few, and their states are copied in each epoch that taught them anyway.
         handover.piece(cut, 0, 0, Box::new(encode));
         handover.done(cut, Ok(()));
     }
@@ -186,7 +189,7 @@ impl State {
     /// Lets what it begins with answer, until it has learned something.
     fn begin(&self) {
         let Some(begun) = &self.begun else { return };
-        let digest = crate::digest::of(&self.fold.snapshot());
+        let digest = digest::hex(self.fold.digest());
         let revision = self.revision(0, begun.learned_through.clone(), self.fold.examples(), digest);
         let revision = Revision { is_foreign: true, ..revision };
         self.tell(&revision);
@@ -225,7 +228,7 @@ impl State {
         }
         if self.fold.changes() > before && !self.site.book.is_aborted() {
             let frontier = Arc::new(self.site.book.frontier(epoch));
-            let digest = crate::digest::of(&self.fold.snapshot());
+            let digest = digest::hex(self.fold.digest());
             let revision = self.revision(epoch, frontier, self.fold.examples(), digest);
             // Before the frontier passes this epoch, so that whoever answers the next finds it.
             self.site.book.publish_revision(self.at, revision.clone());

@@ -1,7 +1,7 @@
 //! A model's whole state as a file of a version, with which it can be gone on from.
 //!
 //! ```text
-//! "millstream state 1\n" │ BLAKE3 of what follows, 32 bytes │ what the model is · examples · the learner's snapshot
+//! "millstream state 2\n" │ BLAKE3 of what follows, 32 bytes │ what the model is · examples · the learner's snapshot
 //! ```
 //! What it was judged by is not in it: whoever goes on is judged anew.
 
@@ -16,7 +16,7 @@ use super::Spec;
 pub const STATE: &str = "state.bin";
 
 /// How a file of this format begins; the number is the format's.
-const MAGIC: &[u8] = b"millstream state 1\n";
+const MAGIC: &[u8] = b"millstream state 2\n";
 /// How a file of any of its formats begins.
 const ANY_MAGIC: &[u8] = b"millstream state ";
 const DIGEST_BYTES: usize = 32;
@@ -33,6 +33,7 @@ pub struct Saved {
     /// How many examples it had learned.
     pub examples: u64,
     /// [`crate::models::Learner::snapshot`].
+    #[serde(with = "serde_bytes")]
     pub learner: Vec<u8>,
 }
 

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_engine::catalogue::{Planned, Problem, Problems};
+use millstream_engine::digest::{self, Digest};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_bytes::ByteBuf;
 use serde_json::Value;
 
 use super::onnx::{self, Expressed, Graph, NotExpressible, Rows};
@@ -284,12 +286,13 @@ impl Learner for Composite {
         })
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        joined(self.members.iter().map(|member| member.learner.snapshot()), self.head.snapshot())
+    fn digest(&self) -> Digest {
+        let members: Vec<Digest> = self.members.iter().map(|member| member.learner.digest()).collect();
+        digest::of_value(&(members, self.head.snapshot()))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
-        let (members, head): (Vec<Vec<u8>>, Vec<u8>) =
+        let (members, head): (Vec<ByteBuf>, ByteBuf) =
             postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
         if members.len() != self.members.len() {
             return Err(format!("it has {} members, and this has {}", members.len(), self.members.len()));
@@ -303,11 +306,6 @@ impl Learner for Composite {
     fn take_happenings(&mut self) -> Vec<Happening> {
         self.members.iter_mut().flat_map(|member| member.learner.take_happenings()).collect()
     }
-}
-
-/// The snapshots of members and of their head as one.
-fn joined(members: impl Iterator<Item = Vec<u8>>, head: Vec<u8>) -> Vec<u8> {
-    postcard::to_stdvec(&(members.collect::<Vec<_>>(), head)).expect("bytes can be written to memory")
 }
 
 struct Still {
@@ -342,7 +340,8 @@ impl Predictor for Still {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        joined(self.members.iter().map(|member| member.snapshot()), self.head.state())
+        let members: Vec<ByteBuf> = self.members.iter().map(|member| member.snapshot().into()).collect();
+        postcard::to_stdvec(&(members, ByteBuf::from(self.head.state()))).expect("bytes can be written to memory")
     }
 
     fn explain(&self, names: &Names) -> Explanation {

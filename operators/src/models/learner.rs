@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use millstream_engine::digest::{self, Digest};
 use serde_json::Value;
 
 use super::onnx::{Expressed, Fitting, Graph, Rows};
@@ -97,7 +98,12 @@ pub trait Learner: Send + 'static {
     fn frozen(&self) -> Arc<dyn Predictor>;
 
     /// The whole state.
-    fn snapshot(&self) -> Vec<u8>;
+    fn snapshot(&self) -> Vec<u8> {
+        self.frozen().snapshot()
+    }
+
+    /// The digest of the whole state: see [`millstream_engine::operator::Fold::digest`].
+    fn digest(&self) -> Digest;
 
     /// Takes over a state from [`Learner::snapshot`], or says why it cannot.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String>;
@@ -254,8 +260,8 @@ impl<M: Model> Learner for Erased<M> {
         Arc::new(Frozen { model: self.model.clone(), shape: self.shape, outputs: self.outputs })
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        snapshot(self.shape, &*self.model)
+    fn digest(&self) -> Digest {
+        digest::of_value(&(self.shape, &*self.model))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
@@ -266,10 +272,6 @@ impl<M: Model> Learner for Erased<M> {
         self.model = Arc::new(model);
         Ok(())
     }
-}
-
-fn snapshot<M: Model>(shape: Shape, model: &M) -> Vec<u8> {
-    postcard::to_stdvec(&(shape, model)).expect("vectors of numbers can be written to memory")
 }
 
 struct Frozen<M> {
@@ -300,6 +302,6 @@ impl<M: Model> Predictor for Frozen<M> {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        snapshot(self.shape, &*self.model)
+        postcard::to_stdvec(&(self.shape, &*self.model)).expect("vectors of numbers can be written to memory")
     }
 }

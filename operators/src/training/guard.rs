@@ -5,15 +5,20 @@
 //! ```
 //! All of it follows from the examples in their order, and is part of the state: a replay does the same.
 
+use std::sync::Arc;
+
 use millstream_engine::catalogue::{Planned, Problem, Problems};
-use millstream_engine::operator::Rejects;
+use millstream_engine::digest::{self, Digest};
+use millstream_engine::operator::{Rejects, Snapshot};
+use millstream_engine::part::Part;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 
 use crate::models::drift::{self, Detector, Level, Watcher};
 use crate::models::onnx::Fitting;
-use crate::models::{Design, Example, Happening, Learner, Matrix, Shape, Task, Weights, likeliest};
+use crate::models::{Design, Example, Happening, Learner, Matrix, Predictor, Shape, Task, Weights, likeliest};
 
 /// What is done when a model's errors change.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -146,7 +151,7 @@ struct Kept {
     /// How many changes there were.
     changes: u64,
     /// Snapshots of the model, the older one first: a change is found late, so the older one is gone back to.
-    copies: [Vec<u8>; 2],
+    copies: [Part<ByteBuf>; 2],
 }
 
 /// A model that may take the place of the present one.
@@ -163,13 +168,22 @@ struct Duel {
     ahead: f64,
 }
 
-/// All that changes, as it is stored.
+/// All that changes, as it is stored: a learner as what is written as its snapshot, or as its digest.
 #[derive(Deserialize, Serialize)]
-struct Stored {
-    learner: Vec<u8>,
+struct Stored<L> {
+    learner: L,
     guards: Vec<Kept>,
-    challenger: Option<(Vec<u8>, Duel)>,
+    challenger: Option<(L, Duel)>,
     examples: u64,
+}
+
+/// A copy of a learner.
+struct Frozen(Arc<dyn Predictor>);
+
+impl Serialize for Frozen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0.snapshot())
+    }
 }
 
 impl Guarded {
@@ -256,7 +270,7 @@ impl Guarded {
                 && self.examples.is_multiple_of(every_examples)
             {
                 kept.copies.swap(0, 1);
-                kept.copies[1] = self.learner.snapshot();
+                kept.copies[1] = Part::new(self.learner.snapshot().into());
             }
             let before = kept.watcher.mean();
             if kept.watcher.update(error) != Level::Change {
@@ -345,24 +359,34 @@ impl Guarded {
     /// Guards watch from here on, and go back no further.
     fn begin(&mut self, learner: Box<dyn Learner>) {
         for guard in self.guards.iter_mut().filter(|guard| matches!(guard.then, Action::RollBack { .. })) {
-            guard.kept.copies = [learner.snapshot(), learner.snapshot()];
+            let copy: Part<ByteBuf> = Part::new(learner.snapshot().into());
+            guard.kept.copies = [copy.clone(), copy];
         }
         self.learner = learner;
     }
 
-    pub(super) fn snapshot(&self) -> Vec<u8> {
-        let stored = Stored {
-            learner: self.learner.snapshot(),
+    fn stored<L>(&self, of: impl Fn(&dyn Learner) -> L) -> Stored<L> {
+        Stored {
+            learner: of(&*self.learner),
             guards: self.guards.iter().map(|guard| guard.kept.clone()).collect(),
-            challenger: self.challenger.as_ref().map(|other| (other.learner.snapshot(), other.count)),
+            challenger: self.challenger.as_ref().map(|other| (of(&*other.learner), other.count)),
             examples: self.examples,
-        };
-        postcard::to_stdvec(&stored).expect("numbers can be written to memory")
+        }
+    }
+
+    /// See [`millstream_engine::operator::Fold::copy`].
+    pub(super) fn copy(&self) -> Snapshot {
+        let stored = self.stored(|learner| Frozen(learner.frozen()));
+        Box::new(move || postcard::to_stdvec(&stored).expect("numbers can be written to memory"))
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        digest::of_value(&self.stored(Learner::digest))
     }
 
     /// Takes over a state, or says why it cannot; then it is as before.
     pub(super) fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
-        let stored: Stored = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
+        let stored: Stored<ByteBuf> = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
         if stored.guards.len() != self.guards.len() {
             return Err(format!("it has {} guards, not {}", stored.guards.len(), self.guards.len()));
         }

@@ -14,9 +14,11 @@ use arrow::array::{Array, AsArray, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use millstream_engine::batch::{self, Meta};
-use millstream_engine::operator::{Answer, Fold, Measure, Rejects};
+use millstream_engine::digest::{self, Digest};
+use millstream_engine::operator::{Answer, Fold, Measure, Rejects, Snapshot};
 use millstream_engine::{Fault, Result};
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::evaluation::{Evaluation, EvaluationConfig};
 use super::examples::Examples;
@@ -64,16 +66,16 @@ struct Buffers {
     outputs: Vec<f64>,
 }
 
-/// A stored fold.
+/// A stored fold: the model and the rows that wait as their snapshots, or as their digests.
 #[derive(Deserialize, Serialize)]
-struct State {
+struct State<'a, L> {
     /// What the model is, to tell a state of another one.
     spec: String,
     examples: u64,
-    model: Vec<u8>,
-    evaluation: Evaluation,
-    waiting: Option<Vec<u8>>,
-    usual: Option<Usual>,
+    model: L,
+    evaluation: Cow<'a, Evaluation>,
+    waiting: Option<L>,
+    usual: Cow<'a, Option<Usual>>,
 }
 
 /// Where a null stands in a column by which rows are judged apart.
@@ -350,21 +352,35 @@ impl Fold for Online {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        let state = State {
+        self.copy()()
+    }
+
+    fn copy(&self) -> Snapshot {
+        let (spec, examples) = (self.plan.spec.describe().to_string(), self.examples);
+        let (evaluation, usual) = (Cow::Owned(self.evaluation.clone()), Cow::Owned(self.usual.clone()));
+        let (model, waiting) = (self.model.copy(), self.waiting.as_ref().map(Waiting::copy));
+        Box::new(move || {
+            let waiting = waiting.map(|copy| ByteBuf::from(copy()));
+            let state = State { spec, examples, model: ByteBuf::from(model()), evaluation, waiting, usual };
+            postcard::to_stdvec(&state).expect("numbers and strings can be written to memory")
+        })
+    }
+
+    fn digest(&self) -> Digest {
+        digest::of_value(&State {
             spec: self.plan.spec.describe().to_string(),
             examples: self.examples,
-            model: self.model.snapshot(),
-            evaluation: self.evaluation.clone(),
-            waiting: self.waiting.as_ref().map(Waiting::snapshot),
-            usual: self.usual.clone(),
-        };
-        postcard::to_stdvec(&state).expect("numbers and strings can be written to memory")
+            model: self.model.digest(),
+            evaluation: Cow::Borrowed(&self.evaluation),
+            waiting: self.waiting.as_ref().map(Waiting::digest),
+            usual: Cow::Borrowed(&self.usual),
+        })
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
         let kind = self.plan.spec.design.kind;
         let refused = |why: String| Fault::world(format!("the stored state of a model ({kind}) {why}"));
-        let state: State =
+        let state: State<'_, ByteBuf> =
             postcard::from_bytes(snapshot).map_err(|error| refused("is damaged".to_owned()).because(error))?;
         let spec = self.plan.spec.describe().to_string();
         if state.spec != spec
@@ -379,12 +395,13 @@ impl Fold for Online {
             waiting.restore(stored, self.plan.spec.shape(), outputs, slices).map_err(damaged)?;
         }
         let (shape, explains) = (self.plan.spec.shape(), self.usual.is_some());
-        if state.usual.is_some() != explains || state.usual.as_ref().is_some_and(|usual| !usual.fits(shape)) {
+        let usual = state.usual.into_owned();
+        if usual.is_some() != explains || usual.as_ref().is_some_and(|usual| !usual.fits(shape)) {
             return Err(damaged("what is usual does not fit".to_owned()));
         }
         self.model.restore(&state.model).map_err(damaged)?;
-        self.usual = state.usual;
-        self.evaluation = state.evaluation;
+        self.usual = usual;
+        self.evaluation = state.evaluation.into_owned();
         self.examples = state.examples;
         Ok(())
     }

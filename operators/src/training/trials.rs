@@ -7,9 +7,11 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use millstream_engine::operator::{Answer, Fold, MakeFold, Measure, Rejects};
+use millstream_engine::digest::{self, Digest};
+use millstream_engine::operator::{Answer, Fold, MakeFold, Measure, Rejects, Snapshot};
 use millstream_engine::{Fault, Result};
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use crate::registry::less_is_better;
 
@@ -52,10 +54,10 @@ pub struct Trials {
     rows: u64,
 }
 
-/// A stored [`Trials`].
+/// A stored [`Trials`]: folds as their snapshots, or as their digests.
 #[derive(Deserialize, Serialize)]
-struct State {
-    left: Vec<(usize, Vec<u8>)>,
+struct State<F> {
+    left: Vec<(usize, F)>,
     given_up: Vec<Standing>,
     rows: u64,
 }
@@ -106,6 +108,11 @@ impl Trials {
             rung = rung.saturating_mul(2);
         }
         rung - self.rows
+    }
+
+    fn state<F>(&self, of: impl Fn(&dyn Fold) -> F) -> State<F> {
+        let left = self.left.iter().map(|(trial, fold)| (*trial, of(&**fold))).collect();
+        State { left, given_up: self.given_up.clone(), rows: self.rows }
     }
 
     /// Gives up the worse half.
@@ -203,14 +210,24 @@ impl Fold for Trials {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        let left = self.left.iter().map(|(trial, fold)| (*trial, fold.snapshot())).collect();
-        let state = State { left, given_up: self.given_up.clone(), rows: self.rows };
-        postcard::to_stdvec(&state).expect("numbers can be written to memory")
+        self.copy()()
+    }
+
+    fn copy(&self) -> Snapshot {
+        let State { left, given_up, rows } = self.state(Fold::copy);
+        Box::new(move || {
+            let left = left.into_iter().map(|(trial, copy)| (trial, ByteBuf::from(copy()))).collect();
+            postcard::to_stdvec(&State { left, given_up, rows }).expect("numbers can be written to memory")
+        })
+    }
+
+    fn digest(&self) -> Digest {
+        digest::of_value(&self.state(Fold::digest))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
         let damaged = |why: &str| Fault::world(format!("the stored state of trials is damaged: {why}"));
-        let state: State =
+        let state: State<ByteBuf> =
             postcard::from_bytes(snapshot).map_err(|error| damaged("it cannot be read").because(error))?;
         self.left.clear();
         for (trial, stored) in &state.left {

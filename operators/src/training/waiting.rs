@@ -7,6 +7,9 @@ use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows, SortField};
 use millstream_engine::Result;
 use millstream_engine::catalogue::{Planned, Problem, Problems, StepInput, column};
+use millstream_engine::digest::{self, Digest};
+use millstream_engine::operator::Snapshot;
+use millstream_engine::part::Part;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -129,11 +132,74 @@ impl Waiter {
     }
 }
 
-/// All rows that wait, in the order in which they came.
+/// Rows that wait by their numbers, which grow with each that comes. They lie in parts of the state, and many of these in larger ones:
+/// so what a row or a label costs does not depend on how many wait.
+#[derive(Clone, Default, Deserialize, Serialize)]
+struct Waiters(BTreeMap<u64, Part<BTreeMap<u64, Few>>>);
+
+/// Those whose numbers, divided by [`PART`], are the same.
+type Few = Part<BTreeMap<u64, Waiter>>;
+
+/// How many numbers are in a part.
+const PART: u64 = 16;
+/// And in one of the larger ones.
+const GROUP: u64 = 64 * PART;
+
+impl Waiters {
+    fn insert(&mut self, number: u64, waiter: Waiter) {
+        let parts = self.0.entry(number / GROUP).or_default().edit();
+        parts.entry(number / PART).or_default().edit().insert(number, waiter);
+    }
+
+    fn get_mut(&mut self, number: u64) -> Option<&mut Waiter> {
+        let parts = self.0.get_mut(&(number / GROUP))?.edit();
+        parts.get_mut(&(number / PART))?.edit().get_mut(&number)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiter> {
+        let parts = self.0.get_mut(&(number / GROUP))?.edit();
+        let part = parts.get_mut(&(number / PART))?;
+        let waiter = part.edit().remove(&number);
+        if part.is_empty() {
+            parts.remove(&(number / PART));
+        }
+        if parts.is_empty() {
+            self.0.remove(&(number / GROUP));
+        }
+        waiter
+    }
+
+    /// The one that came first.
+    fn first(&self) -> Option<(u64, &Waiter)> {
+        let (_, parts) = self.0.first_key_value()?;
+        let (_, part) = parts.first_key_value()?;
+        part.first_key_value().map(|(number, waiter)| (*number, waiter))
+    }
+
+    /// In the order in which they came.
+    fn iter(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+        let parts = self.0.values().flat_map(|group| group.values());
+        parts.flat_map(|part| part.iter()).map(|(number, waiter)| (*number, waiter))
+    }
+
+    /// Whether each is where it belongs.
+    fn is_sound(&self) -> bool {
+        self.0.iter().all(|(group, parts)| {
+            let is_part = |(part, waiters): (&u64, &Few)| {
+                !waiters.is_empty() && waiters.keys().all(|number| (number / GROUP, number / PART) == (*group, *part))
+            };
+            !parts.is_empty() && parts.iter().all(is_part)
+        })
+    }
+}
+
+/// All rows that wait.
 pub(super) struct Waiting {
     plan: WaitingPlan,
     converters: Option<[RowConverter; 2]>,
-    waiters: BTreeMap<u64, Waiter>,
+    waiters: Waiters,
+    /// How many there are.
+    len: usize,
     /// By key: which of them wait.
     by_key: BTreeMap<Vec<u8>, Vec<u64>>,
     next: u64,
@@ -144,7 +210,7 @@ pub(super) struct Waiting {
 /// What is stored of [`Waiting`]; the order by keys is made anew.
 #[derive(Deserialize, Serialize)]
 struct Stored {
-    waiters: BTreeMap<u64, Waiter>,
+    waiters: Waiters,
     next: u64,
     unlabelled: u64,
 }
@@ -159,7 +225,8 @@ impl Waiting {
             // Told when a key is asked for.
             _ => None,
         };
-        Self { plan, converters, waiters: BTreeMap::new(), by_key: BTreeMap::new(), next: 0, unlabelled: 0 }
+        let waiters = Waiters::default();
+        Self { plan, converters, waiters, len: 0, by_key: BTreeMap::new(), next: 0, unlabelled: 0 }
     }
 
     /// The keys of rows of a port.
@@ -193,33 +260,39 @@ impl Waiting {
         self.by_key.entry(waiter.key.clone()).or_default().push(self.next);
         self.waiters.insert(self.next, waiter);
         self.next += 1;
+        self.len += 1;
     }
 
     /// Says what was predicted of the last `count` rows.
     pub(super) fn predicted(&mut self, outputs: &[f64], count: usize) {
         let width = outputs.len() / count.max(1);
-        let last = self.waiters.values_mut().rev().take(count);
-        for (waiter, outputs) in last.zip(outputs.chunks_exact(width.max(1)).rev()) {
-            waiter.outputs = outputs.to_vec();
+        let last = self.next - count as u64..self.next;
+        for (number, outputs) in last.zip(outputs.chunks_exact(width.max(1))) {
+            if let Some(waiter) = self.waiters.get_mut(number) {
+                waiter.outputs = outputs.to_vec();
+            }
         }
     }
 
     /// Takes out the rows that wait for a label of this key, oldest first.
     pub(super) fn take(&mut self, key: &[u8]) -> Vec<Waiter> {
         let numbers = self.by_key.remove(key).unwrap_or_default();
-        numbers.iter().filter_map(|number| self.waiters.remove(number)).collect()
+        let waiters: Vec<Waiter> = numbers.iter().filter_map(|number| self.waiters.remove(*number)).collect();
+        self.len -= waiters.len();
+        waiters
     }
 
     /// Whether a row has waited long enough when it is `now_ms`.
     pub(super) fn is_over(&self, now_ms: i64) -> bool {
         let is_old = |waiter: &Waiter| now_ms.saturating_sub(waiter.time_ms) > self.plan.within_ms;
-        self.waiters.len() > self.plan.waiting_max
-            || self.waiters.first_key_value().is_some_and(|(_, first)| is_old(first))
+        self.len > self.plan.waiting_max || self.waiters.first().is_some_and(|(_, first)| is_old(first))
     }
 
     /// Takes out the row that has waited longest, with the label that it gets now, if any.
     pub(super) fn give_up(&mut self) -> Option<(Waiter, Option<f64>)> {
-        let (number, waiter) = self.waiters.pop_first()?;
+        let (number, _) = self.waiters.first()?;
+        let waiter = self.waiters.remove(number)?;
+        self.len -= 1;
         if let Some(numbers) = self.by_key.get_mut(&waiter.key) {
             numbers.retain(|other| *other != number);
             if numbers.is_empty() {
@@ -232,12 +305,17 @@ impl Waiting {
 
     /// How many rows wait, and how many waited in vain.
     pub(super) fn counts(&self) -> (u64, u64) {
-        (self.waiters.len() as u64, self.unlabelled)
+        (self.len as u64, self.unlabelled)
     }
 
-    pub(super) fn snapshot(&self) -> Vec<u8> {
-        let stored = (&self.waiters, self.next, self.unlabelled);
-        postcard::to_stdvec(&stored).expect("numbers and texts can be written to memory")
+    pub(super) fn digest(&self) -> Digest {
+        digest::of_value(&(&self.waiters, self.next, self.unlabelled))
+    }
+
+    /// See [`millstream_engine::operator::Fold::copy`].
+    pub(super) fn copy(&self) -> Snapshot {
+        let stored = Stored { waiters: self.waiters.clone(), next: self.next, unlabelled: self.unlabelled };
+        Box::new(move || postcard::to_stdvec(&stored).expect("numbers and texts can be written to memory"))
     }
 
     /// Takes over a state for rows of this shape, or says why it cannot.
@@ -249,19 +327,21 @@ impl Waiting {
         slices: usize,
     ) -> Result<(), String> {
         let Stored { waiters, next, unlabelled } = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
-        let fits = |(number, waiter): (&u64, &Waiter)| {
-            *number < next
+        let fits = |(number, waiter): (u64, &Waiter)| {
+            number < next
                 && (waiter.dense.len(), waiter.active.len()) == (shape.dense, shape.active)
                 && waiter.active.iter().all(|category| (*category as usize) < shape.categories)
                 && (waiter.outputs.len(), waiter.slices.len()) == (outputs, slices)
                 && (waiter.action as usize) < shape.classes.max(1)
         };
-        if !waiters.iter().all(fits) {
+        if !waiters.is_sound() || !waiters.iter().all(fits) {
             return Err("rows that wait are not of this model".to_owned());
         }
         self.by_key.clear();
-        for (number, waiter) in &waiters {
-            self.by_key.entry(waiter.key.clone()).or_default().push(*number);
+        self.len = 0;
+        for (number, waiter) in waiters.iter() {
+            self.by_key.entry(waiter.key.clone()).or_default().push(number);
+            self.len += 1;
         }
         (self.waiters, self.next, self.unlabelled) = (waiters, next, unlabelled);
         Ok(())

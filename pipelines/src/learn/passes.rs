@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_engine::graph::Graph;
-use millstream_engine::operator::Power;
+use millstream_engine::operator::{Power, Snapshot};
 
 use super::watched::Watched;
 
-/// By node: what a fold had become when it was last asked, which is after every epoch.
+/// By node: what a fold had become after the last epoch.
 #[derive(Default)]
-pub(super) struct Remembering(BTreeMap<usize, Arc<Mutex<Vec<u8>>>>);
+pub(super) struct Remembering(BTreeMap<usize, Arc<Mutex<Option<Snapshot>>>>);
 
 impl Remembering {
     /// Lets the folds of a graph remember what they have become; with `again`, they begin with that.
@@ -21,14 +21,16 @@ impl Remembering {
             let make = Arc::clone(&folding.make);
             folding.make = Arc::new(move || {
                 let mut fold = make();
-                let before = kept.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if again && !before.is_empty() {
+                let mut last = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if again && let Some(copy) = last.take() {
+                    let before = copy();
                     fold.restore(&before).expect("it is a snapshot of the same fold");
                     fold.measure_anew();
+                    *last = Some(Box::new(move || before));
                 }
                 let kept = Arc::clone(&kept);
-                Box::new(Watched::new(fold).became(move |snapshot| {
-                    snapshot.clone_into(&mut kept.lock().unwrap_or_else(PoisonError::into_inner));
+                Box::new(Watched::new(fold).became(move |copy| {
+                    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(copy);
                 }))
             });
         }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use millstream_engine::Result;
-use millstream_engine::operator::{Answer, Fold, Measure, Rejects};
+use millstream_engine::digest::Digest;
+use millstream_engine::operator::{Answer, Fold, Measure, Rejects, Snapshot};
 
 type Taught = Box<dyn FnMut(usize, &RecordBatch) + Send>;
-type Became = Box<dyn Fn(&[u8]) + Send>;
+type Became = Box<dyn Fn(Snapshot) + Send>;
 
 /// A fold that is otherwise as it was.
 pub(crate) struct Watched {
@@ -27,8 +28,8 @@ impl Watched {
         Self { taught: Box::new(taught), ..self }
     }
 
-    /// Shows its snapshots: there is one after every epoch.
-    pub(crate) fn became(self, became: impl Fn(&[u8]) + Send + 'static) -> Self {
+    /// Gives copies of it: there is one after every epoch.
+    pub(crate) fn became(self, became: impl Fn(Snapshot) + Send + 'static) -> Self {
         Self { became: Box::new(became), ..self }
     }
 }
@@ -64,9 +65,16 @@ impl Fold for Watched {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        let snapshot = self.fold.snapshot();
-        (self.became)(&snapshot);
-        snapshot
+        self.fold.snapshot()
+    }
+
+    fn copy(&self) -> Snapshot {
+        self.fold.copy()
+    }
+
+    fn digest(&self) -> Digest {
+        (self.became)(self.fold.copy());
+        self.fold.digest()
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<()> {

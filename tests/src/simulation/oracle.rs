@@ -227,6 +227,6 @@ impl Folded {
     }
 
     fn digest(&self) -> String {
-        digest::of(&self.fold.snapshot())
+        digest::hex(self.fold.digest())
     }
 }

@@ -3,10 +3,12 @@
 //! A network's parameters and the moments of its optimiser belong to what runs it; the processor has them in the model itself, and from a device they
 //! are read after each batch of rows, so that the model is always whole. What goes wrong on a device leaves the model as it was before.
 
+use millstream_engine::part::Part;
 use serde::{Deserialize, Serialize};
 
 use super::super::random::Random;
 use super::graph::Graph;
+use super::numbers::Numbers;
 use super::optimizer::{Rule, Step};
 use super::table::Table;
 
@@ -33,15 +35,15 @@ pub(super) trait Compute: Send {
     /// Moves the parameters along their gradients, which are multiplied by a factor of at most 1.
     fn update(
         &mut self,
-        values: &mut [f32],
-        moments: &mut [f32],
+        values: &mut Part<Numbers>,
+        moments: &mut Part<Numbers>,
         rule: &Rule,
         step: Step,
         factor: f32,
     ) -> Result<(), Failed>;
 
     /// Brings the parameters and the moments to where the model has them.
-    fn read(&mut self, values: &mut [f32], moments: &mut [f32]) -> Result<(), Failed>;
+    fn read(&mut self, values: &mut Part<Numbers>, moments: &mut Part<Numbers>) -> Result<(), Failed>;
 
     /// Whether parameters are elsewhere than in the model.
     fn is_device(&self) -> bool;
@@ -87,11 +89,9 @@ pub(super) struct Learning<'a> {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Weights {
     /// All parameters, one after the other.
-    #[serde(with = "super::floats")]
-    pub(super) values: Vec<f32>,
+    pub(super) values: Part<Numbers>,
     /// Means and variances of the past: of each batch norm, first all means.
-    #[serde(with = "super::floats")]
-    pub(super) statistics: Vec<f32>,
+    pub(super) statistics: Numbers,
     /// The embeddings.
     pub(super) table: Table,
 }
@@ -100,7 +100,8 @@ impl Weights {
     /// At the beginning.
     pub(super) fn new(graph: &Graph, random: &mut Random) -> Self {
         let table = Table::new(graph.embedding());
-        Self { values: graph.start(random), statistics: graph.start_statistics(), table }
+        let values = Part::new(Numbers::from(graph.start(random)));
+        Self { values, statistics: graph.start_statistics().into(), table }
     }
 
     pub(super) fn view(&self) -> View<'_> {

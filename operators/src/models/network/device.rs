@@ -8,10 +8,12 @@
 //! learned by one thread now and another then, each of which has a stream of its own on a GPU, so nothing is under way in between.
 
 use candle_core::{DType, Device as Place, Result, Tensor};
+use millstream_engine::part::Part;
 
 use super::compute::{Compute, Failed, Inputs, Learning, View};
 use super::graph::{Graph, Node};
 use super::norms::remember;
+use super::numbers::Numbers;
 use super::optimizer::{Rule, Step};
 use super::tape::{Tape, keep_sizes, scaled};
 
@@ -221,8 +223,8 @@ impl Compute for Device {
 
     fn update(
         &mut self,
-        _: &mut [f32],
-        _: &mut [f32],
+        _: &mut Part<Numbers>,
+        _: &mut Part<Numbers>,
         rule: &Rule,
         step: Step,
         factor: f32,
@@ -230,15 +232,14 @@ impl Compute for Device {
         Ok(self.step(rule, step, factor)?)
     }
 
-    fn read(&mut self, values: &mut [f32], moments: &mut [f32]) -> std::result::Result<(), Failed> {
+    fn read(&mut self, values: &mut Part<Numbers>, moments: &mut Part<Numbers>) -> std::result::Result<(), Failed> {
         let mut all = vec![&self.values];
         all.extend(&self.moments);
         let numbers = bring(&all)?;
         let mut kinds = numbers.chunks_exact(self.values.elem_count().max(1)).map(|kind| &kind[..self.len]);
-        if let Some(kind) = kinds.next() {
-            values.copy_from_slice(kind);
-        }
-        moments.chunks_exact_mut(self.len.max(1)).zip(kinds).for_each(|(to, kind)| to.copy_from_slice(kind));
+        // What is there is not copied for those who share it, since nothing of it stays.
+        *values = Part::new(kinds.next().unwrap_or_default().to_vec().into());
+        *moments = Part::new(kinds.flatten().copied().collect::<Vec<f32>>().into());
         Ok(())
     }
 

@@ -6,11 +6,13 @@
 // What is dispatched has the registers of the machine only where it is inlined.
 #![allow(clippy::inline_always)]
 
+use millstream_engine::part::Part;
 use pulp::Arch;
 
 use super::compute::{Compute, EPSILON, Failed, Inputs, Learning, View};
 use super::graph::{Graph, Node, Operation};
 use super::norms::{batch_norm_back, column_moments, layer_norm, layer_norm_back, remember};
+use super::numbers::Numbers;
 use super::optimizer::{Rule, Step};
 use super::product::{Left, Product, transpose};
 
@@ -284,8 +286,8 @@ impl Compute for Host {
 
     fn update(
         &mut self,
-        values: &mut [f32],
-        moments: &mut [f32],
+        values: &mut Part<Numbers>,
+        moments: &mut Part<Numbers>,
         rule: &Rule,
         step: Step,
         factor: f32,
@@ -293,11 +295,11 @@ impl Compute for Host {
         if factor < 1.0 {
             self.sums.iter_mut().for_each(|gradient| *gradient *= factor);
         }
-        rule.update(values, &self.sums, moments, step);
+        rule.update(values.edit(), &self.sums, moments.edit(), step);
         Ok(())
     }
 
-    fn read(&mut self, _: &mut [f32], _: &mut [f32]) -> Result<(), Failed> {
+    fn read(&mut self, _: &mut Part<Numbers>, _: &mut Part<Numbers>) -> Result<(), Failed> {
         Ok(())
     }
 

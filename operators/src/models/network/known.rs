@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use millstream_engine::part::Part;
 use serde::{Deserialize, Serialize};
 
 use super::super::onnx;
@@ -10,8 +11,9 @@ use super::super::{Explanation, Matrix, Names, Predictor, Shape, Tensor};
 use super::compute::{Compute, Failed, Inputs, View, Weights};
 use super::graph::{Architecture, Graph, Node};
 use super::host::{Host, squares};
-use super::learner::{Course, snapshot};
+use super::learner::Course;
 use super::loss::{Head, classes};
+use super::numbers::Numbers;
 use super::onnx::express;
 use super::scaling::Scaling;
 use super::{Training, architecture};
@@ -32,8 +34,7 @@ pub(super) struct Plan {
 pub(super) struct Known {
     pub(super) weights: Weights,
     /// The mean of the parameters of the past, where that is what answers.
-    #[serde(with = "super::floats")]
-    pub(super) average: Vec<f32>,
+    pub(super) average: Part<Numbers>,
     pub(super) scaling: Scaling,
     /// How wrong the network usually is, where that is what is told.
     pub(super) usual: f64,
@@ -62,7 +63,7 @@ impl Plan {
     /// Its numbers at the beginning.
     pub(super) fn known(&self, random: &mut Random) -> Known {
         let weights = Weights::new(&self.graph, random);
-        let average = if self.training.average > 0.0 { weights.values.clone() } else { Vec::new() };
+        let average = if self.training.average > 0.0 { weights.values.clone() } else { Part::default() };
         let scales = matches!(self.head, Head::Number(loss) if loss.scales());
         let columns = if self.training.standardise { self.shape.dense } else { 0 };
         let scaling = Scaling::new(columns, scales && self.training.standardise);
@@ -195,7 +196,7 @@ impl Predictor for Frozen {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        snapshot(self.plan.shape, &self.known, &self.course)
+        postcard::to_stdvec(&(self.plan.shape, &*self.known, &*self.course)).expect("numbers can be written to memory")
     }
 
     fn explain(&self, names: &Names) -> Explanation {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use millstream_engine::digest::{self, Digest};
+use millstream_engine::part::Part;
 use millstream_engine::time::Stopwatch;
 use millstream_engine::trace;
 use serde::{Deserialize, Serialize};
@@ -17,19 +19,19 @@ use super::graph::{Architecture, Parameter};
 use super::host::{Host, squares};
 use super::known::{Asked, Frozen, Known, Plan, Reading};
 use super::loss::{Head, Lesson};
+use super::numbers::Numbers;
 use super::optimizer::Step;
-use super::samples::{Replay, Samples};
+use super::samples::{KeptRows, Replay, Samples};
 use super::table::{Sparse, Tending};
 
 /// What learning needs besides.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Course {
-    open: Samples,
+    open: KeptRows,
     replay: Option<Replay>,
     random: Random,
     boost: Boost,
-    #[serde(with = "super::floats")]
-    moments: Vec<f32>,
+    moments: Part<Numbers>,
     tending: Tending,
     /// How many examples were learned.
     examples: u64,
@@ -48,8 +50,7 @@ struct Patience {
     sum: f64,
     best: Option<f64>,
     /// The parameters at the best one.
-    #[serde(with = "super::floats")]
-    values: Vec<f32>,
+    values: Part<Numbers>,
     has_stopped: bool,
 }
 
@@ -114,11 +115,11 @@ impl Course {
     fn new(plan: &Plan, random: Random) -> Self {
         let training = &plan.training;
         Self {
-            open: Samples::default(),
+            open: KeptRows::default(),
             replay: training.replay.map(|config| Replay::new(config, plan.shape)),
             random,
             boost: Boost::default(),
-            moments: vec![0.0; training.optimizer.moments() * plan.graph.len()],
+            moments: Part::new(vec![0.0; training.optimizer.moments() * plan.graph.len()].into()),
             tending: Tending::new(training.keeping(), training.seed),
             examples: 0,
             steps: 0,
@@ -176,7 +177,7 @@ impl NetworkLearner {
     /// The parameters, to begin with others.
     #[cfg(test)]
     pub(super) fn values(&mut self) -> &mut [f32] {
-        &mut Arc::make_mut(&mut self.known).weights.values
+        Arc::make_mut(&mut self.known).weights.values.edit()
     }
 
     /// How the last step was.
@@ -227,8 +228,7 @@ impl NetworkLearner {
         let (rule, moments) = (&training.optimizer, training.optimizer.moments());
         let fresh = course.open.len();
         course.examples += fresh as u64;
-        std::mem::swap(batch, &mut course.open);
-        course.open.clear();
+        course.open.take_to(batch);
         // Rows are learned with the scale with which they were predicted; there is none before the first.
         if course.examples == fresh as u64 {
             known.scaling.add(batch, fresh, *shape);
@@ -276,7 +276,7 @@ impl NetworkLearner {
         let part = training.schedule.part(course.steps) * course.boost.next(fresh as f64);
         let step = Step { number: course.steps, rate: (rule.rate() * part) as f32, decay: rule.decay() };
         let values = &mut known.weights.values;
-        let before = (course.steps.is_multiple_of(LOOK_STEPS) && !compute.is_device()).then(|| values.clone());
+        let before = (course.steps.is_multiple_of(LOOK_STEPS) && !compute.is_device()).then(|| values.to_vec());
         timed(&mut self.spent.update, "update", || {
             compute.update(values, &mut course.moments, rule, step, factor)?;
             course.tending.update(&mut known.weights.table, sparse, rule, step);
@@ -285,7 +285,7 @@ impl NetworkLearner {
         known.weights.statistics = statistics;
         let mut update_norm = self.look.and_then(|look| look.update_norm);
         if let Some(mut moved) = before {
-            moved.iter_mut().zip(&*values).for_each(|(before, value)| *before -= value);
+            moved.iter_mut().zip(values.iter()).for_each(|(before, value)| *before -= value);
             update_norm = Some(squares(&moved).sqrt());
         }
         self.look = Some(Look { loss, gradient_norm: length, update_norm, rate: step.rate });
@@ -294,7 +294,12 @@ impl NetworkLearner {
             // The beginning counts less than it would (as TensorFlow's moving averages have it).
             let steps = course.steps as f64;
             let rest = (1.0 - training.average.min((1.0 + steps) / (10.0 + steps))) as f32;
-            known.average.iter_mut().zip(&*values).for_each(|(mean, value)| *mean += rest * (value - *mean));
+            known
+                .average
+                .edit()
+                .iter_mut()
+                .zip(values.iter())
+                .for_each(|(mean, value)| *mean += rest * (value - *mean));
         }
         if *head == Head::Rebuild {
             let share = (1.0 / course.steps as f64).max(0.01);
@@ -331,14 +336,14 @@ impl Patience {
     }
 
     /// Compares their mean with the best.
-    fn compare(&mut self, values: &mut [f32]) {
+    fn compare(&mut self, values: &mut Part<Numbers>) {
         let mean = self.sum / f64::from(self.steps);
         (self.steps, self.sum) = (0, 0.0);
         if self.best.is_none_or(|best| mean < best) {
             self.best = Some(mean);
-            self.values = values.to_vec();
+            self.values = values.clone();
         } else {
-            values.copy_from_slice(&self.values);
+            *values = self.values.clone();
             self.has_stopped = true;
         }
     }
@@ -350,19 +355,14 @@ fn narrow(name: &str, values: Vec<f64>) -> Result<Vec<f32>, String> {
     Ok(values.into_iter().map(|value| value as f32).collect())
 }
 
-/// The whole state.
-pub(super) fn snapshot(shape: Shape, known: &Known, course: &Course) -> Vec<u8> {
-    postcard::to_stdvec(&(shape, known, course)).expect("numbers can be written to memory")
-}
-
 impl Learner for NetworkLearner {
     fn learn(&mut self, rows: &Matrix, examples: &[Example], outputs: &mut Vec<f64>) {
         outputs.resize(rows.len() * self.plan.width, 0.0);
         if let Some(mut device) = self.device.take() {
             let (known, course, told) = (self.known.clone(), self.course.clone(), self.happenings.len());
             let learned = self.run(&mut *device, rows, examples, outputs).and_then(|()| {
-                // What has stopped keeps its best parameters.
-                if self.has_stopped() {
+                // What has stopped keeps its best parameters, and without a step they are what they were.
+                if self.has_stopped() || self.course.steps == course.steps {
                     return Ok(());
                 }
                 let moments = &mut Arc::make_mut(&mut self.course).moments;
@@ -399,8 +399,8 @@ impl Learner for NetworkLearner {
         Arc::new(Frozen { plan: self.plan.clone(), known: self.known.clone(), course: self.course.clone() })
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        snapshot(self.plan.shape, &self.known, &self.course)
+    fn digest(&self) -> Digest {
+        digest::of_value(&(self.plan.shape, &*self.known, &*self.course))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
@@ -451,7 +451,7 @@ impl Learner for NetworkLearner {
         let (known, course) = (Arc::make_mut(&mut self.known), Arc::make_mut(&mut self.course));
         for Parameter { name, shape, range, .. } in graph.parameters() {
             let values = narrow(name, from.take(name, shape)?)?;
-            known.weights.values[range.clone()].copy_from_slice(&values);
+            known.weights.values.edit()[range.clone()].copy_from_slice(&values);
         }
         if !known.average.is_empty() {
             known.average.clone_from(&known.weights.values);
@@ -459,7 +459,8 @@ impl Learner for NetworkLearner {
         known.scaling.take(from)?;
         let statistics = &mut known.weights.statistics;
         if !statistics.is_empty() {
-            *statistics = narrow("batch_norm.statistics", from.take("batch_norm.statistics", &[statistics.len()])?)?;
+            *statistics =
+                narrow("batch_norm.statistics", from.take("batch_norm.statistics", &[statistics.len()])?)?.into();
         }
         if shape.active > 0 {
             let (categories, size) = (from.any("embeddings.categories")?.values, graph.embedding());

@@ -18,8 +18,10 @@ mod known;
 mod learner;
 mod loss;
 mod norms;
+mod numbers;
 mod onnx;
 mod optimizer;
+mod pages;
 mod place;
 pub(super) mod product;
 mod samples;
@@ -214,36 +216,4 @@ fn design(
         Box::new(NetworkLearner::new(&*architecture, shape, head.clone(), training.clone()))
     });
     Design { quickens: true, ..Design::new(kind, task, parameters, make) }
-}
-
-/// Numbers as bytes: a state is written at the speed of memory.
-mod floats {
-    use serde::de::{Error, Visitor};
-    use serde::{Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(values: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        serializer.serialize_bytes(&bytes)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
-        struct Bytes;
-        impl Visitor<'_> for Bytes {
-            type Value = Vec<f32>;
-
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("four bytes for each number")
-            }
-
-            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<f32>, E> {
-                let (numbers, rest) = bytes.as_chunks::<4>();
-                if rest.is_empty() {
-                    Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
-                } else {
-                    Err(E::invalid_length(bytes.len(), &self))
-                }
-            }
-        }
-        deserializer.deserialize_bytes(Bytes)
-    }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::super::random::Random;
 use super::super::ranges::Ranges;
 use super::super::{Example, Row, Shape};
+use super::pages::Pages;
 
 /// Rows with what there is to learn from each.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -78,6 +79,61 @@ impl Samples {
     }
 }
 
+/// Rows that are kept from epoch to epoch, in pages of [`ROWS`].
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(super) struct KeptRows {
+    len: usize,
+    pages: Pages<Samples>,
+}
+
+/// How many rows are in a page.
+const ROWS: usize = 64;
+
+impl KeptRows {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn push(&mut self, row: Row<'_>, example: Example) {
+        if self.len.is_multiple_of(ROWS) {
+            self.pages.push(Samples::default());
+        }
+        self.pages.edit(self.len / ROWS).push(row, example);
+        self.len += 1;
+    }
+
+    fn replace(&mut self, at: usize, row: Row<'_>, example: Example) {
+        self.pages.edit(at / ROWS).replace(at % ROWS, row, example);
+    }
+
+    /// Adds one of these to others.
+    fn copy_to(&self, into: &mut Samples, at: usize, shape: Shape) {
+        if let Some(page) = self.pages.get(at / ROWS) {
+            into.copy(page, at % ROWS, shape);
+        }
+    }
+
+    /// Moves them all to where others were.
+    pub(super) fn take_to(&mut self, into: &mut Samples) {
+        into.clear();
+        for page in std::mem::take(self).pages.iter() {
+            into.dense.extend_from_slice(&page.dense);
+            into.active.extend_from_slice(&page.active);
+            into.targets.extend_from_slice(&page.targets);
+            into.weights.extend_from_slice(&page.weights);
+        }
+    }
+
+    /// Whether all rows are whole, and are what a model may be given.
+    pub(super) fn fits(&self, shape: Shape) -> bool {
+        let full = self.len / ROWS;
+        let size = |page: usize| if page < full { ROWS } else { self.len % ROWS };
+        self.pages.is_sound()
+            && self.pages.len() == self.len.div_ceil(ROWS)
+            && self.pages.iter().enumerate().all(|(page, rows)| rows.len() == size(page) && rows.fits(shape))
+    }
+}
+
 /// Old rows, learned again beside new ones, so that what comes seldom is not forgotten.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -106,31 +162,31 @@ impl ReplayConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Replay {
     config: ReplayConfig,
-    parts: Vec<Part>,
+    parts: Vec<Reservoir>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-struct Part {
+struct Reservoir {
     /// How many rows there were to choose from.
     seen: u64,
-    rows: Samples,
+    rows: KeptRows,
 }
 
 impl Replay {
     pub(super) fn new(config: ReplayConfig, shape: Shape) -> Self {
         let parts = if config.by_class { shape.classes.max(1) } else { 1 };
-        Self { config, parts: vec![Part::default(); parts] }
+        Self { config, parts: vec![Reservoir::default(); parts] }
     }
 
     /// Draws rows, with replacement; from each part as many, as far as they have any.
     pub(super) fn draw(&self, into: &mut Samples, random: &mut Random, shape: Shape) {
-        let filled: Vec<&Part> = self.parts.iter().filter(|part| part.rows.len() > 0).collect();
+        let filled: Vec<&Reservoir> = self.parts.iter().filter(|part| part.rows.len > 0).collect();
         if filled.is_empty() {
             return;
         }
         for at in 0..self.config.per_batch as usize {
             let rows = &filled[at % filled.len()].rows;
-            into.copy(rows, random.below(rows.len()), shape);
+            rows.copy_to(into, random.below(rows.len), shape);
         }
     }
 
@@ -142,8 +198,8 @@ impl Replay {
             let part = if parts == 1 { 0 } else { (new.targets[at] as usize).min(parts - 1) };
             let part = &mut self.parts[part];
             part.seen += 1;
-            if part.rows.len() < room {
-                part.rows.copy(new, at, shape);
+            if part.rows.len < room {
+                part.rows.push(new.row(at, shape), new.example(at));
                 continue;
             }
             let place = random.below(part.seen as usize);
@@ -156,8 +212,8 @@ impl Replay {
     /// Whether it is one of these settings.
     pub(super) fn fits(&self, config: ReplayConfig, shape: Shape) -> bool {
         let parts = Self::new(config, shape).parts.len();
-        let sound = |part: &Part| {
-            let len = part.rows.len();
+        let sound = |part: &Reservoir| {
+            let len = part.rows.len;
             part.rows.fits(shape) && len as u64 <= part.seen && len <= config.rows as usize && part.seen < 1 << 60
         };
         self.config == config && self.parts.len() == parts && self.parts.iter().all(sound)

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use millstream_engine::catalogue::{Kind, Planned, configuration, schema_of};
+use millstream_engine::digest::{self, Digest};
+use millstream_engine::part::Part;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -63,7 +65,7 @@ struct Imported {
 
 /// A file that fits.
 struct Bound {
-    stored: Stored,
+    stored: Part<Stored>,
     program: Program,
     feeds: Vec<Feed>,
     tell: Tell,
@@ -78,6 +80,7 @@ struct Bound {
 #[derive(Deserialize, Serialize)]
 struct Stored {
     fitting: Fitting,
+    #[serde(with = "serde_bytes")]
     file: Vec<u8>,
 }
 
@@ -107,7 +110,7 @@ impl Bound {
         }
         let tell = tell.ok_or_else(|| format!("it fails for any row that is made up to try it: {why}"))?;
         let width = config.gives.task().outputs(shape.classes);
-        let mut bound = Self { stored, program, feeds, tell, chunk: 1, width, lines: Vec::new() };
+        let mut bound = Self { stored: Part::new(stored), program, feeds, tell, chunk: 1, width, lines: Vec::new() };
         bound.program.keep(&bound.tell.outputs());
         bound.fit(&tried, config)?;
         bound.lines = bound.describe(about.trim());
@@ -269,8 +272,8 @@ impl Learner for Imported {
         Arc::new(self.clone())
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        Predictor::snapshot(self)
+    fn digest(&self) -> Digest {
+        digest::of_value(&self.bound.as_ref().map(|bound| &bound.stored))
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {

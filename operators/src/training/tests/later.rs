@@ -118,10 +118,11 @@ fn cuts_and_restarts_do_not_matter() {
             outputs.extend(predicted.values().iter().map(|p| p.to_bits()));
             let mut restarted = super::later::fold(&label);
             restarted.restore(&fold.snapshot()).expect("its own state");
+            assert_eq!(restarted.digest(), fold.digest());
             fold = restarted;
         }
         assert!(value(&fold.measures(), "model", "accuracy") > 0.7, "{:?}", fold.measures());
-        (fold.snapshot(), outputs)
+        (fold.snapshot(), fold.digest(), outputs)
     };
     let whole = run(Box::new(|| false));
     for seed in 0..3 {

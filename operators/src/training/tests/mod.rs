@@ -171,6 +171,7 @@ fn cuts_do_not_matter() {
                 }
             }
             assert_eq!(cut.snapshot(), whole.snapshot(), "{config}");
+            assert_eq!(cut.digest(), whole.digest(), "{config}");
             assert_eq!(cut.measures(), whole.measures(), "{config}");
             assert_eq!(concat_batches(output.schema_ref(), &outputs).expect("one schema"), output, "{config}");
             assert_eq!(count, rejected.len());

@@ -1,5 +1,6 @@
 //! A device gives what the processor gives, and when it fails, the processor goes on as if it had not been there.
 
+use millstream_engine::part::Part;
 use serde_json::{Value, json};
 
 use super::super::super::samples::Random;
@@ -10,6 +11,7 @@ use super::super::device::Device;
 use super::super::graph::{Architecture, Graph};
 use super::super::learner::NetworkLearner;
 use super::super::loss::Head;
+use super::super::numbers::Numbers;
 use super::super::optimizer::{Rule, Step};
 use super::super::{ClassLoss, Layers, Loss, NumberLoss, Training};
 
@@ -141,8 +143,8 @@ impl Compute for Failing {
     }
     fn update(
         &mut self,
-        values: &mut [f32],
-        moments: &mut [f32],
+        values: &mut Part<Numbers>,
+        moments: &mut Part<Numbers>,
         rule: &Rule,
         step: Step,
         factor: f32,
@@ -150,7 +152,7 @@ impl Compute for Failing {
         self.call()?;
         self.device.update(values, moments, rule, step, factor)
     }
-    fn read(&mut self, values: &mut [f32], moments: &mut [f32]) -> Result<(), Failed> {
+    fn read(&mut self, values: &mut Part<Numbers>, moments: &mut Part<Numbers>) -> Result<(), Failed> {
         self.call()?;
         self.device.read(values, moments)
     }

@@ -36,7 +36,7 @@ impl Case {
         let (graph, output) = architecture::graph(architecture, shape, 3, head.width(classes, shape.dense));
         let mut weights = Weights::new(&graph, &mut random);
         // The output layer begins with zeros, and so nothing would come back through it.
-        weights.values.iter_mut().for_each(|value| *value += 0.5 * (random.uniform() - 0.5) as f32);
+        weights.values.edit().iter_mut().for_each(|value| *value += 0.5 * (random.uniform() - 0.5) as f32);
         let active: Vec<u32> = (0..ROWS * 2).map(|at| random.below(2) as u32 + 2 * (at % 2) as u32).collect();
         let mut tending = Tending::new(Keeping { seen_at_least: 1, expire_examples: 0 }, 3);
         for category in &active {
@@ -141,7 +141,10 @@ fn gradients_are_the_slopes_of_the_loss() {
             let (range, along) = (parameter.range.clone(), direction(parameter.range.len()));
             let slope = slope(&gradients[range.clone()], &along);
             case.compare(&parameter.name, slope, |weights, length| {
-                weights.values[range.clone()].iter_mut().zip(&along).for_each(|(value, step)| *value += length * step);
+                weights.values.edit()[range.clone()]
+                    .iter_mut()
+                    .zip(&along)
+                    .for_each(|(value, step)| *value += length * step);
             });
         }
         let along = direction(sparse.values.len());

@@ -214,3 +214,49 @@ fn settings_out_of_range_are_refused_all_at_once() {
     let wanted: Vec<String> = wanted.iter().map(ToString::to_string).chain(training).collect();
     assert_eq!(paths, wanted.iter().map(|path| format!("neural_network.{path}")).collect::<Vec<_>>());
 }
+
+/// What is large of a state lies in parts, whose digests are known while they do not change.
+#[test]
+fn a_digest_is_that_of_the_state_whatever_was_digested_copied_or_restored_before() {
+    let shape = Shape { dense: 2, active: 2, categories: 3000, classes: 2 };
+    let config = json!({"training": {
+        "mini_batch": 8, "average": 0.9, "optimizer": {"adamw": {"rate": 0.01}}, "stop": {"patience_steps": 60},
+        "replay": {"rows": 150, "per_batch": 4, "by_class": true},
+        "embedding": {"size": 3, "seen_at_least": 2, "expire_examples": 300},
+    }});
+    for seed in 0..4 {
+        let mut random = Random::seeded(seed);
+        let (mut one, mut other) =
+            (learner("neural_network", config.clone(), shape), learner("neural_network", config.clone(), shape));
+        let mut held = Vec::new();
+        let mut told = (one.snapshot(), one.digest());
+        for round in 0..150 {
+            let (mut rows, mut examples) = (Matrix::new(shape), Vec::new());
+            for _ in 0..random.below(20) {
+                let class = random.below(2);
+                // Some categories come often, some seldom, some once.
+                let active = [0; 2].map(|_| (random.below(3000) % [20, 300, 3000][random.below(3)]) as u32);
+                let dense = [class as f64 + random.normal(), random.normal()];
+                rows.push(Row { dense: &dense, active: &active });
+                examples.push(Example::of(class as f64));
+            }
+            one.learn(&rows, &examples, &mut Vec::new());
+            other.learn(&rows, &examples, &mut Vec::new());
+            if random.below(3) == 0 {
+                held.push((other.frozen(), other.snapshot()));
+            }
+            if random.below(5) == 0 {
+                let snapshot = other.snapshot();
+                other = learner("neural_network", config.clone(), shape);
+                other.restore(&snapshot).expect("its own state");
+            }
+            let now = (one.snapshot(), one.digest());
+            assert_eq!(now.0 == told.0, now.1 == told.1, "seed {seed}, round {round}");
+            told = now;
+            if random.below(4) == 0 {
+                assert_eq!((other.snapshot(), other.digest()), told, "seed {seed}, round {round}");
+            }
+        }
+        assert!(held.iter().all(|(frozen, snapshot)| frozen.snapshot() == *snapshot), "seed {seed}: copies stay");
+    }
+}
