@@ -520,13 +520,14 @@ impl Publisher {
 fn verify(recorded: &Recorded, found: &Progress) -> Result<()> {
     let epoch = recorded.binding.epoch;
     for (model, mark) in &recorded.revisions {
-        if found.revisions.get(model) != Some(mark) {
+        let reached = found.revisions.get(model);
+        if reached != Some(mark) {
+            let told = |mark: &RevisionMark| format!("revision {} with digest {}", mark.revision, mark.digest);
+            let reached = reached.map_or_else(|| "has learned nothing".to_owned(), |mark| format!("is {}", told(mark)));
             return Err(Fault::world(format!(
-                "replaying epoch {epoch} did not reach what was recorded: model {model} was revision {} with digest {}, \
-                 and is {:?}. Was the definition or the program changed?",
-                mark.revision,
-                mark.digest,
-                found.revisions.get(model)
+                "replaying epoch {epoch} did not reach what was recorded: model {model} was {}, and {reached}. \
+                 Was the definition or the program changed?",
+                told(mark)
             )));
         }
     }

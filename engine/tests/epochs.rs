@@ -152,7 +152,8 @@ fn a_replay_that_differs_halts() {
 
     committed[last].revisions.get_mut("sum").expect("a mark").digest = "another".to_owned();
     let fault = replay(committed.clone()).err().expect("another digest").message;
-    assert!(fault.contains("did not reach what was recorded: model sum"), "{fault}");
+    assert!(fault.contains("did not reach what was recorded: model sum was revision "), "{fault}");
+    assert!(fault.contains(", and is revision "), "{fault}");
 
     committed[last].revisions.clear();
     committed[last].answers.digest = "another".to_owned();
