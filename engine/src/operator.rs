@@ -198,14 +198,13 @@ pub trait Fold: Send + 'static {
     /// Forgets what it has measured, not what it has learned: what comes next is measured alone.
     fn measure_anew(&mut self);
 
-    /// The whole state: weights, optimiser, counters, evaluation. Equal states give equal bytes.
-    fn snapshot(&self) -> Vec<u8>;
-
     /// A copy of the present state, which gives its snapshot when there is time for that. A large state should lie in
     /// [parts](crate::part).
-    fn copy(&self) -> Snapshot {
-        let snapshot = self.snapshot();
-        Box::new(move || snapshot)
+    fn copy(&self) -> Snapshot;
+
+    /// The whole state: weights, optimiser, counters, evaluation. Equal states give equal bytes.
+    fn snapshot(&self) -> Vec<u8> {
+        self.copy()()
     }
 
     /// Takes over a state from [`Fold::snapshot`] of the same definition.

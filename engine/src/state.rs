@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_bytes::Bytes;
 
 use crate::batch::Lane;
 use crate::binding::Watermark;
@@ -52,21 +53,12 @@ pub struct Entries {
     ends: Vec<usize>,
 }
 
-/// Bytes that are written as such: the same as a sequence of numbers, and faster.
-struct Bytes<'a>(&'a [u8]);
-
-impl Serialize for Bytes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(self.0)
-    }
-}
-
 impl Entries {
     /// Adds a key with its state and its numbers; how many bytes they take.
     fn push(&mut self, key: KeyRef<'_>, state: &impl Serialize, numbers: &[f64]) -> Result<usize> {
         let start = self.bytes.len();
         let bytes = std::mem::take(&mut self.bytes);
-        self.bytes = key.with_bytes(|key| postcard::to_extend(&(Bytes(key), state), bytes)).map_err(unwritable)?;
+        self.bytes = key.with_bytes(|key| postcard::to_extend(&(Bytes::new(key), state), bytes)).map_err(unwritable)?;
         self.bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         self.ends.push(self.bytes.len());
         Ok(self.bytes.len() - start)

@@ -11,7 +11,7 @@ use millstream_engine::batch::Lane;
 use millstream_engine::binder::Limits;
 use millstream_engine::book::Book;
 use millstream_engine::graph::Graph;
-use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Transform};
+use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Snapshot, Transform};
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
 use millstream_engine::state::States;
@@ -81,8 +81,8 @@ impl Fold for Broken {
         vec![]
     }
     fn measure_anew(&mut self) {}
-    fn snapshot(&self) -> Vec<u8> {
-        vec![]
+    fn copy(&self) -> Snapshot {
+        Box::new(Vec::new)
     }
     fn restore(&mut self, _: &[u8]) -> Result<()> {
         Ok(())

@@ -15,7 +15,7 @@ use millstream_engine::book::{Book, Request};
 use millstream_engine::checkpoint::{Checkpoint, Checkpoints};
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
-use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Step};
+use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Snapshot, Step};
 use millstream_engine::publish::{Commit, Given, Outcome, Progress, Published, Recorded};
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::run::{Settings, Simulation, Skip, run};
@@ -233,8 +233,9 @@ impl Fold for Sum {
         vec![]
     }
     fn measure_anew(&mut self) {}
-    fn snapshot(&self) -> Vec<u8> {
-        [self.sum.to_le_bytes(), self.examples.to_le_bytes()].concat()
+    fn copy(&self) -> Snapshot {
+        let state = [self.sum.to_le_bytes(), self.examples.to_le_bytes()];
+        Box::new(move || state.concat())
     }
     fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
         let (sum, examples) = snapshot.split_at_checked(8).ok_or_else(|| Fault::world("too short"))?;

@@ -1,8 +1,9 @@
 //! Long vectors of numbers in snapshots, as bytes: a snapshot is taken of every epoch that taught something, and to write numbers one
 //! by one would take longer than to learn them.
 
-use serde::de::{Error, Visitor};
-use serde::{Deserializer, Serializer};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serializer};
+use serde_bytes::Bytes;
 
 /// What is some numbers.
 pub(super) trait Pack: Copy {
@@ -59,32 +60,19 @@ pub(super) fn serialize<T: Pack, S: Serializer>(all: &[T], serializer: S) -> Res
 
 /// For `#[serde(with = "packed")]`.
 pub(super) fn deserialize<'de, T: Pack, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    struct Bytes<T>(std::marker::PhantomData<T>);
-
-    impl<T: Pack> Visitor<'_> for Bytes<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(formatter, "numbers as bytes")
-        }
-
-        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<T>, E> {
-            let items = bytes.chunks_exact(T::NUMBERS * BYTES);
-            if !items.remainder().is_empty() {
-                return Err(E::invalid_length(bytes.len(), &self));
-            }
-            let mut numbers = [0.0; MOST];
-            let unpack = |bytes: &[u8]| {
-                for (number, bytes) in numbers.iter_mut().zip(bytes.as_chunks::<BYTES>().0) {
-                    *number = f64::from_le_bytes(*bytes);
-                }
-                T::unpack(&numbers[..T::NUMBERS])
-            };
-            Ok(items.map(unpack).collect())
-        }
+    let bytes = <&Bytes>::deserialize(deserializer)?;
+    let items = bytes.chunks_exact(T::NUMBERS * BYTES);
+    if !items.remainder().is_empty() {
+        return Err(D::Error::invalid_length(bytes.len(), &"numbers as bytes"));
     }
-
-    deserializer.deserialize_bytes(Bytes(std::marker::PhantomData))
+    let mut numbers = [0.0; MOST];
+    let unpack = |bytes: &[u8]| {
+        for (number, bytes) in numbers.iter_mut().zip(bytes.as_chunks::<BYTES>().0) {
+            *number = f64::from_le_bytes(*bytes);
+        }
+        T::unpack(&numbers[..T::NUMBERS])
+    };
+    Ok(items.map(unpack).collect())
 }
 
 #[cfg(test)]

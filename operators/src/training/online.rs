@@ -351,10 +351,6 @@ impl Fold for Online {
         self.evaluation = self.plan.evaluation();
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        self.copy()()
-    }
-
     fn copy(&self) -> Snapshot {
         let (spec, examples) = (self.plan.spec.describe().to_string(), self.examples);
         let (evaluation, usual) = (Cow::Owned(self.evaluation.clone()), Cow::Owned(self.usual.clone()));

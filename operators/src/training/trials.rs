@@ -209,10 +209,6 @@ impl Fold for Trials {
         self.left.iter_mut().for_each(|(_, fold)| fold.measure_anew());
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        self.copy()()
-    }
-
     fn copy(&self) -> Snapshot {
         let State { left, given_up, rows } = self.state(Fold::copy);
         Box::new(move || {

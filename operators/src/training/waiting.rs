@@ -197,21 +197,19 @@ impl Waiters {
 pub(super) struct Waiting {
     plan: WaitingPlan,
     converters: Option<[RowConverter; 2]>,
-    waiters: Waiters,
-    /// How many there are.
+    state: State,
+    /// How many rows wait.
     len: usize,
-    /// By key: which of them wait.
+    /// By key: which of them.
     by_key: BTreeMap<Vec<u8>, Vec<u64>>,
-    next: u64,
-    /// How many rows waited in vain.
-    unlabelled: u64,
 }
 
-/// What is stored of [`Waiting`]; the order by keys is made anew.
-#[derive(Deserialize, Serialize)]
-struct Stored {
+/// What is stored of [`Waiting`]; the rest is made anew of it.
+#[derive(Clone, Default, Deserialize, Serialize)]
+struct State {
     waiters: Waiters,
     next: u64,
+    /// How many rows waited in vain.
     unlabelled: u64,
 }
 
@@ -225,8 +223,7 @@ impl Waiting {
             // Told when a key is asked for.
             _ => None,
         };
-        let waiters = Waiters::default();
-        Self { plan, converters, waiters, len: 0, by_key: BTreeMap::new(), next: 0, unlabelled: 0 }
+        Self { plan, converters, state: State::default(), len: 0, by_key: BTreeMap::new() }
     }
 
     /// The keys of rows of a port.
@@ -257,18 +254,18 @@ impl Waiting {
             outputs: Vec::new(),
             slices: slices.0.iter().map(|texts| texts.value(slices.1).to_owned()).collect(),
         };
-        self.by_key.entry(waiter.key.clone()).or_default().push(self.next);
-        self.waiters.insert(self.next, waiter);
-        self.next += 1;
+        self.by_key.entry(waiter.key.clone()).or_default().push(self.state.next);
+        self.state.waiters.insert(self.state.next, waiter);
+        self.state.next += 1;
         self.len += 1;
     }
 
     /// Says what was predicted of the last `count` rows.
     pub(super) fn predicted(&mut self, outputs: &[f64], count: usize) {
         let width = outputs.len() / count.max(1);
-        let last = self.next - count as u64..self.next;
+        let last = self.state.next - count as u64..self.state.next;
         for (number, outputs) in last.zip(outputs.chunks_exact(width.max(1))) {
-            if let Some(waiter) = self.waiters.get_mut(number) {
+            if let Some(waiter) = self.state.waiters.get_mut(number) {
                 waiter.outputs = outputs.to_vec();
             }
         }
@@ -277,7 +274,7 @@ impl Waiting {
     /// Takes out the rows that wait for a label of this key, oldest first.
     pub(super) fn take(&mut self, key: &[u8]) -> Vec<Waiter> {
         let numbers = self.by_key.remove(key).unwrap_or_default();
-        let waiters: Vec<Waiter> = numbers.iter().filter_map(|number| self.waiters.remove(*number)).collect();
+        let waiters: Vec<Waiter> = numbers.iter().filter_map(|number| self.state.waiters.remove(*number)).collect();
         self.len -= waiters.len();
         waiters
     }
@@ -285,13 +282,13 @@ impl Waiting {
     /// Whether a row has waited long enough when it is `now_ms`.
     pub(super) fn is_over(&self, now_ms: i64) -> bool {
         let is_old = |waiter: &Waiter| now_ms.saturating_sub(waiter.time_ms) > self.plan.within_ms;
-        self.len > self.plan.waiting_max || self.waiters.first().is_some_and(|(_, first)| is_old(first))
+        self.len > self.plan.waiting_max || self.state.waiters.first().is_some_and(|(_, first)| is_old(first))
     }
 
     /// Takes out the row that has waited longest, with the label that it gets now, if any.
     pub(super) fn give_up(&mut self) -> Option<(Waiter, Option<f64>)> {
-        let (number, _) = self.waiters.first()?;
-        let waiter = self.waiters.remove(number)?;
+        let (number, _) = self.state.waiters.first()?;
+        let waiter = self.state.waiters.remove(number)?;
         self.len -= 1;
         if let Some(numbers) = self.by_key.get_mut(&waiter.key) {
             numbers.retain(|other| *other != number);
@@ -299,23 +296,23 @@ impl Waiting {
                 self.by_key.remove(&waiter.key);
             }
         }
-        self.unlabelled += 1;
+        self.state.unlabelled += 1;
         Some((waiter, self.plan.otherwise))
     }
 
     /// How many rows wait, and how many waited in vain.
     pub(super) fn counts(&self) -> (u64, u64) {
-        (self.len as u64, self.unlabelled)
+        (self.len as u64, self.state.unlabelled)
     }
 
     pub(super) fn digest(&self) -> Digest {
-        digest::of_value(&(&self.waiters, self.next, self.unlabelled))
+        digest::of_value(&self.state)
     }
 
     /// See [`millstream_engine::operator::Fold::copy`].
     pub(super) fn copy(&self) -> Snapshot {
-        let stored = Stored { waiters: self.waiters.clone(), next: self.next, unlabelled: self.unlabelled };
-        Box::new(move || postcard::to_stdvec(&stored).expect("numbers and texts can be written to memory"))
+        let state = self.state.clone();
+        Box::new(move || postcard::to_stdvec(&state).expect("numbers and texts can be written to memory"))
     }
 
     /// Takes over a state for rows of this shape, or says why it cannot.
@@ -326,24 +323,24 @@ impl Waiting {
         outputs: usize,
         slices: usize,
     ) -> Result<(), String> {
-        let Stored { waiters, next, unlabelled } = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
+        let state: State = postcard::from_bytes(snapshot).map_err(|error| error.to_string())?;
         let fits = |(number, waiter): (u64, &Waiter)| {
-            number < next
+            number < state.next
                 && (waiter.dense.len(), waiter.active.len()) == (shape.dense, shape.active)
                 && waiter.active.iter().all(|category| (*category as usize) < shape.categories)
                 && (waiter.outputs.len(), waiter.slices.len()) == (outputs, slices)
                 && (waiter.action as usize) < shape.classes.max(1)
         };
-        if !waiters.is_sound() || !waiters.iter().all(fits) {
+        if !state.waiters.is_sound() || !state.waiters.iter().all(fits) {
             return Err("rows that wait are not of this model".to_owned());
         }
         self.by_key.clear();
         self.len = 0;
-        for (number, waiter) in waiters.iter() {
+        for (number, waiter) in state.waiters.iter() {
             self.by_key.entry(waiter.key.clone()).or_default().push(number);
             self.len += 1;
         }
-        (self.waiters, self.next, self.unlabelled) = (waiters, next, unlabelled);
+        self.state = state;
         Ok(())
     }
 }

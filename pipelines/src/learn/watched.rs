@@ -64,10 +64,6 @@ impl Fold for Watched {
         self.fold.measure_anew();
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        self.fold.snapshot()
-    }
-
     fn copy(&self) -> Snapshot {
         self.fold.copy()
     }

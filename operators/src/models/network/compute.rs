@@ -1,7 +1,7 @@
 //! What runs a network: the processor, or a device of its own.
 //!
 //! A network's parameters and the moments of its optimiser belong to what runs it; the processor has them in the model itself, and from a device they
-//! are read after each batch of rows, so that the model is always whole. What goes wrong on a device leaves the model as it was before.
+//! are read after each batch of rows that has moved them, so that the model is always whole. What goes wrong on a device leaves the model as it was before.
 
 use millstream_engine::part::Part;
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@
 //! the squares of the gradient come back. The loss is the processor's: a device's way back begins at the gradient of the outputs.
 //! Embeddings stay with the processor, and only the rows that a mini-batch needs go to and fro.
 //!
-//! Each time that something comes back the processor waits: once forward, once back, and once more after all rows. A model may be
+//! Each time that something comes back the processor waits: once forward, once back, and once more after rows that have moved the parameters. A model may be
 //! learned by one thread now and another then, each of which has a stream of its own on a GPU, so nothing is under way in between.
 
 use candle_core::{DType, Device as Place, Result, Tensor};

@@ -294,12 +294,8 @@ impl NetworkLearner {
             // The beginning counts less than it would (as TensorFlow's moving averages have it).
             let steps = course.steps as f64;
             let rest = (1.0 - training.average.min((1.0 + steps) / (10.0 + steps))) as f32;
-            known
-                .average
-                .edit()
-                .iter_mut()
-                .zip(values.iter())
-                .for_each(|(mean, value)| *mean += rest * (value - *mean));
+            let means = known.average.edit().iter_mut();
+            means.zip(values.iter()).for_each(|(mean, value)| *mean += rest * (value - *mean));
         }
         if *head == Head::Rebuild {
             let share = (1.0 / course.steps as f64).max(0.01);

@@ -1,10 +1,10 @@
 //! Numbers of a network.
 
-use std::fmt::{self, Formatter};
 use std::ops::{Deref, DerefMut};
 
-use serde::de::{Error, Visitor};
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_bytes::Bytes;
 
 const BYTES: usize = size_of::<f32>();
 
@@ -44,23 +44,12 @@ impl Serialize for Numbers {
 
 impl<'de> Deserialize<'de> for Numbers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl Visitor<'_> for Bytes {
-            type Value = Numbers;
-
-            fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-                formatter.write_str("four bytes for each number")
-            }
-
-            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Numbers, E> {
-                let (numbers, rest) = bytes.as_chunks::<BYTES>();
-                if rest.is_empty() {
-                    Ok(Numbers(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
-                } else {
-                    Err(E::invalid_length(bytes.len(), &self))
-                }
-            }
+        let bytes = <&Bytes>::deserialize(deserializer)?;
+        let (numbers, rest) = bytes.as_chunks::<BYTES>();
+        if rest.is_empty() {
+            Ok(Self(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+        } else {
+            Err(D::Error::invalid_length(bytes.len(), &"four bytes for each number"))
         }
-        deserializer.deserialize_bytes(Bytes)
     }
 }
