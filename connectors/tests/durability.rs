@@ -137,7 +137,7 @@ fn acknowledged_appends_survive_a_kill() {
 /// Kills the child `later` after its `count`-th acknowledgement; returns how many appends it knew to be durable.
 fn run_and_kill(folder: &Path, count: u64, later: Duration) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_process", "--nocapture"])
+        .args(["--exact", "durability::child_process", "--nocapture"])
         .env(CHILD, folder)
         .stdout(Stdio::piped())
         .spawn()

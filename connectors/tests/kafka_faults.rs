@@ -1,8 +1,6 @@
 //! A Kafka server that is lost in the middle of things, behind a proxy. Needs a server with transactions: see
 //! `.ci/with-kafka`.
 
-mod proxy;
-
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +10,7 @@ use millstream_connectors::broker::{Append, Broker, Failure, Message, Producer};
 use millstream_engine::raw::Payload;
 use millstream_engine::source::Position;
 
-use self::proxy::{Lost, Proxy};
+use crate::proxy::{Lost, Proxy};
 
 /// A broker behind a proxy, and a name that nothing on the server has.
 fn start() -> Option<(Proxy, Kafka, String)> {

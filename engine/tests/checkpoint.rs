@@ -1,7 +1,5 @@
 //! A run that was killed anywhere goes on from any checkpoint as if nothing had been; and no store breaks that.
 
-mod pieces;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -13,8 +11,8 @@ use millstream_engine::publish::{DeadLetter, Outcome, Progress, Published, Reply
 use millstream_engine::run::Skip;
 use millstream_engine::{Blame, Fault};
 
-use pieces::store::{Failure, MemoryStore, checkpoints, usable};
-use pieces::{BeforeCommit, Case, Memory, Ran, Random, Record, Run, outputs, record, request};
+use crate::pieces::store::{Failure, MemoryStore, checkpoints, usable};
+use crate::pieces::{BeforeCommit, Case, Memory, Ran, Random, Record, Run, outputs, record, request};
 
 fn workers(random: &mut Random) -> usize {
     random.one(&[1, 2, 4])
@@ -351,7 +349,7 @@ fn a_store_that_fails_at_any_call_harms_nothing() {
         .chain(["parts/yy", "parts/zz"].map(|name| (name.to_owned(), b"left over".to_vec())))
         .collect();
     objects.insert(format!("manifests/{:020}", 1), b"{}".to_vec());
-    let is_cleaned = |state: &pieces::store::State| state.calls.iter().any(|call| call == "delete parts/zz");
+    let is_cleaned = |state: &crate::pieces::store::State| state.calls.iter().any(|call| call == "delete parts/zz");
     // Returns how many calls the first checkpoint and its cleaning took.
     let run = |failure: Option<Failure>, workers: usize| -> usize {
         let store = Arc::new(MemoryStore::new(objects.clone(), failure));

@@ -1,7 +1,5 @@
 //! The same input gives the same results, however it is cut into epochs, on any number of workers, live or replayed.
 
-mod pieces;
-
 use std::sync::Arc;
 
 use arrow::array::{AsArray, UInt32Array};
@@ -14,7 +12,7 @@ use millstream_engine::publish::{Outcome, Progress};
 use millstream_engine::raw::RawBatch;
 use millstream_engine::source::{Decoded, Decoder};
 
-use pieces::{Case, Memory, Run, record, request};
+use crate::pieces::{Case, Memory, Run, record, request};
 
 /// Learn records of two sources with disorder across them, and requests.
 fn case() -> Case {
@@ -175,7 +173,7 @@ struct Several;
 
 impl Decoder for Several {
     fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
-        let one = pieces::lines().decode(raw)?;
+        let one = crate::pieces::lines().decode(raw)?;
         let keys = one.rows.column(1).as_string::<i32>();
         let copies = |row: u32| match keys.value(row as usize) {
             "twice" => vec![row; 2],

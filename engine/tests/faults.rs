@@ -1,7 +1,5 @@
 //! Whatever fails, the run ends with that as its fault, or goes on as if nothing had happened; it never hangs.
 
-mod pieces;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +15,7 @@ use millstream_engine::source::{Decoded, Decoder, Position, Reader, Source};
 use millstream_engine::state::States;
 use millstream_engine::{Fault, Result};
 
-use pieces::{Case, Memory, Run, record, request};
+use crate::pieces::{Case, Memory, Run, record, request};
 
 fn case() -> Case {
     Case {
@@ -326,7 +324,7 @@ fn what_is_bound_stays_within_the_budget() {
 }
 
 /// Records of 100 kB, so that a few fill a reader's room.
-fn large(times: std::ops::Range<i64>) -> Vec<pieces::Record> {
+fn large(times: std::ops::Range<i64>) -> Vec<crate::pieces::Record> {
     times.map(|time| record(time, &"x".repeat(100_000), time)).collect()
 }
 

@@ -3,8 +3,6 @@
 //!
 //! `MILLSTREAM_SEEDS` says how many seeds each test tries, `MILLSTREAM_SEED` with which it begins.
 
-mod pieces;
-
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -19,8 +17,8 @@ use millstream_engine::publish::{Given, Outcome, Progress, Published};
 use millstream_engine::run::{Actor, Simulation, Turn};
 use millstream_engine::{Fault, digest};
 
-use pieces::store::{Failure, MemoryStore, checkpoints, usable};
-use pieces::{Case, Durable, Memory, Random, Run, record, request};
+use crate::pieces::store::{Failure, MemoryStore, checkpoints, usable};
+use crate::pieces::{Case, Durable, Memory, Random, Run, record, request};
 
 /// A run that takes so many turns hangs: these take some thousand.
 const TURNS_MAX: usize = 1_000_000;
@@ -123,7 +121,7 @@ impl Oracle {
         dead.dedup();
         assert_eq!(dead.len(), 3 + poisoned_requests(), "each poison is one dead letter");
         assert_eq!(dead.len(), published.iter().map(|epoch| epoch.dead_letters.len()).sum::<usize>());
-        let outputs = pieces::outputs(published);
+        let outputs = crate::pieces::outputs(published);
         let differs = outputs.lines().zip(self.outputs.lines()).find(|(found, expected)| found != expected);
         assert_eq!(differs, None, "the outputs differ");
         assert_eq!(outputs.len(), self.outputs.len());
@@ -290,7 +288,7 @@ fn a_fault_ends_a_simulated_run() {
         let break_right = move |graph: &mut Graph| {
             graph.sources[1].decoder = Arc::new(move || {
                 assert!(!panics, "it broke");
-                Box::new(pieces::lines())
+                Box::new(crate::pieces::lines())
             });
         };
         let before_commit = Box::new(|_: &[Published]| Err(Fault::world("it broke")));

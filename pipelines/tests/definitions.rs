@@ -1,6 +1,6 @@
 //! Definitions as data: what is said about bad ones, word for word, and that good ones are taken.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p millstream-pipelines --test definitions` writes the expected messages anew.
+//! `UPDATE_GOLDEN=1 cargo test -p millstream-pipelines definitions::` writes the expected messages anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};

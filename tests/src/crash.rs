@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,8 +139,8 @@ impl Running {
         let start = json!({"folder": site.folder(), "state": state, "workers": workers});
         let log = state.with_extension("log");
         let output = File::create(&log).expect("the folder can be written");
-        let mut command = Command::new(std::env::current_exe().expect("tests know their program"));
-        command.args(["child", "--exact", "--nocapture"]).env(CHILD, start.to_string());
+        let mut command = crate::again("crash::child");
+        command.env(CHILD, start.to_string());
         command.env_remove(failpoint::VARIABLE).envs(kill_at.map(|text| (failpoint::VARIABLE, text)));
         let child = command.stdout(Stdio::null()).stderr(output).spawn().expect("the program starts again");
         Self { child, log }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -54,6 +55,13 @@ pub struct Running<'a> {
     pub listening: mpsc::Receiver<(String, SocketAddr)>,
     /// Whether it has ended of itself.
     pub has_ended: &'a dyn Fn() -> bool,
+}
+
+/// This program once more, of which only that test runs: what is killed, or told things in its environment.
+pub fn again(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("tests know their program"));
+    command.args([test, "--exact", "--nocapture"]);
+    command
 }
 
 /// An address at which nobody listens.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many objects a page of a listing has at most.
@@ -20,8 +19,8 @@ pub fn with_bucket(test: &str, act: impl FnOnce()) {
     if std::env::var_os(HAS_BUCKET).is_some() {
         return act();
     }
-    let mut again = Command::new(std::env::current_exe().expect("tests know their program"));
-    again.args([test, "--exact", "--nocapture"]).env(HAS_BUCKET, "1");
+    let mut again = crate::again(test);
+    again.env(HAS_BUCKET, "1");
     again.env("AWS_ENDPOINT", serve()).env("AWS_ALLOW_HTTP", "true").env("AWS_REGION", "nowhere");
     again.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret");
     let output = again.output().expect("the program starts again");

@@ -196,6 +196,22 @@ fn test_modules(text: &str) -> String {
 }
 
 #[test]
+fn no_file_is_forgotten() {
+    for (name, _) in CRATES {
+        let all = sources(name);
+        let mut known: BTreeSet<String> = all.iter().flat_map(|source| names_after(&source.text, "mod ")).collect();
+        let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).expect("a member");
+        known.extend(names_after(&manifest, "name = \""));
+        known.extend(["lib", "main", "build"].map(str::to_owned));
+        for source in all {
+            let path = source.path.strip_suffix(".rs").expect("a Rust file");
+            let module = path.strip_suffix("/mod").unwrap_or(path).rsplit('/').next().unwrap_or_default();
+            assert!(known.contains(module), "{} is compiled nowhere", source.path);
+        }
+    }
+}
+
+#[test]
 fn files_are_short() {
     for source in all_sources() {
         let lines = source.code().count();

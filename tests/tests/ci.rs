@@ -8,7 +8,7 @@ use millstream_pipelines::catalogue::Catalogue;
 use millstream_pipelines::learn::{Wanted, learn};
 use millstream_pipelines::plan::Pipeline;
 use millstream_pipelines::{ci, sweep};
-use millstream_tests::{NOW_MS, Site};
+use millstream_tests::{NOW_MS, Site, again};
 
 fn example() -> (std::path::PathBuf, Pipeline) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/examples/flight-delays.yaml");
@@ -159,8 +159,8 @@ fn a_sweep_that_is_killed_goes_on_to_the_same_ranks() {
         ("checkpoint.rename:after:4", true),
     ] {
         let site = new();
-        let mut child = std::process::Command::new(std::env::current_exe().expect("tests know their program"));
-        child.args(["sweep_child", "--exact"]).env(CHILD, site.folder()).env(failpoint::VARIABLE, kill_at);
+        let mut child = again("ci::sweep_child");
+        child.env(CHILD, site.folder()).env(failpoint::VARIABLE, kill_at);
         let ended = child.output().expect("it starts").status;
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(9), "{kill_at}");
         let again = sweep_in(&site);
@@ -170,11 +170,8 @@ fn a_sweep_that_is_killed_goes_on_to_the_same_ranks() {
     }
     // Other records, another sweep: what was kept is of no use.
     let site = new();
-    let mut child = std::process::Command::new(std::env::current_exe().expect("tests know their program"));
-    child
-        .args(["sweep_child", "--exact"])
-        .env(CHILD, site.folder())
-        .env(failpoint::VARIABLE, "checkpoint.rename:after:4");
+    let mut child = again("ci::sweep_child");
+    child.env(CHILD, site.folder()).env(failpoint::VARIABLE, "checkpoint.rename:after:4");
     child.output().expect("it starts");
     std::fs::write(site.folder().join("rows.csv"), rows() + "1767229200000,0.5,true\n").expect("it can be written");
     let report = sweep_in(&site);

@@ -3,7 +3,7 @@
 //! Without variables, each failpoint comes once. All that was promised is shown by
 //! ```sh
 //! MILLSTREAM_CYCLES=1000 MILLSTREAM_ZOMBIES=100 MILLSTREAM_KAFKA_CYCLES=200 .ci/with-kafka \
-//!     cargo test -p millstream-tests --test crash -- --nocapture
+//!     cargo test -p millstream-tests crash:: -- --nocapture
 //! ```
 //! `MILLSTREAM_SEED` replays one that failed.
 
@@ -38,7 +38,7 @@ fn a_run_that_was_replaced_while_it_slept_adds_nothing() {
 
 #[test]
 fn killed_anywhere_a_registry_that_is_shared_is_whole() {
-    with_bucket("killed_anywhere_a_registry_that_is_shared_is_whole", || {
+    with_bucket("crash::killed_anywhere_a_registry_that_is_shared_is_whole", || {
         if std::env::var_os("MILLSTREAM_POSTGRES").is_none() {
             println!("skipped: MILLSTREAM_POSTGRES names no server");
             return;

@@ -1,6 +1,6 @@
 //! The small pipeline on a Kafka server gives what it gives on the embedded broker.
 //!
-//! `.ci/with-kafka .ci/with-python cargo test -p millstream-tests --test kafka` runs it against a server, and with a client that
+//! `.ci/with-kafka .ci/with-python cargo test -p millstream-tests kafka::` runs it against a server, and with a client that
 //! nobody here wrote.
 
 use std::process::Command;

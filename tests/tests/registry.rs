@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use millstream_engine::failpoint;
 use millstream_engine::time::SystemClock;
@@ -13,7 +13,7 @@ use millstream_pipelines::registry_api::{Server, Settings};
 use millstream_pipelines::run::rollback::{Poison, rollback};
 use millstream_tests::s3::with_bucket;
 use millstream_tests::shop::{definition, orders, prove, questions};
-use millstream_tests::{Site, free_address, http, one_answer_each, unique};
+use millstream_tests::{Site, again, free_address, http, one_answer_each, unique};
 use serde_json::{Value, json};
 
 /// Tells a child process what it is to do.
@@ -113,8 +113,8 @@ fn child() {
 /// Does something in a process that is to be killed. Whether it was: it may have come to its end.
 fn killed(site: &Site, what: &str, version: &str, kill_at: &str) -> bool {
     let told = json!({"folder": site.folder(), "what": what, "version": version});
-    let mut command = Command::new(std::env::current_exe().expect("tests know their program"));
-    command.args(["child", "--exact"]).env(CHILD, told.to_string()).env(failpoint::VARIABLE, kill_at);
+    let mut command = again("registry::child");
+    command.env(CHILD, told.to_string()).env(failpoint::VARIABLE, kill_at);
     let output = command.stdin(Stdio::null()).output().expect("the program starts again");
     let killed = output.status.signal() == Some(9);
     assert!(killed || output.status.success(), "{what} at {kill_at}: {}", String::from_utf8_lossy(&output.stdout));
@@ -143,7 +143,7 @@ fn check_pinned(site: &Site, version: &Version) -> usize {
 
 #[test]
 fn an_alias_moves_wholly_or_not_at_all_and_what_starts_then_serves_it() {
-    with_bucket("an_alias_moves_wholly_or_not_at_all_and_what_starts_then_serves_it", || {
+    with_bucket("registry::an_alias_moves_wholly_or_not_at_all_and_what_starts_then_serves_it", || {
         for place in Place::all() {
             let first = place.taught();
             opened(&first).set_alias(&version(&first, "returns@v1"), "champion", &author()).expect("set");
@@ -173,7 +173,7 @@ fn an_alias_moves_wholly_or_not_at_all_and_what_starts_then_serves_it() {
 
 #[test]
 fn a_version_is_deleted_wholly_or_not_at_all() {
-    with_bucket("a_version_is_deleted_wholly_or_not_at_all", || {
+    with_bucket("registry::a_version_is_deleted_wholly_or_not_at_all", || {
         for place in Place::all() {
             let first = place.taught();
             let steps = ["registry.hide", "registry.clear", "registry.commit"];
@@ -201,7 +201,7 @@ fn a_version_is_deleted_wholly_or_not_at_all() {
 
 #[test]
 fn killed_anywhere_a_canary_serves_the_version_that_its_journal_names() {
-    with_bucket("killed_anywhere_a_canary_serves_the_version_that_its_journal_names", || {
+    with_bucket("registry::killed_anywhere_a_canary_serves_the_version_that_its_journal_names", || {
         for place in Place::all() {
             let first = place.taught();
             let set = |to: &str| opened(&first).set_alias(&version(&first, to), "champion", &author()).expect("set");
@@ -238,7 +238,7 @@ fn poison() -> Vec<Poison> {
 
 #[test]
 fn killed_anywhere_a_rollback_is_done_or_not() {
-    with_bucket("killed_anywhere_a_rollback_is_done_or_not", || {
+    with_bucket("registry::killed_anywhere_a_rollback_is_done_or_not", || {
         for place in Place::all() {
             // What becomes of it with a rollback and without, if nothing happens.
             let digests = [false, true].map(|rolled_back| {
@@ -300,7 +300,7 @@ fn agree(site: &Site, revision: u64) {
 
 #[test]
 fn what_is_shared_is_told_and_not_what_is_secret() {
-    with_bucket("what_is_shared_is_told_and_not_what_is_secret", || {
+    with_bucket("registry::what_is_shared_is_told_and_not_what_is_secret", || {
         let Some(place) = Place::bucket() else { return };
         let first = place.taught();
         let champion = version(&first, "returns@v3");
@@ -333,7 +333,7 @@ fn what_is_shared_is_told_and_not_what_is_secret() {
 
 #[test]
 fn mlflow_s_clients_see_a_registry_that_is_shared() {
-    with_bucket("mlflow_s_clients_see_a_registry_that_is_shared", || {
+    with_bucket("registry::mlflow_s_clients_see_a_registry_that_is_shared", || {
         let Some(place) = Place::bucket() else { return };
         let first = place.taught();
         let clock = std::sync::Arc::new(SystemClock);

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use millstream_engine::failpoint;
 use millstream_operators::inference::STATE;
@@ -13,7 +12,7 @@ use millstream_pipelines::run::state::models_path;
 use millstream_pipelines::run::{Options, Summary};
 use millstream_pipelines::sweep;
 use millstream_tests::shop::{definition, order, orders, prove, questions};
-use millstream_tests::{Site, message, one_answer_each};
+use millstream_tests::{Site, again, message, one_answer_each};
 use serde_json::{Value, json};
 
 const LEARNS: &str = "input: orders, label: returned, features: [amount, weekday]";
@@ -372,8 +371,8 @@ fn killed_at_any_step_of_keeping_what_it_begins_with_it_starts_as_if_nothing_had
     for at in ["origin.write:before", "origin.write:after", "origin.rename:before", "origin.rename:after"] {
         let site = Site::new(&begun, &[]);
         site.append("orders", &orders(200, 300));
-        let mut command = Command::new(std::env::current_exe().expect("tests know their program"));
-        command.args(["child", "--exact"]).env("MILLSTREAM_TEST_REUSE", site.folder());
+        let mut command = again("reuse::child");
+        command.env("MILLSTREAM_TEST_REUSE", site.folder());
         let status = command.env(failpoint::VARIABLE, format!("{at}:1")).output().expect("it starts").status;
         assert!(!status.success(), "{at}: it was killed");
         assert_eq!(digest(&site.run(), "returns"), want, "{at}");

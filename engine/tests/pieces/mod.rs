@@ -1,7 +1,5 @@
 //! A small graph in memory: two learn sources joined by key, a fold that sums, and a source of requests.
 
-#![allow(dead_code, reason = "each test program uses some of it")]
-
 use std::fmt::Write;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};

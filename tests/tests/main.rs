@@ -1,0 +1,29 @@
+//! Whole pipelines as their users see them. One program, so that what they all use is linked once.
+
+mod architecture;
+mod audit;
+mod catalogue;
+mod checkpoint_damage;
+mod ci;
+mod crash;
+mod dashboard;
+mod dead;
+mod disk;
+mod example;
+mod front;
+mod history;
+mod hostile;
+mod intake;
+mod invariance;
+mod kafka;
+mod lineage;
+mod mlflow;
+mod networks;
+mod optimise;
+mod policies;
+mod recovery;
+mod registry;
+mod restart;
+mod reuse;
+mod schema_change;
+mod simulation;
