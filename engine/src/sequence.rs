@@ -27,6 +27,7 @@ use crate::batch::{Meta, Origin, TIME, canonical};
 use crate::binding::Watermark;
 use crate::graph::EventTime;
 use crate::order::Order;
+use crate::time::in_range;
 
 mod stored;
 #[cfg(test)]
@@ -68,7 +69,7 @@ impl Stamp {
     }
 
     /// Stamps rows that come in offset order, `_time` holding the record's own timestamp, and removes late ones:
-    /// the row's index with how late it was are pushed to `late`; so are rows without an event time.
+    /// the row's index and why are given to `reject`; so are rows without an event time.
     pub fn apply(&mut self, rows: &RecordBatch, mut reject: impl FnMut(usize, String)) -> Result<RecordBatch> {
         let meta = Meta::of(rows);
         let len = rows.num_rows();
@@ -80,9 +81,14 @@ impl Stamp {
         let mut is_raised = false;
         match self.time {
             EventTime::Arrival => {
-                for &time in meta.time {
-                    self.newest_ms = self.newest_ms.max(time);
-                    times.push(self.newest_ms);
+                for (row, &time) in meta.time.iter().enumerate() {
+                    if in_range(time) {
+                        self.newest_ms = self.newest_ms.max(time);
+                        keep.push(row as u32);
+                        times.push(self.newest_ms);
+                    } else {
+                        reject(row, no_time(time));
+                    }
                 }
             }
             EventTime::Column { column, lateness_ms, corrections_ms } => {
@@ -109,7 +115,7 @@ impl Stamp {
         }
         let last = meta.origin(len - 1);
         self.tell(last);
-        let kept = if keep.len() == len || self.time == EventTime::Arrival {
+        let kept = if keep.len() == len {
             rows.clone()
         } else {
             arrow::compute::take_record_batch(rows, &arrow::array::UInt32Array::from(keep))?
@@ -150,6 +156,11 @@ impl Stamp {
     pub fn bound(&self) -> Option<Bound> {
         self.bound
     }
+}
+
+/// Why a record's own timestamp cannot be its event time.
+pub(crate) fn no_time(ms: i64) -> String {
+    format!("the record's timestamp, {ms} ms after 1970, is not within the years 1 to 9999")
 }
 
 /// The rows with these event times.

@@ -6,6 +6,17 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// The first instant that a pipeline takes, in milliseconds since 1970: year 1.
+pub const FIRST_MS: i64 = -62_135_596_800_000;
+/// The last instant that a pipeline takes: year 9999. Sums of a few such instants cannot overflow.
+pub const LAST_MS: i64 = 253_402_300_799_999;
+
+/// Whether an instant is within the years 1 to 9999. All of a pipeline's are.
+#[inline]
+pub const fn in_range(ms: i64) -> bool {
+    FIRST_MS <= ms && ms <= LAST_MS
+}
+
 /// Where `now` comes from.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since 1970.

@@ -206,6 +206,19 @@ fn a_record_holds_any_number_of_rows() {
 }
 
 #[test]
+fn a_request_without_a_time_of_its_own_is_refused_where_its_record_has_none() {
+    let asks = Memory::new(vec![vec![request(i64::MAX, "a", 1), request(2, "a", 2), request(i64::MIN, "a", 3)]]);
+    let run = Run::new(Case { asks, ..case() }).go();
+    let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
+    let refused = replies.iter().map(|reply| match &reply.outcome {
+        Outcome::Refused { reason, .. } => reason.as_str(),
+        Outcome::Answered { .. } => "",
+    });
+    let reason = |ms: i64| format!("the record's timestamp, {ms} ms after 1970, is not within the years 1 to 9999");
+    assert_eq!(refused.collect::<Vec<_>>(), [&reason(i64::MAX), "", &reason(i64::MIN)]);
+}
+
+#[test]
 fn a_request_holds_one_row() {
     let asks = Memory::new(vec![vec![request(1, "a", 1), request(2, "twice", 2), request(3, "none", 3)]]);
     let shape = |graph: &mut Graph| graph.sources[2].decoder = Arc::new(|| Box::new(Several));

@@ -6,7 +6,8 @@
 //!
 //! Values have the types of a definition's columns (text, int, float, bool, timestamp); other numeric, text and date
 //! types that SQL computes with are turned into these. Only a bare column name keeps that column's exact type.
-//! Integers that overflow, a division by zero or an impossible cast reject the row, and no other row with it.
+//! Integers that overflow, a division by zero, an impossible cast or an instant beyond the years 1 to 9999 reject the row, and no
+//! other row with it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -14,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_empty_array, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::util::display::FormatOptions;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
@@ -35,6 +36,7 @@ use datafusion_sql::sqlparser::tokenizer::Token;
 use millstream_engine::Result;
 use millstream_engine::catalogue::{Planned, Problem, Problems, column};
 use millstream_engine::operator::Rejects;
+use millstream_engine::time::in_range;
 
 mod ranges;
 
@@ -145,11 +147,19 @@ impl Expression {
 
     fn values(&self, rows: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
         let values = self.physical.evaluate(rows)?.into_array(rows.num_rows())?;
-        if values.data_type() == self.data_type() {
-            return Ok(values);
-        }
         let strict = CastOptions { safe: false, format_options: FormatOptions::default() };
-        Ok(cast_with_options(&values, self.data_type(), &strict)?)
+        let values = if values.data_type() == self.data_type() {
+            values
+        } else {
+            cast_with_options(&values, self.data_type(), &strict)?
+        };
+        if let Some(instants) = values.as_primitive_opt::<TimestampMillisecondType>()
+            && let Some(ms) = instants.iter().flatten().find(|ms| !in_range(*ms))
+        {
+            let message = format!("{ms} ms after 1970 is not within the years 1 to 9999");
+            return Err(DataFusionError::Execution(message));
+        }
+        Ok(values)
     }
 }
 
@@ -467,6 +477,10 @@ mod tests {
                 "2.449489742783178 0 null null | 3 `sqrt(count)`: cannot take square root of a negative number",
             ),
             ("try_cast(sensor as int)", "null null null null"),
+            (
+                "arrow_cast(count * count * 10000000000000, 'Timestamp(Millisecond, None)')",
+                "null 0 null 40000000000 | 0 `arrow_cast(count * count * 10000000000000, 'Timestamp(Millisecond, None)')`: 360000000000000 ms after 1970 is not within the years 1 to 9999",
+            ),
         ];
         for (sql, expected) in cases {
             assert_eq!(evaluate(sql), expected, "{sql}");

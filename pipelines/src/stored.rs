@@ -194,7 +194,7 @@ impl Stored {
         let _ = writeln!(text, "{:<40}{:>10}{:>16}", "checkpoint", "pieces", "bytes");
         for Kept { epoch, damage, bytes, sections } in &self.checkpoints {
             let pieces: usize = sections.values().map(|section| section.pieces).sum();
-            let damage = damage.as_ref().map_or_else(|| "sound".to_owned(), |why| format!("DAMAGED: {why}"));
+            let damage = damage.as_ref().map_or_else(|| "sound".to_owned(), |why| format!("UNUSABLE: {why}"));
             let _ = writeln!(text, "{:<40}{pieces:>10}{bytes:>16}  {damage}", format!("before epoch {epoch}"));
             for (name, Section { pieces, bytes }) in sections {
                 let _ = writeln!(text, "  {name:<38}{pieces:>10}{bytes:>16}");

@@ -230,3 +230,14 @@ pub fn check_topic_name(name: &str) -> std::result::Result<(), String> {
     }
     Ok(())
 }
+
+/// A topic has so many partitions at most: more than any number of readers needs, and each costs.
+const PARTITIONS_MAX: u32 = 10_000;
+
+/// The numbers of partitions that are accepted: 1 to 10,000.
+pub fn check_partitions(partitions: u32) -> std::result::Result<(), String> {
+    if (1..=PARTITIONS_MAX).contains(&partitions) {
+        return Ok(());
+    }
+    Err(format!("a topic has 1 to {PARTITIONS_MAX} partitions, not {partitions}"))
+}

@@ -4,20 +4,22 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, can_cast_types, cast, cast_with_options, filter_record_batch, nullif};
-use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float64Type, SchemaRef, TimestampMillisecondType};
 use arrow::util::display::array_value_to_string;
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::source::{Decoded, Decoder, MakeDecoder};
 use millstream_engine::{Fault, Result};
 
 use super::mismatch::{expected, found};
+use super::timestamp;
 
 /// Characters of a value that a reason shows, at most.
 const SHOWN_MAX: usize = 32;
 
 /// Decodes [`Payload::Rows`] into the declared columns, found by name and cast to their types.
 ///
-/// A value that cannot be cast rejects its row; so do infinite floats, and floats with a fraction for an int. NaN
+/// A value that cannot be cast rejects its row; so do infinite floats, floats with a fraction for an int, and
+/// instants beyond the years 1 to 9999. NaN
 /// counts as missing, as data frames write it, and so does a column that is not there, as in the other formats. Rows that
 /// have none of the columns are something else, and stop the run.
 pub fn rows_decoder(columns: SchemaRef) -> MakeDecoder {
@@ -130,6 +132,12 @@ fn lossy(before: &ArrayRef, after: &ArrayRef) -> Result<Vec<usize>, arrow::error
             rows.extend((0..floats.len()).filter(|row| floats.is_valid(*row) && floats.value(*row).is_infinite()));
         }
     }
+    if let Some(instants) = after.as_primitive_opt::<TimestampMillisecondType>()
+        && !instants.values().iter().fold(true, |all, ms| all & timestamp::in_range(*ms))
+    {
+        let is_out = |row: &usize| instants.is_valid(*row) && !timestamp::in_range(instants.value(*row));
+        rows.extend((0..instants.len()).filter(is_out));
+    }
     if before.data_type().is_floating() && after.data_type().is_integer() {
         let floats = cast(before, &DataType::Float64)?;
         let floats = floats.as_primitive::<Float64Type>();
@@ -140,7 +148,7 @@ fn lossy(before: &ArrayRef, after: &ArrayRef) -> Result<Vec<usize>, arrow::error
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow::array::{Float64Array, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray};
     use millstream_engine::Blame;
 
     use super::*;
@@ -190,6 +198,13 @@ mod tests {
         check(texts, "float", &["1.5"], &reasons);
         let micros = TimestampMicrosecondArray::from(vec![1_500_000]).with_timezone("+02:00");
         check(Arc::new(micros), "timestamp", &["1970-01-01T00:00:01.500"], &[]);
+        let instants =
+            TimestampMillisecondArray::from(vec![Some(timestamp::LAST_MS), Some(timestamp::LAST_MS + 1), None]);
+        let reasons = [(
+            1,
+            "column `x`: expected a timestamp like 2026-01-31T12:30:00Z, found the timestamp +10000-01-01T00:00:00",
+        )];
+        check(Arc::new(instants), "timestamp", &["9999-12-31T23:59:59.999", ""], &reasons);
     }
 
     #[test]

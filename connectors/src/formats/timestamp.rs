@@ -1,9 +1,6 @@
 //! Instants as text: RFC 3339 and its usual relaxations, in milliseconds since 1970, UTC.
 
-/// The first instant that is taken: year 1.
-pub(crate) const FIRST_MS: i64 = -62_135_596_800_000;
-/// The last instant that is taken: year 9999. Sums of a few such instants cannot overflow.
-pub(crate) const LAST_MS: i64 = 253_402_300_799_999;
+pub(crate) use millstream_engine::time::{FIRST_MS, LAST_MS, in_range};
 
 /// What is expected where a timestamp cannot be read.
 pub(crate) const EXPECTED: &str = "a timestamp like 2026-01-31T12:30:00Z";
@@ -18,11 +15,6 @@ pub fn parse(text: &[u8]) -> Option<i64> {
     }
     let time_ms = if rest.is_empty() { 0 } else { time(rest)? };
     Some(days * 86_400_000 + time_ms).filter(|ms| in_range(*ms))
-}
-
-/// Whether an instant is within the years 1 to 9999.
-pub(crate) fn in_range(ms: i64) -> bool {
-    (FIRST_MS..=LAST_MS).contains(&ms)
 }
 
 /// Milliseconds since 1970 from a number of seconds or milliseconds; what is finer is cut off.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{PlannedSink, Sink, SinkKind, Written};
-use crate::broker::{Append, Message, check_topic_name};
+use crate::broker::{Append, Message, check_partitions, check_topic_name};
 use crate::formats::{self, Encoder};
 
 /// A topic.
@@ -57,9 +57,8 @@ fn plan(value: &Value, schema: &SchemaRef) -> Planned<PlannedSink> {
     let config: Config = configuration(value)?;
     let mut problems = Problems::default();
     problems.take(check_topic_name(&config.name).map_err(|message| Problem::new("name", "bad-topic-name", message)));
-    if config.partitions == 0 {
-        problems.push(Problem::new("partitions", "bad-value", "a topic has at least one partition"));
-    }
+    problems
+        .take(check_partitions(config.partitions).map_err(|message| Problem::new("partitions", "bad-value", message)));
     let key = config.key.as_deref().and_then(|name| problems.take(key(schema, name)));
     let written = Written::new(schema, config.meta);
     let format = problems.take_all(

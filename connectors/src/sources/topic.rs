@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Content, PlannedSource, SourceKind, World};
-use crate::broker::{Broker, Fetched, TopicReader, check_topic_name};
+use crate::broker::{Broker, Fetched, TopicReader, check_partitions, check_topic_name};
 
 /// A topic.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -67,9 +67,7 @@ pub(super) fn reading(name: &str, partitions: u32, headers: bool) -> PlannedSour
 pub(super) fn check(key: &str, name: &str, partitions: u32) -> Planned<()> {
     let mut problems = Problems::default();
     problems.take(check_topic_name(name).map_err(|message| Problem::new(key, "bad-topic-name", message)));
-    if partitions == 0 {
-        problems.push(Problem::new("partitions", "bad-value", "a topic has at least one partition"));
-    }
+    problems.take(check_partitions(partitions).map_err(|message| Problem::new("partitions", "bad-value", message)));
     problems.finish()
 }
 
@@ -124,6 +122,13 @@ mod tests {
         let problems = plan(&json!({"name": "a/b", "partitions": 0})).err().expect("two problems");
         let found: Vec<_> = problems.iter().map(|problem| (problem.path.join("."), problem.code)).collect();
         assert_eq!(found, [("name".to_owned(), "bad-topic-name"), ("partitions".to_owned(), "bad-value")]);
+    }
+
+    #[test]
+    fn partitions_are_counted_by_people() {
+        for (partitions, is_fine) in [(1, true), (10_000, true), (10_001, false), (u32::MAX, false)] {
+            assert_eq!(plan(&json!({"name": "a", "partitions": partitions})).is_ok(), is_fine, "{partitions}");
+        }
     }
 
     #[test]

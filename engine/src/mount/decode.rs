@@ -11,16 +11,18 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::operator::Operator;
 
-use crate::batch::{Batch, Lane, Meta, Origin};
+use crate::batch::{Batch, Lane, Meta, Origin, filter};
 use crate::binding::Epoch;
 use crate::fault::{Fault, Result};
 use crate::graph::{EventTime, Input, SourceNode};
 use crate::mount::order::worker_of;
 use crate::mount::{Outlet, Rows, Site};
+use crate::operator::Rejects;
 use crate::publish::DeadLetter;
 use crate::raw::{Payload, RawBatch};
-use crate::sequence::with_times;
+use crate::sequence::{no_time, with_times};
 use crate::source::Decoded;
+use crate::time::in_range;
 
 pub(crate) fn mount<'scope>(stream: StreamVec<'scope, Epoch, RawBatch>, at: usize, site: &Site) -> Rows<'scope> {
     let graph = site.graph.clone();
@@ -84,9 +86,9 @@ fn to_rows(
         return Ok(None);
     }
     let rows = with_meta(at, source, raw, &decoded, index)?;
-    let rows = outlet.run(epoch, lane, &rows, |_| match lane {
+    let rows = outlet.run(epoch, lane, &rows, |rejects| match lane {
         Lane::Learn => Ok(Some(rows.clone())),
-        Lane::Serve => stamp_requests(source, &rows).map(Some),
+        Lane::Serve => stamp_requests(source, &rows, rejects).map(Some),
     });
     Ok(rows.map(|rows| Batch::new(lane, rows)))
 }
@@ -117,13 +119,18 @@ fn reject_several(decoded: &mut Decoded, index: &[u32]) {
 
 /// A request's event time is its column where the source declares one and it is there, else its record's timestamp.
 /// It waits for no watermark.
-fn stamp_requests(source: &SourceNode, rows: &RecordBatch) -> Result<RecordBatch> {
-    let EventTime::Column { column, .. } = source.time else { return Ok(rows.clone()) };
-    let declared: &TimestampMillisecondArray =
-        rows.column(column).as_any().downcast_ref().expect("planning checked the event-time column's type");
-    let arrived = Meta::of(rows).time;
-    let times = arrived.iter().zip(declared).map(|(&arrived, declared)| declared.unwrap_or(arrived));
-    with_times(rows, times.collect())
+fn stamp_requests(source: &SourceNode, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
+    let mut times = Meta::of(rows).time.to_vec();
+    if let EventTime::Column { column, .. } = source.time {
+        let declared: &TimestampMillisecondArray =
+            rows.column(column).as_any().downcast_ref().expect("planning checked the event-time column's type");
+        times.iter_mut().zip(declared).for_each(|(time, declared)| *time = declared.unwrap_or(*time));
+    }
+    for (row, time) in times.iter().enumerate().filter(|(_, time)| !in_range(**time)) {
+        rejects.push(row, no_time(*time));
+    }
+    let rows = with_times(rows, times)?;
+    if rejects.is_empty() { Ok(rows) } else { filter(&rows, &rejects.keep(rows.num_rows())) }
 }
 
 fn with_meta(at: u32, source: &SourceNode, raw: &RawBatch, decoded: &Decoded, index: Vec<u32>) -> Result<RecordBatch> {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::{META, schema_of};
+use crate::time;
 
 /// A row's event time, and where it came from.
 type Row = (i64, u32, u64);
@@ -204,6 +205,16 @@ fn rows_behind_are_raised_and_keep_their_order() {
         let out = hold.release((1000, released.1)).expect("no fault").expect("all rows");
         assert_eq!(shown(&out), [(101, 1, 0), (101, 1, 1), (101, 1, 2), (102, 1, 3)], "reads of {read}");
     }
+}
+
+#[test]
+fn a_record_from_beyond_all_time_holds_back_nobody() {
+    let mut stamp = Stamp::new(EventTime::Arrival);
+    let mut rejected = Vec::new();
+    let times = [i64::MAX, 5, time::LAST_MS + 1, 7, time::FIRST_MS - 1, 6];
+    let stamped = stamp.apply(&rows(0, 0, &times), |row, _| rejected.push(row)).expect("no fault");
+    assert_eq!((shown(&stamped), rejected), (vec![(5, 0, 1), (7, 0, 3), (7, 0, 5)], vec![0, 2, 4]));
+    assert_eq!(stamp.bound().map(|bound| bound.next.0), Some(7));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use millstream_engine::batch::{DIFF, Lane, META, Meta, Origin, SOURCE, TIME, can
 use millstream_engine::catalogue::{Problem, StepInput, StepKind};
 use millstream_engine::operator::{Power, Rejects, Step};
 use millstream_engine::state::KeyedInstance;
+use millstream_engine::time;
 use serde_json::Value;
 
 use super::{example_schema, example_streams};
@@ -334,6 +335,88 @@ impl Random {
     fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
         from[self.below(from.len())]
     }
+}
+
+/// Settings in which some values are others of their kind, or of another: such as nobody would give.
+pub(crate) fn twisted(random: &mut Random, settings: &Value) -> Value {
+    let percent = [10, 30, 60][random.below(3)];
+    let mut settings = settings.clone();
+    twist(random, &mut settings, percent);
+    settings
+}
+
+fn twist(random: &mut Random, value: &mut Value, percent: usize) {
+    match value {
+        Value::Array(items) if !items.is_empty() && random.below(10) > 0 => {
+            items.iter_mut().for_each(|item| twist(random, item, percent));
+            if random.below(12) == 0 {
+                items.push(items[random.below(items.len())].clone());
+            }
+        }
+        Value::Object(entries) if !entries.is_empty() && random.below(20) > 0 => {
+            entries.values_mut().for_each(|entry| twist(random, entry, percent));
+            if random.below(10) == 0 {
+                let name = entries.keys().nth(random.below(entries.len())).cloned();
+                name.and_then(|name| entries.remove(&name));
+            }
+        }
+        value if random.below(100) < percent => *value = other(random, value),
+        _ => {}
+    }
+}
+
+fn other(random: &mut Random, value: &Value) -> Value {
+    const NUMBERS: [f64; 12] = [0.0, 1.0, -1.0, 2.0, 0.5, 1e-300, 65_536.0, 1e5, 2_147_483_648.0, 1e15, 1e18, 1e308];
+    const WHOLE: [i64; 6] = [i64::MAX, i64::MIN, 1 << 53, 1 << 32, 0, 3];
+    const TEXTS: &str = "sensor|room|temperature|humidity|count|at|ok|_time|_diff|weather|wind|count()|sum(count)|mean(at)|max(at)|\
+        quantile(count, 1)|temperature / 0 > 1|count * 9223372036854775807|count % 0 = 1|-count|at - at|not ok|\
+        at + interval '9000 years'|arrow_cast(count, 'Timestamp(Millisecond, None)')|Europe/Berlin|mph|";
+    let texts: Vec<&str> = TEXTS.split('|').collect();
+    match value {
+        Value::Number(_) if random.below(3) == 0 => WHOLE[random.below(WHOLE.len())].into(),
+        Value::Number(_) => NUMBERS[random.below(NUMBERS.len())].into(),
+        Value::String(_) if random.below(3) > 0 => random.pick(&texts).into(),
+        Value::Bool(truth) => (!*truth).into(),
+        _ => [Value::Null, Value::Array(Vec::new()), 7.into(), "x".into(), true.into()][random.below(5)].clone(),
+    }
+}
+
+/// Rows of a stream in canonical order, from a time on, among whose values are the extremes of their types.
+pub(crate) fn extreme_rows(random: &mut Random, schema: &SchemaRef, rows: usize, from_ms: i64) -> RecordBatch {
+    const FLOATS: [f64; 9] =
+        [0.0, -0.0, f64::MAX, f64::MIN, f64::MIN_POSITIVE, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e18];
+    const WHOLE: [i64; 7] = [0, 1, -1, i64::MAX, i64::MIN, 1 << 53, 4_000_000_000];
+    const TIMES: [i64; 5] = [time::FIRST_MS, time::LAST_MS, 0, -1, 1_767_225_600_000];
+    const TEXTS: &[&str] =
+        &["a", "b", "", "a text of many bytes 😀", "-200", "1,5", "N/A", "NaN", "1e400", "2026-13-45", "Ã¼"];
+    let is_far = random.below(3) == 0;
+    let mut times: Vec<i64> = (0..rows)
+        .map(|_| if is_far { TIMES[random.below(5)] } else { from_ms.saturating_add(random.below(20_000) as i64) })
+        .map(|time| time.clamp(from_ms.max(time::FIRST_MS), time::LAST_MS))
+        .collect();
+    times.sort_unstable();
+    let mut columns = engine_columns(random.below(5) as u32, times);
+    for field in &schema.fields()[META..] {
+        let mut cells = |number: usize| (random.below(6) > 0).then(|| random.below(number));
+        let column: ArrayRef = match field.data_type() {
+            DataType::Utf8 => Arc::new((0..rows).map(|_| cells(11).map(|at| TEXTS[at])).collect::<StringArray>()),
+            DataType::Float64 => {
+                let value = |at: usize| if at < 9 { FLOATS[at] } else { at as f64 / 7.0 };
+                Arc::new((0..rows).map(|_| cells(40).map(value)).collect::<Float64Array>())
+            }
+            DataType::Int64 => {
+                let value = |at: usize| if at < 7 { WHOLE[at] } else { at as i64 };
+                Arc::new((0..rows).map(|_| cells(30).map(value)).collect::<Int64Array>())
+            }
+            DataType::Boolean => Arc::new((0..rows).map(|_| cells(2).map(|at| at == 0)).collect::<BooleanArray>()),
+            _ => {
+                let value = |at: usize| if at < 5 { TIMES[at] } else { at as i64 * 1000 };
+                Arc::new((0..rows).map(|_| cells(20).map(value)).collect::<TimestampMillisecondArray>())
+            }
+        };
+        columns.push(column);
+    }
+    canonical(schema, &[RecordBatch::try_new(schema.clone(), columns).unwrap()]).unwrap()
 }
 
 /// Rows of the example stream in canonical order: few keys, many nulls, some numbers that are not finite, equal times.

@@ -25,6 +25,8 @@ mod derive;
 mod detect_drift;
 mod exact;
 mod expect;
+#[cfg(test)]
+mod extremes;
 mod flag_drift;
 mod flag_stuck;
 mod functions;
@@ -146,7 +148,7 @@ mod tests {
     use super::*;
 
     /// Configurations for the properties below: each kind's example, and what else leads to other code.
-    fn configurations() -> Vec<(&'static StepKind, Value)> {
+    pub(super) fn configurations() -> Vec<(&'static StepKind, Value)> {
         let examples = KINDS.iter().map(|kind| (*kind, yaml(kind.example)));
         let also: Vec<(&StepKind, Value)> = vec![
             (

@@ -5,6 +5,7 @@
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use chrono::format::{Item, Parsed, StrftimeItems};
 use chrono::{NaiveTime, Utc};
+use millstream_engine::time::{self, FIRST_MS, LAST_MS};
 
 /// The value, `None` where it is missing.
 pub(crate) type Read<T> = Result<Option<T>, Unreadable>;
@@ -12,11 +13,6 @@ pub(crate) type Read<T> = Result<Option<T>, Unreadable>;
 /// The value is none of the wanted type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unreadable;
-
-/// The first instant that is taken: year 1.
-const FIRST_MS: i64 = -62_135_596_800_000;
-/// The last instant that is taken: year 9999. Sums of a few such instants cannot overflow.
-const LAST_MS: i64 = 253_402_300_799_999;
 
 /// Beyond this, not every whole number is a float.
 const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
@@ -159,7 +155,7 @@ pub(super) fn instant_of(number: f64, unit_ms: f64) -> Result<i64, Unreadable> {
 
 /// An instant within the years 1 to 9999.
 pub(super) fn in_range(ms: i64) -> Result<i64, Unreadable> {
-    if (FIRST_MS..=LAST_MS).contains(&ms) { Ok(ms) } else { Err(Unreadable) }
+    if time::in_range(ms) { Ok(ms) } else { Err(Unreadable) }
 }
 
 #[cfg(test)]

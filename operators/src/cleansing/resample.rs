@@ -37,6 +37,9 @@ struct Config {
     within_seconds: f64,
 }
 
+/// A row is given at so many points at most, which a gap in the stream can bring due all at once.
+const POINTS_MAX: i64 = 100_000;
+
 fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
     let config: Config = configuration(config)?;
     let mut problems = Problems::default();
@@ -51,6 +54,10 @@ fn plan(config: &Value, input: &StepInput<'_>) -> Planned<Step> {
             "bad-value",
             "a row is good until the next point of the grid at least",
         ));
+    }
+    if every_ms > 0 && within_ms / every_ms > POINTS_MAX {
+        let message = format!("a row would be given at more than {POINTS_MAX} points of the grid");
+        problems.push(Problem::new("within_seconds", "bad-value", message));
     }
     problems.finish()?;
     let own: Vec<usize> = (META..input.schema.fields().len()).collect();
@@ -188,7 +195,7 @@ mod tests {
     use millstream_engine::batch::Meta;
     use serde_json::json;
 
-    use super::super::harness::{Bench, Random, check, check_serve, problems, random_rows, show};
+    use super::super::harness::{Bench, Random, check, check_serve, plan, problems, random_rows, show};
     use super::*;
 
     #[test]
@@ -253,5 +260,8 @@ mod tests {
             problems(&KIND, &json!({"by": [], "every_seconds": 0, "within_seconds": -1})),
             "by empty-list; every_seconds bad-value; within_seconds bad-value"
         );
+        let many = |within: f64| json!({"by": ["sensor"], "every_seconds": 1, "within_seconds": within});
+        assert_eq!(problems(&KIND, &many(100_001.0)), "within_seconds bad-value");
+        assert!(plan(&KIND, &many(100_000.0)).is_ok());
     }
 }

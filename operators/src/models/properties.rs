@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::cleansing::harness::{self as cleansing, twisted};
+
 use super::samples::{Random, yaml};
 use super::{Design, Example, KINDS, Learner, Matrix, Names, Shape, TARGET_MAX, Task, plan};
 
@@ -350,6 +352,30 @@ fn damaged_snapshots_do_no_harm() {
             }
         }
     }
+}
+
+/// Settings that nobody would give are refused, or what comes of them learns and answers as all do.
+#[test]
+fn whatever_the_settings_a_model_keeps_its_word() {
+    let mut taken = 0;
+    for (seed, kind) in (0..12).flat_map(|seed| KINDS.iter().map(move |kind| (seed, kind))) {
+        let settings = twisted(&mut cleansing::Random::new(seed), &yaml(kind.example));
+        let Some(design) = plan(&json!({kind.name: settings})).ok().filter(|design| design.learns) else { continue };
+        let classes = match design.task {
+            Task::Classification | Task::Choice if design.classes_max >= 5 && seed % 2 == 0 => 5,
+            Task::Classification | Task::Choice => 2,
+            _ => 0,
+        };
+        let case = Case { name: format!("{} with {settings}", kind.name), design, shape: Shape { classes, ..SHAPE } };
+        let (mut random, mut learner, mut other) = (Random::seeded(seed), case.learner(), case.learner());
+        let stream = case.stream(&mut random, 100, true);
+        check(&case, &learn(&mut *learner, &stream));
+        check(&case, &predict(&*learner, &stream));
+        other.restore(&learner.snapshot()).unwrap_or_else(|why| panic!("{}: {why}", case.name));
+        assert_eq!(learner.digest(), other.digest(), "{}", case.name);
+        taken += 1;
+    }
+    assert!(taken > 200, "only {taken} are taken, which says little");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use millstream_engine::{Fault, Result};
 use rusqlite::TransactionBehavior;
 
 use self::store::Store;
-use super::{Broker, Producer, Topic, TopicReader, check_topic_name, faults};
+use super::{Broker, Producer, Topic, TopicReader, check_partitions, check_topic_name, faults};
 
 /// Topics in a folder. Clones share one connection for writing.
 #[derive(Clone, Debug)]
@@ -79,9 +79,7 @@ impl Broker for Embedded {
 
     fn create(&self, name: &str, partitions: u32) -> Result<()> {
         check_topic_name(name).map_err(Fault::definition)?;
-        if partitions == 0 {
-            return Err(Fault::definition(format!("topic `{name}` needs at least one partition")));
-        }
+        check_partitions(partitions).map_err(|why| Fault::definition(format!("topic `{name}`: {why}")))?;
         let mut connection = self.store.write();
         let has = store::create(&mut connection, name, partitions)
             .map_err(|error| self.store.fault(&format!("create topic `{name}`"), error))?;

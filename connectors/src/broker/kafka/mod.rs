@@ -33,7 +33,7 @@ use rdkafka::metadata::MetadataTopic;
 
 use self::context::Context;
 pub use self::options::check_options;
-use super::{Broker, Producer, Topic, TopicReader, check_topic_name, faults};
+use super::{Broker, Producer, Topic, TopicReader, check_partitions, check_topic_name, faults};
 
 /// How long a question to the servers may take.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -185,9 +185,7 @@ impl Broker for Kafka {
 
     fn create(&self, name: &str, partitions: u32) -> Result<()> {
         check_topic_name(name).map_err(Fault::definition)?;
-        if partitions == 0 {
-            return Err(Fault::definition(format!("topic `{name}` needs at least one partition")));
-        }
+        check_partitions(partitions).map_err(|why| Fault::definition(format!("topic `{name}`: {why}")))?;
         if let Some(has) = self.questions.partitions(name)? {
             let differs = || faults::other_partitions(name, has as usize, partitions);
             return if has == partitions { Ok(()) } else { Err(differs()) };

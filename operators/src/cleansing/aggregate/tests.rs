@@ -180,3 +180,12 @@ fn all_problems_are_found() {
     );
     assert_eq!(of(json!({"window": {"sliding": 5}})), "window bad-value");
 }
+
+#[test]
+fn a_gap_longer_than_all_time_is_one_session() {
+    let settings = json!({"by": ["sensor"], "window": {"session_gap_seconds": 1e18}, "columns": {"n": "count()"}, "corrections_seconds": 1e18});
+    let mut bench = Bench::new(&KIND, &settings);
+    let rows = table(&example_schema(), "t sensor\n1 a\n2 a\n253402300799 a");
+    assert_eq!(bench.learn(&rows).num_rows(), 0);
+    assert_eq!(bench.rejects, []);
+}
