@@ -65,6 +65,9 @@ pub enum EventTime {
         lateness_ms: i64,
         /// How far beyond that a late row is still taken, as a correction.
         corrections_ms: i64,
+        /// How far a row may be ahead of its record's own timestamp, where that has one: the clock of one that is further is
+        /// wrong, and would move time for all.
+        ahead_ms: Option<i64>,
     },
 }
 

@@ -10,7 +10,7 @@ pub struct RawBatch {
     pub partition: u32,
     /// Strictly increasing; a broker may leave gaps.
     pub offsets: ScalarBuffer<u64>,
-    /// Milliseconds since 1970, as the producer stamped them.
+    /// Milliseconds since 1970, as the producer stamped them; [`NO_TIMESTAMP`] where it did not.
     pub timestamps: ScalarBuffer<i64>,
     /// The records' keys, where the source has any.
     pub keys: Option<BinaryArray>,
@@ -19,6 +19,9 @@ pub struct RawBatch {
     /// The records' contents, one for each offset.
     pub payload: Payload,
 }
+
+/// The timestamp of a record that has none.
+pub const NO_TIMESTAMP: i64 = 0;
 
 /// What a record says beside its content: names and values.
 pub type Headers = Vec<(String, Vec<u8>)>;

@@ -27,6 +27,7 @@ use crate::batch::{Meta, Origin, TIME, canonical};
 use crate::binding::Watermark;
 use crate::graph::EventTime;
 use crate::order::Order;
+use crate::raw::NO_TIMESTAMP;
 use crate::time::in_range;
 
 mod stored;
@@ -91,15 +92,19 @@ impl Stamp {
                     }
                 }
             }
-            EventTime::Column { column, lateness_ms, corrections_ms } => {
+            EventTime::Column { column, lateness_ms, corrections_ms, ahead_ms } => {
                 let column: &TimestampMillisecondArray =
                     rows.column(column).as_any().downcast_ref().expect("planning checked the event-time column's type");
                 for row in 0..len {
                     let time = column.value(row);
                     let oldest = self.newest_ms.saturating_sub(lateness_ms);
                     let late = oldest.saturating_sub(time);
+                    let arrived = meta.time[row];
+                    let ahead = if arrived == NO_TIMESTAMP { 0 } else { time.saturating_sub(arrived) };
                     if column.is_null(row) {
                         reject(row, "the event time is missing".to_owned());
+                    } else if ahead_ms.is_some_and(|allowed| ahead > allowed) {
+                        reject(row, format!("ahead of its record's timestamp by {ahead} ms: its clock is wrong"));
                     } else if late > corrections_ms {
                         let allowed = lateness_ms + corrections_ms;
                         reject(row, format!("late by {} ms beyond the allowed {allowed} ms", late - corrections_ms));

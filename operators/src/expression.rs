@@ -9,22 +9,20 @@
 //! Integers that overflow, a division by zero, an impossible cast or an instant beyond the years 1 to 9999 reject the row, and no
 //! other row with it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_empty_array, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options, concat};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
 use arrow::util::display::FormatOptions;
-use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{DFSchema, DataFusionError, TableReference};
+use datafusion_common::{DFSchema, DataFusionError};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion_expr::planner::{ContextProvider, ExprPlanner};
 use datafusion_expr::simplify::SimplifyContext;
-use datafusion_expr::{AggregateUDF, Expr, HigherOrderUDF, ScalarUDF, TableSource, Volatility, WindowUDF};
+use datafusion_expr::{Expr, Volatility};
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_physical_expr::expressions::BinaryExpr;
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
@@ -38,8 +36,10 @@ use millstream_engine::catalogue::{Planned, Problem, Problems, column};
 use millstream_engine::operator::Rejects;
 use millstream_engine::time::in_range;
 
+mod functions;
 mod ranges;
 
+use functions::FUNCTIONS;
 use ranges::Ranges;
 
 /// A compiled SQL expression.
@@ -329,75 +329,6 @@ fn reason(error: &DataFusionError) -> String {
         line = line.strip_prefix(wrapping).unwrap_or(line);
     }
     line.to_owned()
-}
-
-/// What the planner may ask for: the scalar functions, and nothing else.
-struct Functions {
-    by_name: BTreeMap<String, Arc<ScalarUDF>>,
-    syntax: Vec<Arc<dyn ExprPlanner>>,
-    options: ConfigOptions,
-}
-
-static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| {
-    let names = |function: &ScalarUDF| {
-        [function.name()]
-            .iter()
-            .copied()
-            .chain(function.aliases().iter().map(String::as_str))
-            .map(str::to_lowercase)
-            .collect::<Vec<_>>()
-    };
-    Functions {
-        by_name: datafusion_functions::all_default_functions()
-            .into_iter()
-            .flat_map(|function| names(&function).into_iter().map(move |name| (name, function.clone())))
-            .collect(),
-        syntax: vec![
-            Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
-            Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
-            Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
-        ],
-        options: ConfigOptions::default(),
-    }
-});
-
-impl ContextProvider for Functions {
-    fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>, DataFusionError> {
-        Err(DataFusionError::Plan(format!("there are no tables, so no `{name}`")))
-    }
-    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
-        &self.syntax
-    }
-    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.by_name.get(name).cloned()
-    }
-    fn get_higher_order_meta(&self, _: &str) -> Option<Arc<HigherOrderUDF>> {
-        None
-    }
-    fn get_aggregate_meta(&self, _: &str) -> Option<Arc<AggregateUDF>> {
-        None
-    }
-    fn get_window_meta(&self, _: &str) -> Option<Arc<WindowUDF>> {
-        None
-    }
-    fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
-        None
-    }
-    fn options(&self) -> &ConfigOptions {
-        &self.options
-    }
-    fn udf_names(&self) -> Vec<String> {
-        self.by_name.keys().cloned().collect()
-    }
-    fn higher_order_function_names(&self) -> Vec<String> {
-        Vec::new()
-    }
-    fn udaf_names(&self) -> Vec<String> {
-        Vec::new()
-    }
-    fn udwf_names(&self) -> Vec<String> {
-        Vec::new()
-    }
 }
 
 #[cfg(test)]

@@ -128,6 +128,8 @@ pub struct Source {
     pub lateness_ms: i64,
     /// How far beyond that a late record is still taken, as a correction, milliseconds.
     pub corrections_ms: i64,
+    /// How far an event time may be ahead of its record's own timestamp, milliseconds.
+    pub ahead_ms: Option<i64>,
     /// How long a partition may be silent before nobody waits for it.
     pub idle_ms: i64,
     /// The digest of its configuration, as far as its rows depend on it.

@@ -215,6 +215,11 @@ pub struct EventTime {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub corrections_seconds: f64,
+    /// How far a record may be ahead of its own timestamp, which says when it came to its topic. One that is further has a wrong
+    /// clock, and becomes a dead letter; it would bring event time forward, and all that come after it would be late. By
+    /// default, any record may.
+    #[schemars(range(min = 0))]
+    pub ahead_seconds: Option<f64>,
 }
 
 /// The type of a column.

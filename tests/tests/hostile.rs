@@ -174,6 +174,30 @@ fn a_tombstone_is_a_dead_letter() {
     assert_eq!((letters[0].offset, letters[0].reason.as_str()), (1, "a tombstone: the record has no value"));
 }
 
+/// Without a bound it brings time forward, and what follows is late; with one, it is as if it had not been there.
+#[test]
+fn a_clock_that_is_wrong_is_one_dead_letter() {
+    let definition = |time: &str| definition(TOPIC, "json").replace("{column: at}", time);
+    let wrong = json(0).into_iter().map(|byte| if byte == b'1' { b'4' } else { byte }).collect::<Vec<u8>>();
+    let good: Vec<Vec<u8>> = (0..GOOD).map(json).collect();
+    let with_wrong = [&good[..3], std::slice::from_ref(&wrong), &good[3..]].concat();
+    let run = |time: &str, records: &[Vec<u8>]| {
+        let site = Site::new(&definition(time), &[]);
+        append(&site, records);
+        let summary = site.run_with(&Options { max_records: Some(5), ..site.options() });
+        (taught(&site, &summary), site.dead_letters())
+    };
+    let bounded = "{column: at, ahead_seconds: 60}";
+    let (expected, none) = run(bounded, &good);
+    assert_eq!((expected.0, none), (GOOD, vec![]));
+    let (found, letters) = run(bounded, &with_wrong);
+    assert_eq!(found, expected);
+    assert_eq!((letters.len(), letters[0].offset, &letters[0].raw), (1, 3, &wrong));
+    assert!(letters[0].reason.starts_with("ahead of its record's timestamp by "), "{}", letters[0].reason);
+    let (found, letters) = run("{column: at}", &with_wrong);
+    assert_eq!((found.0, letters.len()), (4, GOOD as usize - 3), "all that follow are late");
+}
+
 #[test]
 fn nothing_but_poison() {
     let site = Site::new(&definition(TOPIC, "json"), &[]);

@@ -133,7 +133,7 @@ fn oracle(case: &Case, lateness_ms: i64) -> Outcome {
 }
 
 fn column(lateness_ms: i64) -> EventTime {
-    EventTime::Column { column: META, lateness_ms, corrections_ms: 0 }
+    EventTime::Column { column: META, lateness_ms, corrections_ms: 0, ahead_ms: None }
 }
 
 proptest! {
@@ -147,7 +147,7 @@ proptest! {
     fn corrections_leave_when_they_became_known(
         case in case(), lateness_ms in 0_i64..20, corrections_ms in 0_i64..20, read in 1_usize..9,
     ) {
-        let time = EventTime::Column { column: META, lateness_ms, corrections_ms };
+        let time = EventTime::Column { column: META, lateness_ms, corrections_ms, ahead_ms: None };
         let found = Run { time, idles: false, read }.go(&case);
         let known = |times: &Vec<i64>| -> Vec<i64> {
             let mut newest = i64::MIN;
@@ -215,6 +215,22 @@ fn a_record_from_beyond_all_time_holds_back_nobody() {
     let stamped = stamp.apply(&rows(0, 0, &times), |row, _| rejected.push(row)).expect("no fault");
     assert_eq!((shown(&stamped), rejected), (vec![(5, 0, 1), (7, 0, 3), (7, 0, 5)], vec![0, 2, 4]));
     assert_eq!(stamp.bound().map(|bound| bound.next.0), Some(7));
+}
+
+#[test]
+fn a_clock_that_is_ahead_moves_nobody_else() {
+    let arrived = [100, 100, 101, NO_TIMESTAMP, 102, 103];
+    let declared = [98, 150, 151, 900, 100_000, 99];
+    let mut stamp =
+        Stamp::new(EventTime::Column { column: META, lateness_ms: 1000, corrections_ms: 0, ahead_ms: Some(50) });
+    let rows = rows(0, 0, &declared);
+    let rows = with_times(&rows, arrived.to_vec()).expect("as many");
+    let mut rejected = Vec::new();
+    let stamped = stamp.apply(&rows, |row, why| rejected.push((row, why))).expect("no fault");
+    let why = "ahead of its record's timestamp by 99898 ms: its clock is wrong".to_owned();
+    assert_eq!(rejected, [(4, why)]);
+    assert_eq!(shown(&stamped).iter().map(|row| row.0).collect::<Vec<_>>(), [98, 150, 151, 900, 99]);
+    assert_eq!(stamp.bound().map(|bound| bound.seen.0), Some(900));
 }
 
 #[test]

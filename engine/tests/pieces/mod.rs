@@ -435,7 +435,7 @@ fn source(name: &str, memory: Memory, lateness_ms: i64, asks: Option<Asks>) -> S
         source: Arc::new(memory),
         schema: batch::schema_of(&columns()),
         decoder: Arc::new(|| Box::new(Lines)),
-        time: EventTime::Column { column: META, lateness_ms, corrections_ms: 0 },
+        time: EventTime::Column { column: META, lateness_ms, corrections_ms: 0, ahead_ms: None },
         idle_ms: i64::MAX,
         asks,
     }

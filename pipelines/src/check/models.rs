@@ -299,6 +299,7 @@ impl Checker<'_> {
             event_time: entered.event_time,
             lateness_ms: entered.lateness_ms,
             corrections_ms: entered.corrections_ms,
+            ahead_ms: entered.ahead_ms,
             idle_ms: entered.idle_ms,
             configuration: fingerprint::of_topic(&shape.topic, shape.partitions),
         })

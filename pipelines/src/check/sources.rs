@@ -64,6 +64,7 @@ impl Checker<'_> {
         let columns = self.columns(entry, planned.as_ref(), declared);
         let format = self.format(entry, planned.as_ref(), node.entry("format"), &columns);
         let event_time = node.get("event_time").and_then(|event_time| {
+            self.ahead(event_time, planned.as_ref());
             let column = event_time.entry("column")?;
             self.timestamp(column, &columns)
         });
@@ -94,11 +95,23 @@ impl Checker<'_> {
                     event_time,
                     lateness_ms: shape.event_time.as_ref().map_or(0, |time| milliseconds(time.lateness_seconds)),
                     corrections_ms: shape.event_time.as_ref().map_or(0, |time| milliseconds(time.corrections_seconds)),
+                    ahead_ms: shape.event_time.as_ref().and_then(|time| time.ahead_seconds).map(milliseconds),
                     idle_ms: milliseconds(shape.idle_seconds),
                     configuration,
                 }
             });
         (source, columns)
+    }
+
+    /// Only records of topics say when they came.
+    fn ahead(&mut self, event_time: &Node, planned: Option<&PlannedSource>) {
+        if let Some(entry) = event_time.entry("ahead_seconds")
+            && planned.is_some_and(|planned| planned.topic.is_none())
+        {
+            let message = "the records of this source do not say when they came";
+            let finding = Finding::error(entry.key_span, "no-timestamps", message);
+            self.find(finding.help("leave `ahead_seconds` out: only what comes to a topic has a timestamp of its own"));
+        }
     }
 
     /// What is received must not get among what the pipeline keeps for itself.

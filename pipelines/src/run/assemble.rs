@@ -129,6 +129,7 @@ fn source_node(source: &plan::Source, asks: Option<Asks>, opened: Arc<dyn Source
         column: batch::META + column,
         lateness_ms: source.lateness_ms,
         corrections_ms: source.corrections_ms,
+        ahead_ms: source.ahead_ms,
     });
     SourceNode {
         name: source.name.clone(),

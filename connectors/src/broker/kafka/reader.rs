@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use millstream_engine::raw::NO_TIMESTAMP;
 use millstream_engine::source::Position;
 use millstream_engine::{Fault, Result};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -175,7 +176,7 @@ fn take(cursors: &mut [Cursor], message: &BorrowedMessage<'_>, max_bytes: usize)
     let cells = Cells {
         offset,
         // Messages of ancient producers have none.
-        timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or(NO_TIMESTAMP),
         key: message.key(),
         value: message.payload(),
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::BinaryArray;
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
-use millstream_engine::raw::{Payload, RawBatch};
+use millstream_engine::raw::{NO_TIMESTAMP, Payload, RawBatch};
 use millstream_engine::source::Position;
 use millstream_engine::{Fault, Result};
 
@@ -230,7 +230,7 @@ impl<C: Cut> FileReader for LineReader<C> {
         let values = BinaryArray::new(OffsetBuffer::new(ScalarBuffer::from(ends)), Buffer::from_vec(bytes), None);
         Ok(Some(RawBatch {
             partition: self.partition,
-            timestamps: vec![0; offsets.len()].into(),
+            timestamps: vec![NO_TIMESTAMP; offsets.len()].into(),
             offsets: offsets.into(),
             keys: None,
             headers: Vec::new(),

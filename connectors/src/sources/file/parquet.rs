@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use millstream_engine::raw::{Payload, RawBatch};
+use millstream_engine::raw::{NO_TIMESTAMP, Payload, RawBatch};
 use millstream_engine::source::Position;
 use millstream_engine::{Fault, Result};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
@@ -80,7 +80,7 @@ impl FileReader for RowsReader {
         Ok(Some(RawBatch {
             partition: self.position.partition,
             offsets: (offset..self.position.offset).collect(),
-            timestamps: vec![0; batch.num_rows()].into(),
+            timestamps: vec![NO_TIMESTAMP; batch.num_rows()].into(),
             keys: None,
             headers: Vec::new(),
             payload: Payload::Rows(batch),
