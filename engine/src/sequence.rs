@@ -99,11 +99,10 @@ impl Stamp {
                     let time = column.value(row);
                     let oldest = self.newest_ms.saturating_sub(lateness_ms);
                     let late = oldest.saturating_sub(time);
-                    let arrived = meta.time[row];
-                    let ahead = if arrived == NO_TIMESTAMP { 0 } else { time.saturating_sub(arrived) };
                     if column.is_null(row) {
                         reject(row, "the event time is missing".to_owned());
-                    } else if ahead_ms.is_some_and(|allowed| ahead > allowed) {
+                    } else if ahead_ms.is_some_and(|allowed| ahead(time, meta.time[row]) > allowed) {
+                        let ahead = ahead(time, meta.time[row]);
                         reject(row, format!("ahead of its record's timestamp by {ahead} ms: its clock is wrong"));
                     } else if late > corrections_ms {
                         let allowed = lateness_ms + corrections_ms;
@@ -161,6 +160,11 @@ impl Stamp {
     pub fn bound(&self) -> Option<Bound> {
         self.bound
     }
+}
+
+/// How far an event time is ahead of its record's timestamp; not at all, where that has none.
+fn ahead(time: i64, arrived: i64) -> i64 {
+    if arrived == NO_TIMESTAMP { 0 } else { time.saturating_sub(arrived) }
 }
 
 /// Why a record's own timestamp cannot be its event time.

@@ -18,10 +18,9 @@ const SHOWN_MAX: usize = 32;
 
 /// Decodes [`Payload::Rows`] into the declared columns, found by name and cast to their types.
 ///
-/// A value that cannot be cast rejects its row; so do infinite floats, floats with a fraction for an int, and
-/// instants beyond the years 1 to 9999. NaN
-/// counts as missing, as data frames write it, and so does a column that is not there, as in the other formats. Rows that
-/// have none of the columns are something else, and stop the run.
+/// A value that cannot be cast rejects its row; so do infinite floats, floats with a fraction for an int, and instants beyond
+/// the years 1 to 9999. NaN counts as missing, as data frames write it, and so does a column that is not there, as in the
+/// other formats. Rows that have none of the columns are something else, and stop the run.
 pub fn rows_decoder(columns: SchemaRef) -> MakeDecoder {
     Arc::new(move || Box::new(RowsDecoder { columns: columns.clone() }))
 }
