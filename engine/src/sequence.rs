@@ -101,8 +101,7 @@ impl Stamp {
                     let late = oldest.saturating_sub(time);
                     if column.is_null(row) {
                         reject(row, "the event time is missing".to_owned());
-                    } else if ahead_ms.is_some_and(|allowed| ahead(time, meta.time[row]) > allowed) {
-                        let ahead = ahead(time, meta.time[row]);
+                    } else if let Some(ahead) = too_far_ahead(time, meta.time[row], ahead_ms) {
                         reject(row, format!("ahead of its record's timestamp by {ahead} ms: its clock is wrong"));
                     } else if late > corrections_ms {
                         let allowed = lateness_ms + corrections_ms;
@@ -162,9 +161,10 @@ impl Stamp {
     }
 }
 
-/// How far an event time is ahead of its record's timestamp; not at all, where that has none.
-fn ahead(time: i64, arrived: i64) -> i64 {
-    if arrived == NO_TIMESTAMP { 0 } else { time.saturating_sub(arrived) }
+/// How far an event time is ahead of its record's timestamp, if that is further than allowed.
+fn too_far_ahead(time: i64, arrived: i64, allowed: Option<i64>) -> Option<i64> {
+    let ahead = time.saturating_sub(arrived);
+    (ahead > allowed? && arrived != NO_TIMESTAMP).then_some(ahead)
 }
 
 /// Why a record's own timestamp cannot be its event time.

@@ -17,6 +17,19 @@ pub const fn in_range(ms: i64) -> bool {
     FIRST_MS <= ms && ms <= LAST_MS
 }
 
+/// Milliseconds since 1970 from a number of units of `unit_ms`; what is finer is cut off. `None` beyond the years 1 to 9999.
+pub fn from_number(number: f64, unit_ms: f64) -> Option<i64> {
+    let ms = (number * unit_ms).floor();
+    // The comparison also refuses NaN and infinities.
+    (ms >= FIRST_MS as f64 && ms <= LAST_MS as f64).then_some(ms as i64)
+}
+
+/// A span in milliseconds. One longer than all time there is does what that does.
+pub fn milliseconds(seconds: f64) -> i64 {
+    const LONGEST_MS: i64 = LAST_MS - FIRST_MS;
+    ((seconds * 1000.0).round() as i64).clamp(-LONGEST_MS, LONGEST_MS)
+}
+
 /// Where `now` comes from.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since 1970.

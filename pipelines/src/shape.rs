@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use millstream_connectors::broker::PARTITIONS_MAX;
 use millstream_connectors::tls::TlsConfig;
 use millstream_engine::binder::Limits;
 use millstream_operators::registry::PromotionConfig;
@@ -170,7 +171,7 @@ pub struct Feed {
     pub topic: String,
     /// How many partitions the topic has.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 10_000))]
+    #[schemars(range(min = 1, max = PARTITIONS_MAX))]
     pub partitions: u32,
     /// The column whose value is the record's key, which decides the partition.
     pub key: Option<String>,
@@ -328,7 +329,7 @@ pub struct Request {
     pub topic: String,
     /// How many partitions the topic has.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 10_000))]
+    #[schemars(range(min = 1, max = PARTITIONS_MAX))]
     pub partitions: u32,
     /// The source whose way through the steps the questions take.
     pub enters: String,
@@ -372,7 +373,7 @@ pub struct Answers {
     pub topic: String,
     /// How many partitions the topic has.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 10_000))]
+    #[schemars(range(min = 1, max = PARTITIONS_MAX))]
     pub partitions: u32,
 }
 

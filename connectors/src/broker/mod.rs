@@ -232,7 +232,7 @@ pub fn check_topic_name(name: &str) -> std::result::Result<(), String> {
 }
 
 /// A topic has so many partitions at most: more than any number of readers needs, and each costs.
-const PARTITIONS_MAX: u32 = 10_000;
+pub const PARTITIONS_MAX: u32 = 10_000;
 
 /// The numbers of partitions that are accepted: 1 to 10,000.
 pub fn check_partitions(partitions: u32) -> std::result::Result<(), String> {
@@ -240,4 +240,10 @@ pub fn check_partitions(partitions: u32) -> std::result::Result<(), String> {
         return Ok(());
     }
     Err(format!("a topic has 1 to {PARTITIONS_MAX} partitions, not {partitions}"))
+}
+
+/// Whether a topic of this name with so many partitions may be made.
+fn check_topic(name: &str, partitions: u32) -> Result<()> {
+    check_topic_name(name).map_err(Fault::definition)?;
+    check_partitions(partitions).map_err(|why| Fault::definition(format!("topic `{name}`: {why}")))
 }

@@ -3,6 +3,7 @@
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::util::display::array_value_to_string;
+use millstream_engine::time::{FIRST_MS, LAST_MS};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::json;
@@ -210,7 +211,7 @@ pub(crate) fn row() -> impl Strategy<Value = Row> {
     ];
     let float =
         prop_oneof![proptest::num::f64::NORMAL, proptest::num::f64::SUBNORMAL, proptest::num::f64::ZERO, -1e6..1e6];
-    (of(text), of(any::<i64>()), of(float), of(any::<bool>()), of(timestamp::FIRST_MS..=timestamp::LAST_MS))
+    (of(text), of(any::<i64>()), of(float), of(any::<bool>()), of(FIRST_MS..=LAST_MS))
 }
 
 pub(crate) fn batch(rows: &[Row]) -> RecordBatch {

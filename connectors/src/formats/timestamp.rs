@@ -1,6 +1,6 @@
 //! Instants as text: RFC 3339 and its usual relaxations, in milliseconds since 1970, UTC.
 
-pub(crate) use millstream_engine::time::{FIRST_MS, LAST_MS, in_range};
+pub(crate) use millstream_engine::time::{LAST_MS, from_number, in_range};
 
 /// What is expected where a timestamp cannot be read.
 pub(crate) const EXPECTED: &str = "a timestamp like 2026-01-31T12:30:00Z";
@@ -15,13 +15,6 @@ pub fn parse(text: &[u8]) -> Option<i64> {
     }
     let time_ms = if rest.is_empty() { 0 } else { time(rest)? };
     Some(days * 86_400_000 + time_ms).filter(|ms| in_range(*ms))
-}
-
-/// Milliseconds since 1970 from a number of seconds or milliseconds; what is finer is cut off.
-pub(crate) fn from_number(number: f64, unit_ms: f64) -> Option<i64> {
-    let ms = (number * unit_ms).floor();
-    // The comparison also refuses NaN and infinities.
-    (ms >= FIRST_MS as f64 && ms <= LAST_MS as f64).then_some(ms as i64)
 }
 
 /// Writes `YYYY-MM-DDTHH:MM:SS.mmmZ`; an instant beyond the years 1 to 9999 keeps more digits and its sign.
@@ -124,6 +117,7 @@ fn civil(days: i64) -> (i64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use millstream_engine::time::FIRST_MS;
     use proptest::prelude::*;
 
     use super::*;

@@ -120,16 +120,17 @@ fn reject_several(decoded: &mut Decoded, index: &[u32]) {
 /// A request's event time is its column where the source declares one and it is there, else its record's timestamp.
 /// It waits for no watermark.
 fn stamp_requests(source: &SourceNode, rows: &RecordBatch, rejects: &mut Rejects) -> Result<RecordBatch> {
-    let mut times = Meta::of(rows).time.to_vec();
+    let mut rows = rows.clone();
     if let EventTime::Column { column, .. } = source.time {
         let declared: &TimestampMillisecondArray =
             rows.column(column).as_any().downcast_ref().expect("planning checked the event-time column's type");
-        times.iter_mut().zip(declared).for_each(|(time, declared)| *time = declared.unwrap_or(*time));
+        let arrived = Meta::of(&rows).time;
+        let times = arrived.iter().zip(declared).map(|(&arrived, declared)| declared.unwrap_or(arrived));
+        rows = with_times(&rows, times.collect())?;
     }
-    for (row, time) in times.iter().enumerate().filter(|(_, time)| !in_range(**time)) {
+    for (row, time) in Meta::of(&rows).time.iter().enumerate().filter(|(_, time)| !in_range(**time)) {
         rejects.push(row, no_time(*time));
     }
-    let rows = with_times(rows, times)?;
     if rejects.is_empty() { Ok(rows) } else { filter(&rows, &rejects.keep(rows.num_rows())) }
 }
 

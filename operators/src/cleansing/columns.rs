@@ -10,7 +10,6 @@ use millstream_engine::Result;
 use millstream_engine::batch::{DIFF, META, filter, with_columns};
 use millstream_engine::catalogue::{Problem, Problems, column};
 use millstream_engine::operator::Rejects;
-use millstream_engine::time;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -70,12 +69,6 @@ pub(super) fn numeric(schema: &SchemaRef, problems: &mut Problems, path: &str, n
         problems.take(is_number(schema, path, at));
     }
     found
-}
-
-/// A span as configurations give it, as rows hold it. One longer than all time there is does what that does.
-pub(super) fn milliseconds(seconds: f64) -> i64 {
-    const LONGEST_MS: i64 = time::LAST_MS - time::FIRST_MS;
-    ((seconds * 1000.0).round() as i64).clamp(-LONGEST_MS, LONGEST_MS)
 }
 
 /// Refuses a column that does not hold numbers.

@@ -8,12 +8,13 @@ use millstream_engine::batch::{Lane, Meta, Origin, filter};
 use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
 use millstream_engine::operator::{Keyed, Power, Rejects, Step};
 use millstream_engine::state::States;
+use millstream_engine::time::milliseconds;
 use millstream_engine::{Fault, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::{key, milliseconds, numbers};
+use super::columns::{key, numbers};
 use super::functions::{Accumulator, Function, Value as Given, Values, function};
 use crate::expression::Expression;
 

@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::harness::{Bench, Random, extreme_rows, plan, twisted};
 use super::tests::configurations;
-use super::{example_schema, example_streams};
 
 const SEEDS: u64 = 60;
 
@@ -39,16 +38,13 @@ fn few(random: &mut Random, schema: &SchemaRef, from_ms: i64) -> RecordBatch {
 
 fn goes_on(random: &mut Random, kind: &StepKind, settings: &Value) {
     let mut bench = Bench::new(kind, settings);
-    let schemas: Vec<_> = std::iter::once(example_schema())
-        .chain(bench.step.others.iter().map(|name| example_streams()[name].clone()))
-        .collect();
     let mut newest = i64::MIN;
     for _ in 0..3 {
-        let ports: Vec<_> = schemas.iter().map(|schema| few(random, schema, newest)).collect();
-        newest =
-            ports.iter().filter_map(|rows| Meta::of(rows).time.last().copied()).max().unwrap_or(newest).max(newest);
+        let ports: Vec<_> = bench.ports.iter().map(|schema| few(random, schema, newest)).collect();
+        newest = ports.iter().filter_map(|rows| Meta::of(rows).time.last().copied()).fold(newest, i64::max);
         bench.epoch(&ports, newest);
-        bench.run(Lane::Serve, 0, &few(random, &schemas[0], newest));
+        let asked = few(random, &bench.ports[0], newest);
+        bench.run(Lane::Serve, 0, &asked);
         if let Some(state) = &mut bench.state {
             state.sweep(30, newest);
             let stored = state.snapshot().expect("it can be stored");

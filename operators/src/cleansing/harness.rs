@@ -28,7 +28,7 @@ use super::{example_schema, example_streams};
 pub(crate) struct Bench {
     pub(crate) step: Step,
     pub(crate) state: Option<Box<dyn KeyedInstance>>,
-    ports: Vec<SchemaRef>,
+    pub(crate) ports: Vec<SchemaRef>,
     pub(crate) rejects: Vec<(usize, String)>,
     /// What was repaired in all rows so far.
     pub(crate) repaired: u64,

@@ -5,7 +5,7 @@
 use arrow::compute::kernels::cast_utils::string_to_datetime;
 use chrono::format::{Item, Parsed, StrftimeItems};
 use chrono::{NaiveTime, Utc};
-use millstream_engine::time::{self, FIRST_MS, LAST_MS};
+use millstream_engine::time;
 
 /// The value, `None` where it is missing.
 pub(crate) type Read<T> = Result<Option<T>, Unreadable>;
@@ -148,9 +148,7 @@ pub(super) fn is_format(format: &str) -> bool {
 
 /// An instant from a number of units of `unit_ms`; what is finer than a millisecond is cut off.
 pub(super) fn instant_of(number: f64, unit_ms: f64) -> Result<i64, Unreadable> {
-    let ms = (number * unit_ms).floor();
-    // The comparison also refuses NaN and infinities.
-    if ms >= FIRST_MS as f64 && ms <= LAST_MS as f64 { Ok(ms as i64) } else { Err(Unreadable) }
+    time::from_number(number, unit_ms).ok_or(Unreadable)
 }
 
 /// An instant within the years 1 to 9999.

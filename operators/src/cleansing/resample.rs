@@ -9,11 +9,12 @@ use millstream_engine::Result;
 use millstream_engine::batch::{META, TIME, event_time};
 use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
 use millstream_engine::operator::{Given, Order, Power, Relational, Row, Step};
+use millstream_engine::time::milliseconds;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::{milliseconds, readable};
+use super::columns::readable;
 use super::row_format::RowFormat;
 
 pub(super) static KIND: StepKind = Kind {

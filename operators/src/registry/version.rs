@@ -196,7 +196,7 @@ impl Manifest {
 
 /// A line of a checksum file, as `b3sum` writes and checks it.
 pub(super) fn checksum(name: &str, content: &[u8]) -> String {
-    format!("{}  {name}\n", blake3::hash(content).to_hex())
+    format!("{}  {name}\n", millstream_engine::digest::of(content))
 }
 
 /// The lines of all files.
@@ -206,7 +206,7 @@ pub(super) fn checksums(files: &[(String, Vec<u8>)]) -> String {
 
 /// The digest of a version: BLAKE3 of its files' checksums.
 pub(super) fn digest(artefacts: &[(String, Vec<u8>)]) -> String {
-    blake3::hash(checksums(artefacts).as_bytes()).to_hex().to_string()
+    millstream_engine::digest::of(checksums(artefacts).as_bytes())
 }
 
 /// Refuses names that could lead out of the registry's folder, or that it uses itself.

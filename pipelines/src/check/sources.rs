@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use millstream_connectors::formats::Format;
 use millstream_connectors::sources::{Content, PlannedSource};
 use millstream_engine::batch::{as_event_time, schema_of};
+use millstream_engine::time::milliseconds;
 use serde_json::json;
 
 use super::doubt::Doubt;
@@ -297,8 +298,4 @@ fn data_type(kind: ColumnType) -> DataType {
         ColumnType::Bool => DataType::Boolean,
         ColumnType::Timestamp => DataType::Timestamp(TimeUnit::Millisecond, None),
     }
-}
-
-fn milliseconds(seconds: f64) -> i64 {
-    (seconds * 1000.0).round() as i64
 }

@@ -15,12 +15,12 @@ mod store;
 use std::path::Path;
 use std::sync::Arc;
 
+use millstream_engine::Result;
 use millstream_engine::source::Position;
-use millstream_engine::{Fault, Result};
 use rusqlite::TransactionBehavior;
 
 use self::store::Store;
-use super::{Broker, Producer, Topic, TopicReader, check_partitions, check_topic_name, faults};
+use super::{Broker, Producer, Topic, TopicReader, check_topic, faults};
 
 /// Topics in a folder. Clones share one connection for writing.
 #[derive(Clone, Debug)]
@@ -78,8 +78,7 @@ impl Broker for Embedded {
     }
 
     fn create(&self, name: &str, partitions: u32) -> Result<()> {
-        check_topic_name(name).map_err(Fault::definition)?;
-        check_partitions(partitions).map_err(|why| Fault::definition(format!("topic `{name}`: {why}")))?;
+        check_topic(name, partitions)?;
         let mut connection = self.store.write();
         let has = store::create(&mut connection, name, partitions)
             .map_err(|error| self.store.fault(&format!("create topic `{name}`"), error))?;

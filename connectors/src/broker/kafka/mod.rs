@@ -33,7 +33,7 @@ use rdkafka::metadata::MetadataTopic;
 
 use self::context::Context;
 pub use self::options::check_options;
-use super::{Broker, Producer, Topic, TopicReader, check_partitions, check_topic_name, faults};
+use super::{Broker, Producer, Topic, TopicReader, check_topic, faults};
 
 /// How long a question to the servers may take.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -184,8 +184,7 @@ impl Broker for Kafka {
     }
 
     fn create(&self, name: &str, partitions: u32) -> Result<()> {
-        check_topic_name(name).map_err(Fault::definition)?;
-        check_partitions(partitions).map_err(|why| Fault::definition(format!("topic `{name}`: {why}")))?;
+        check_topic(name, partitions)?;
         if let Some(has) = self.questions.partitions(name)? {
             let differs = || faults::other_partitions(name, has as usize, partitions);
             return if has == partitions { Ok(()) } else { Err(differs()) };

@@ -20,7 +20,7 @@ use millstream_engine::{Fault, Result};
 
 use self::log::Log;
 use super::partition::Partitioner;
-use super::{Append, Broker, Fetched, Producer, Topic, TopicReader, check_partitions, check_topic_name, faults};
+use super::{Append, Broker, Fetched, Producer, Topic, TopicReader, check_topic, faults};
 
 /// What a producer or reader is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -149,8 +149,7 @@ impl Broker for Simulated {
     }
 
     fn create(&self, name: &str, partitions: u32) -> Result<()> {
-        check_topic_name(name).map_err(Fault::definition)?;
-        check_partitions(partitions).map_err(|why| Fault::definition(format!("topic `{name}`: {why}")))?;
+        check_topic(name, partitions)?;
         let has = self.log().create(name, partitions as usize);
         if has == partitions as usize { Ok(()) } else { Err(faults::other_partitions(name, has, partitions)) }
     }

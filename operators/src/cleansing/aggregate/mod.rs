@@ -6,11 +6,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use millstream_engine::batch::{self, META};
 use millstream_engine::catalogue::{Kind, Planned, Problem, Problems, StepInput, StepKind, configuration, schema_of};
 use millstream_engine::operator::{Power, Step};
+use millstream_engine::time::milliseconds;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::columns::{key, milliseconds, not_reserved, timestamp};
+use super::columns::{key, not_reserved, timestamp};
 use super::functions::functions;
 
 mod kept;
