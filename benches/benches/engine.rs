@@ -274,6 +274,7 @@ fn measure(memory: &Memory, steps: &[(&str, Value)], workers: usize, max_records
 fn settings(workers: usize, max_records: usize, metrics: Arc<Metrics>) -> Settings {
     Settings {
         workers,
+        processes: None,
         limits: Limits { max_records, ..Limits::default() },
         seed: 1,
         clock: Arc::new(SystemClock),

@@ -17,6 +17,7 @@
 //! before is taken back. What a row of `-1` takes back is equal to it in every column that is not the engine's. A stream
 //! without that column only grows.
 
+use std::cell::OnceCell;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
@@ -137,13 +138,25 @@ pub struct Batch {
     /// The rows, the engine's columns first.
     pub rows: RecordBatch,
     /// The worker that takes the batch at the next exchange.
-    pub(crate) worker: u32,
+    worker: u32,
+    /// The rows as another process gets them.
+    wire: OnceCell<Vec<u8>>,
 }
 
 impl Batch {
     /// A batch for an edge that does not change workers.
     pub fn new(lane: Lane, rows: RecordBatch) -> Self {
-        Self { lane, rows, worker: 0 }
+        Self { lane, rows, worker: 0, wire: OnceCell::new() }
+    }
+
+    /// The same, for `worker` at the next exchange.
+    pub(crate) fn to(self, worker: usize) -> Self {
+        Self { worker: worker as u32, ..self }
+    }
+
+    /// The worker that takes it at the next exchange.
+    pub(crate) fn target(&self) -> u64 {
+        u64::from(self.worker)
     }
 }
 
@@ -234,26 +247,78 @@ pub fn with_fields(schema: &Schema, fields: impl IntoIterator<Item = Field>) -> 
     Arc::new(Schema::new_with_metadata(all, schema.metadata().clone()))
 }
 
-/// The wire form between processes: the lane, the worker, and an Arrow IPC stream.
+/// The wire form between processes: the lane, the worker, and an Arrow IPC stream. Timely asks for it twice, once to know how long it
+/// is.
 impl Serialize for Batch {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        use serde::ser::Error;
-        let mut bytes = Vec::new();
-        let mut writer =
-            arrow::ipc::writer::StreamWriter::try_new(&mut bytes, self.rows.schema_ref()).map_err(S::Error::custom)?;
-        writer.write(&self.rows).and_then(|()| writer.finish()).map_err(S::Error::custom)?;
-        drop(writer);
-        (self.lane, self.worker, bytes).serialize(serializer)
+        let wire = if let Some(wire) = self.wire.get() {
+            wire
+        } else {
+            let wire = ipc::write(&self.rows).map_err(serde::ser::Error::custom)?;
+            self.wire.get_or_init(|| wire)
+        };
+        (self.lane, self.worker, serde_bytes::Bytes::new(wire)).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Batch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        use serde::de::Error;
-        let (lane, worker, bytes) = <(Lane, u32, Vec<u8>)>::deserialize(deserializer)?;
-        let mut reader = arrow::ipc::reader::StreamReader::try_new(bytes.as_slice(), None).map_err(D::Error::custom)?;
-        let rows = reader.next().ok_or_else(|| D::Error::custom("an empty batch stream"))?.map_err(D::Error::custom)?;
-        Ok(Self { lane, rows, worker })
+        let (lane, worker, wire) = <(Lane, u32, serde_bytes::ByteBuf)>::deserialize(deserializer)?;
+        let rows = ipc::read(wire.into_vec()).map_err(serde::de::Error::custom)?;
+        Ok(Self { worker, ..Self::new(lane, rows) })
+    }
+}
+
+/// Rows as an Arrow IPC stream.
+pub(crate) mod ipc {
+    use std::sync::Arc;
+
+    use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+    use arrow::buffer::Buffer;
+    use arrow::datatypes::DataType;
+    use arrow::ipc::reader::StreamDecoder;
+    use arrow::ipc::writer::StreamWriter;
+    use serde::{Deserializer, Serializer};
+
+    use crate::fault::{Fault, Result};
+
+    pub(crate) fn write(rows: &RecordBatch) -> Result<Vec<u8>> {
+        let columns = rows.columns().iter().map(compact).collect();
+        let rows = RecordBatch::try_new(rows.schema(), columns)?;
+        let mut writer = StreamWriter::try_new(Vec::new(), rows.schema_ref())?;
+        writer.write(&rows)?;
+        writer.finish()?;
+        Ok(writer.into_inner()?)
+    }
+
+    /// A view shows a part of a buffer that may be large and shared; what is written is the whole buffer.
+    fn compact(column: &ArrayRef) -> ArrayRef {
+        match column.data_type() {
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            _ => column.clone(),
+        }
+    }
+
+    /// The columns share `wire`.
+    pub(crate) fn read(wire: Vec<u8>) -> Result<RecordBatch> {
+        let cut = || Fault::world("rows from another process are cut short");
+        let mut wire = Buffer::from_vec(wire);
+        let mut decoder = StreamDecoder::new();
+        let rows = decoder.decode(&mut wire)?.ok_or_else(cut)?;
+        decoder.decode(&mut wire)?;
+        decoder.finish().map_err(|error| cut().because(error))?;
+        Ok(rows)
+    }
+
+    /// For `#[serde(with)]`.
+    pub(crate) fn serialize<S: Serializer>(rows: &RecordBatch, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&write(rows).map_err(serde::ser::Error::custom)?)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RecordBatch, D::Error> {
+        let wire: serde_bytes::ByteBuf = serde::Deserialize::deserialize(deserializer)?;
+        read(wire.into_vec()).map_err(serde::de::Error::custom)
     }
 }
 
@@ -319,7 +384,7 @@ mod tests {
     fn a_batch_survives_the_wire() {
         let rows = rows(&[(1, 0, 0, 0), (2, 0, 1, 0), (2, 4, 1, 0), (9, 1, 1, 1)]);
         for rows in [rows.clone(), rows.slice(1, 2), rows.slice(2, 0)] {
-            let sent = Batch { lane: Lane::Serve, rows, worker: 3 };
+            let sent = Batch { worker: 3, ..Batch::new(Lane::Serve, rows) };
             let bytes = postcard::to_stdvec(&sent).expect("batches can be written");
             let got: Batch = postcard::from_bytes(&bytes).expect("and read");
             assert_eq!((got.lane, got.rows, got.worker), (Lane::Serve, sent.rows, 3));

@@ -20,6 +20,7 @@ use crate::graph::{Graph, SourceNode};
 use crate::intake::{Intake, Queue};
 use crate::metrics::Metrics;
 use crate::mount::worker_of;
+use crate::processes::Outgoing;
 use crate::raw::RawBatch;
 use crate::run::Turn;
 use crate::time::{Clock, Stopwatch};
@@ -59,22 +60,33 @@ pub(crate) enum Order {
 }
 
 /// Sends to a worker, and wakes it.
-pub(crate) struct WorkerLine {
-    pub(crate) orders: Sender<Order>,
-    /// The worker's thread, once it runs.
-    pub(crate) thread: Arc<OnceLock<Thread>>,
+pub(crate) enum WorkerLine {
+    /// One of this process.
+    Here {
+        orders: Sender<Order>,
+        /// The worker's thread, once it runs.
+        thread: Arc<OnceLock<Thread>>,
+    },
+    /// One of a member: which of its workers, and the way there.
+    There(usize, Sender<Outgoing>),
 }
 
 impl WorkerLine {
     fn send(&self, order: Order) {
         // A worker that is gone has ended the run already.
-        drop(self.orders.send(order));
+        match self {
+            Self::Here { orders, .. } => drop(orders.send(order)),
+            Self::There(worker, line) => drop(line.send(Outgoing::Order(*worker, order))),
+        }
         self.wake();
     }
 
     fn wake(&self) {
-        // One that does not run yet finds what there is when it does.
-        self.thread.get().inspect(|thread| thread.unpark());
+        match self {
+            // One that does not run yet finds what there is when it does.
+            Self::Here { thread, .. } => drop(thread.get().inspect(|thread| thread.unpark())),
+            Self::There(_, line) => drop(line.send(Outgoing::Look)),
+        }
     }
 }
 

@@ -74,8 +74,8 @@ pub struct Book {
     aborted: AtomicBool,
     /// Epochs minted; the next one's number.
     minted: AtomicU64,
-    /// Epochs that have passed every operator.
-    passed: AtomicU64,
+    /// By process: the epochs that have passed every operator, and of which that process has told everything.
+    passed: Mutex<Vec<u64>>,
     /// Epochs published.
     published: AtomicU64,
     /// Bytes bound in epochs that are not published.
@@ -93,6 +93,9 @@ pub struct Book {
     bell: Mutex<u64>,
     rung: Condvar,
 }
+
+/// How long a broken connection's cause may take to be known.
+const CAUSE_SECONDS: f64 = 1.0;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A thread that panics aborts the run; what it leaves half-done here is not used after.
@@ -141,6 +144,16 @@ impl Book {
         self.stop();
     }
 
+    /// Ends the run, since a connection is broken. Most likely another process has failed and says why by another way: that is waited
+    /// for.
+    pub(crate) fn abort_broken(&self, fault: Fault) {
+        let watch = Stopwatch::start();
+        while !self.is_aborted() && watch.seconds() < CAUSE_SECONDS {
+            self.wait(self.bell(), Duration::from_millis(20));
+        }
+        self.abort(fault);
+    }
+
     /// Whether the run ends at once.
     pub fn is_aborted(&self) -> bool {
         self.aborted.load(Ordering::SeqCst)
@@ -152,9 +165,10 @@ impl Book {
     }
 
     /// Goes on after the epochs before `epoch`, of which this was complete.
-    pub(crate) fn resume(&self, epoch: Epoch, frontier: Frontier) {
+    pub(crate) fn resume(&self, epoch: Epoch, frontier: Frontier, processes: usize) {
         *lock(&self.closed) = frontier;
-        for counter in [&self.minted, &self.passed, &self.published] {
+        *lock(&self.passed) = vec![epoch; processes];
+        for counter in [&self.minted, &self.published] {
             counter.store(epoch, Ordering::SeqCst);
         }
     }
@@ -211,8 +225,8 @@ impl Book {
         self.ring();
     }
 
-    pub(crate) fn set_passed(&self, epochs: u64) {
-        self.passed.store(epochs, Ordering::SeqCst);
+    pub(crate) fn set_passed(&self, process: usize, epochs: u64) {
+        lock(&self.passed)[process] = epochs;
         self.ring();
     }
 
@@ -223,7 +237,7 @@ impl Book {
 
     /// Epochs that have passed every operator.
     pub fn passed(&self) -> u64 {
-        self.passed.load(Ordering::SeqCst)
+        lock(&self.passed).iter().copied().min().unwrap_or_default()
     }
 
     /// Epochs published so far.
@@ -248,6 +262,11 @@ impl Book {
 
     pub(crate) fn hear(&self, source: u32, partition: u32) {
         lock(&self.heard).insert((source, partition), Stopwatch::start());
+    }
+
+    /// The partitions that were heard since this was asked.
+    pub(crate) fn take_heard(&self) -> Vec<(u32, u32)> {
+        std::mem::take(&mut *lock(&self.heard)).into_keys().collect()
     }
 
     /// For how many seconds a partition has given no row; `None` if it never gave one.

@@ -18,6 +18,7 @@ mod mount;
 pub mod operator;
 mod order;
 pub mod part;
+pub mod processes;
 pub mod publish;
 pub mod raw;
 pub mod run;

@@ -2,7 +2,7 @@
 //!
 //! Labels are names from the definition, never data, so their number is bounded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
 use prometheus::core::Collector;
@@ -278,6 +278,58 @@ impl Metrics {
         self.dead_letters_total.with_label_values(&[step]).inc_by(count as u64);
     }
 
+    /// What workers count.
+    fn of_workers(&self) -> Vec<Counted<'_>> {
+        fn counter(family: &IntCounterVec) -> Counted<'_> {
+            let add = |labels: &[&str], more| family.with_label_values(labels).inc_by(more as u64);
+            Counted { family, labels: &["step", "lane"], add: Box::new(add) }
+        }
+        vec![
+            counter(&self.rows_in_total),
+            counter(&self.rows_out_total),
+            counter(&self.repaired_total),
+            Counted { labels: &["step"], ..counter(&self.expectations_failed_total) },
+            Counted { labels: &["step", "event"], ..counter(&self.events_total) },
+            Counted {
+                family: &self.step_seconds_total,
+                labels: &["step"],
+                add: Box::new(|labels, more| self.step_seconds_total.with_label_values(labels).add(more)),
+            },
+            Counted {
+                family: &self.state_keys,
+                labels: &["step", "worker"],
+                add: Box::new(|labels, more| self.state_keys.with_label_values(labels).add(more as i64)),
+            },
+        ]
+    }
+
+    /// What this process' workers have counted.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::new();
+        for (at, Counted { family, labels, .. }) in (0..).zip(self.of_workers()) {
+            for metric in family.collect().iter().flat_map(MetricFamily::get_metric) {
+                let label = |name: &&str| metric.get_label().iter().find(|label| label.name() == *name);
+                let labels = labels.iter().map(|name| label(name).map_or("", |label| label.value()).to_owned());
+                let value = metric.get_counter().get_value() + metric.get_gauge().get_value();
+                counts.insert((at, labels.collect()), value);
+            }
+        }
+        counts
+    }
+
+    /// Adds what another process' workers have counted since `before`.
+    pub(crate) fn add(&self, before: &Counts, now: &Counts) {
+        let families = self.of_workers();
+        for (of, value) in now {
+            let labels: Vec<&str> = of.1.iter().map(String::as_str).collect();
+            if let Some(Counted { labels: names, add, .. }) = families.get(usize::from(of.0))
+                && names.len() == labels.len()
+            {
+                add(&labels, value - before.get(of).copied().unwrap_or_default());
+            }
+        }
+    }
+
     /// A step's own counters, looked up once.
     pub(crate) fn step(&self, step: &str, worker: usize) -> StepMetrics {
         let lanes = |family: &IntCounterVec| ["learn", "serve"].map(|lane| family.with_label_values(&[step, lane]));
@@ -316,6 +368,19 @@ impl Metrics {
         metrics.map(|metric| (labels(metric), value(metric))).collect()
     }
 }
+
+/// By family, as [`Metrics::of_workers`] has them, and labels: what was counted.
+pub(crate) type Counts = BTreeMap<(u8, Vec<String>), f64>;
+
+/// A family that workers count in.
+struct Counted<'a> {
+    family: &'a dyn Collector,
+    labels: &'static [&'static str],
+    add: AddTo<'a>,
+}
+
+/// Adds to the one with these labels' values.
+type AddTo<'a> = Box<dyn Fn(&[&str], f64) + 'a>;
 
 /// A family of gauges.
 #[derive(Clone)]

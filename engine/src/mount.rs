@@ -58,12 +58,23 @@ pub(crate) struct Site {
     /// The checkpoint that the run starts from.
     pub(crate) from: Option<Arc<Checkpoint>>,
     pub(crate) worker: usize,
+    /// How many workers there are, in all processes.
     pub(crate) workers: usize,
+    /// How many of them are in each process. Folds live in the first: on its workers.
+    pub(crate) threads: usize,
 }
 
 impl Site {
     pub(crate) fn outlet(&self, step: &str) -> Outlet {
         Outlet::new(step.into(), self)
+    }
+
+    pub(crate) fn process(&self) -> usize {
+        self.worker / self.threads
+    }
+
+    pub(crate) fn is_first_of_process(&self) -> bool {
+        self.worker.is_multiple_of(self.threads)
     }
 
     /// The first epoch of the run.
@@ -119,7 +130,7 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
             Power::Keyed(operator) => keyed::mount(ports, operator, at, site, &walks)?,
             Power::Fold(folding) => {
                 let rows = fold::mount(ports, folding, at, site, &walks)?;
-                let asked = stream_of(node.inputs[0], &sources, &nodes);
+                let asked = answer::bring(stream_of(node.inputs[0], &sources, &nodes), site);
                 answer::mount(asked, rows.clone(), at, site).probe_with(&probe);
                 rows
             }

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! workers ─ rows, answers, dead letters, revisions ─┐
-//! worker 0 ─ "all epochs before e have passed" ─────┴─► publisher ─► commit(epochs) ─► book.close
+//! the first worker of each process ─                │
+//!            "all epochs before e have passed" ─────┴─► publisher ─► commit(epochs) ─► book.close
 //! ```
 //! A worker hands over what an epoch gives before it lets the frontier pass, and the channel keeps the order in which
-//! calls happened; so when the passing is heard, everything of the epoch is here.
+//! calls happened, as does the line to another process; so when the passing is heard of each process, everything of the
+//! epoch is here.
 
 mod answers;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
@@ -39,7 +42,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A record that a step could not take.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetter {
     /// Where it came from.
     pub origin: Origin,
@@ -56,16 +59,31 @@ pub struct DeadLetter {
 }
 
 /// Something of note that a step told.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Notice {
     /// The place in the canonical order of the row at which it happened.
     pub place: Watermark,
     /// Who told it.
     pub step: Arc<str>,
     /// What happened: `drift`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// All about it.
+    #[serde(with = "as_text")]
     pub about: Value,
+}
+
+/// JSON in a form that does not say of what kind its values are.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S::Error> {
+        value.to_string().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+        serde_json::from_str(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
 }
 
 /// The answer to a request.
@@ -243,7 +261,7 @@ pub(crate) enum Event {
         fold: usize,
         revision: Revision,
     },
-    /// Every operator has passed all epochs before this one.
+    /// [`Book::passed`] may have grown, after all was told that a process gives of the epochs before this one.
     Passed(Epoch),
 }
 
@@ -282,7 +300,7 @@ pub(crate) struct Publisher {
     recorded: BTreeMap<Epoch, Recorded>,
     open: BTreeMap<Epoch, Open>,
     marks: BTreeMap<String, RevisionMark>,
-    /// Every operator has passed all epochs before this one.
+    /// Every operator has passed all epochs before this one, and everything of them is here.
     passed: Epoch,
     /// Whether all workers are gone.
     ended: bool,
@@ -334,14 +352,22 @@ impl Publisher {
     }
 
     fn publish(&mut self) -> Result<Turn> {
-        // All that is here already, so that more epochs may share the commit.
-        loop {
-            match self.events.try_recv() {
-                Ok(event) => self.take(event),
-                Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => {
-                    self.ended = true;
-                    break;
+        // All that is here already, so that more epochs may share the commit. What has passed is looked up before, for everything
+        // of that is here then.
+        let mut grows = true;
+        while std::mem::take(&mut grows) {
+            self.passed = self.book.passed();
+            loop {
+                match self.events.try_recv() {
+                    Ok(event) => {
+                        grows |= matches!(event, Event::Passed(_));
+                        self.take(event);
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        self.ended = true;
+                        break;
+                    }
                 }
             }
         }
@@ -380,7 +406,7 @@ impl Publisher {
             Event::Dead { epoch, letters } => self.open(epoch).dead.extend(letters),
             Event::Noticed { epoch, notices } => self.open(epoch).notices.extend(notices),
             Event::Revised { epoch, fold, revision } => drop(self.open(epoch).revised.insert(fold, revision)),
-            Event::Passed(epoch) => self.passed = epoch.max(self.passed),
+            Event::Passed(_) => {}
         }
     }
 

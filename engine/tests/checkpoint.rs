@@ -12,7 +12,7 @@ use millstream_engine::run::Skip;
 use millstream_engine::{Blame, Fault};
 
 use crate::pieces::store::{Failure, MemoryStore, checkpoints, usable};
-use crate::pieces::{BeforeCommit, Case, Memory, Ran, Random, Record, Run, outputs, record, request};
+use crate::pieces::{BeforeCommit, Case, Members, Memory, Ran, Random, Record, Run, Shape, outputs, record, request};
 
 fn workers(random: &mut Random) -> usize {
     random.one(&[1, 2, 4])
@@ -52,8 +52,8 @@ fn case(random: &mut Random) -> Case {
 }
 
 /// Whether the left source's time is its records' arrival.
-fn shape(arrival: bool) -> Box<dyn FnOnce(&mut Graph) + Send> {
-    Box::new(move |graph| {
+fn shape(arrival: bool) -> Shape {
+    Arc::new(move |graph| {
         if arrival {
             graph.sources[0].time = EventTime::Arrival;
         }
@@ -102,6 +102,7 @@ fn a_killed_run_goes_on_from_any_checkpoint() {
         let arrival = random.below(3) == 0;
         let run = |random: &mut Random| Run {
             workers: workers(random),
+            members: random.one(&[None, None, Some(1), Some(2)]).map(Members::new),
             limits: limits(random.one(&[1, 3, 17, 100])),
             shape: shape(arrival),
             ..Run::new(case.clone())
@@ -408,7 +409,7 @@ fn state_that_does_not_fit_is_named() {
         graph.nodes[0].name = "sum".into();
         graph.nodes[1].name = "join".into();
     };
-    let run = Run { from: Some(checkpoint.clone()), shape: Box::new(swapped), ..some_run() };
+    let run = Run { from: Some(checkpoint.clone()), shape: Arc::new(swapped), ..some_run() };
     let fault = run.try_go().err().expect("another operator's state");
     assert_eq!((fault.blame, fault.retry), (Blame::World, false));
     assert!(fault.message.contains("the state of sum") || fault.message.contains("the state of join"), "{fault}");
@@ -417,7 +418,7 @@ fn state_that_does_not_fit_is_named() {
         graph.sources[0].name = "right".into();
         graph.sources[1].name = "left".into();
     };
-    let run = Run { from: Some(checkpoint), shape: Box::new(moved), ..some_run() };
+    let run = Run { from: Some(checkpoint), shape: Arc::new(moved), ..some_run() };
     let fault = run.try_go().err().expect("another source");
     assert!(fault.message.contains("source left was number 0, and is number 1"), "{fault}");
 }

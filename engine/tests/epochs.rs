@@ -192,7 +192,7 @@ fn a_record_holds_any_number_of_rows() {
     let records = vec![record(1, "twice", 7), record(2, "none", 8), record(3, "a", 9)];
     let case = Case { left: Memory::new(vec![records]), asks: Memory::new(vec![vec![]]), ..case() };
     let shape = |graph: &mut Graph| graph.sources[0].decoder = Arc::new(|| Box::new(Several));
-    let run = Run { shape: Box::new(shape), ..Run::new(case) }.go();
+    let run = Run { shape: Arc::new(shape), ..Run::new(case) }.go();
     let origins: Vec<_> = run
         .published
         .iter()
@@ -222,7 +222,7 @@ fn a_request_without_a_time_of_its_own_is_refused_where_its_record_has_none() {
 fn a_request_holds_one_row() {
     let asks = Memory::new(vec![vec![request(1, "a", 1), request(2, "twice", 2), request(3, "none", 3)]]);
     let shape = |graph: &mut Graph| graph.sources[2].decoder = Arc::new(|| Box::new(Several));
-    let run = Run { shape: Box::new(shape), ..Run::new(Case { asks, ..case() }) }.go();
+    let run = Run { shape: Arc::new(shape), ..Run::new(Case { asks, ..case() }) }.go();
     let replies: Vec<_> = run.published.iter().flat_map(|epoch| &epoch.replies).collect();
     let refused = |at: usize| match &replies[at].outcome {
         Outcome::Refused { reason, .. } => reason.as_str(),

@@ -127,7 +127,7 @@ fn a_fault_anywhere_ends_the_run() {
     ];
     for (part, shape) in shapes {
         for (workers, how) in [(1, How::Fault), (2, How::Fault), (1, How::Panic), (2, How::Panic)] {
-            let run = Run { workers, shape: Box::new(move |graph| shape(graph, how)), ..Run::new(case()) };
+            let run = Run { workers, shape: Arc::new(move |graph| shape(graph, how)), ..Run::new(case()) };
             let message = run.try_go().err().unwrap_or_else(|| panic!("{part} fails: {how:?}")).message;
             let told = how == How::Panic || message.starts_with(part);
             assert!(told && message.contains("it broke"), "{part}, {workers} workers, {how:?}: {message}");
@@ -142,7 +142,7 @@ fn a_stateless_step_that_fails_ends_the_run() {
             graph.nodes[0].step.power = Power::transform(Broken(how));
             graph.nodes[0].inputs.truncate(1);
         };
-        let fault = Run { workers, shape: Box::new(shape), ..Run::new(case()) }.try_go().err().expect("a fault");
+        let fault = Run { workers, shape: Arc::new(shape), ..Run::new(case()) }.try_go().err().expect("a fault");
         assert!(fault.message.contains("it broke"), "{fault}");
     }
 }
@@ -246,7 +246,7 @@ fn a_reader_that_fails_now_and_then_goes_on_where_it_was() {
         let source = case().left;
         graph.sources[0].source = Arc::new(Flaky { source, reads: Arc::default() });
     };
-    let run = Run { shape: Box::new(shape), ..Run::new(case()) }.go();
+    let run = Run { shape: Arc::new(shape), ..Run::new(case()) }.go();
     assert_eq!(run.outputs(), Run::new(case()).go().outputs());
 }
 
@@ -301,7 +301,7 @@ fn a_partition_that_gives_only_rubbish_does_not_hold_back_the_others() {
         graph.sources[1].idle_ms = 1;
     };
     let limits = Limits { max_records: 100, ..Limits::default() };
-    Run { limits, book, before_commit, shape: Box::new(shape), ..Run::new(case()) }.go();
+    Run { limits, book, before_commit, shape: Arc::new(shape), ..Run::new(case()) }.go();
 }
 
 #[test]

@@ -4,4 +4,5 @@ mod checkpoint;
 mod epochs;
 mod faults;
 mod pieces;
+mod processes;
 mod simulation;

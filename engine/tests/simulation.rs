@@ -292,7 +292,7 @@ fn a_fault_ends_a_simulated_run() {
             });
         };
         let before_commit = Box::new(|_: &[Published]| Err(Fault::world("it broke")));
-        let run = Run { workers: 2, shape: Box::new(break_right), before_commit, ..Run::new(case()) };
+        let run = Run { workers: 2, shape: Arc::new(break_right), before_commit, ..Run::new(case()) };
         let (mut simulation, _) = run.simulate();
         let mut schedule = Schedule::new(&mut Random(1));
         assert!(drive(&mut simulation, &mut schedule, TURNS_MAX, &mut Vec::new()));

@@ -93,7 +93,7 @@ pub struct Event {
     /// Who told it.
     pub step: String,
     /// What happened.
-    pub kind: &'static str,
+    pub kind: String,
     /// How often that was.
     pub count: u64,
     /// All about it, the last time.
@@ -282,6 +282,7 @@ impl Ran {
 fn settings(pipeline: &Pipeline, book: Arc<Book>, metrics: Arc<Metrics>) -> Settings {
     Settings {
         workers: pipeline.workers,
+        processes: None,
         limits: crate::run::limits(pipeline),
         // As in a run of the pipeline.
         seed: crate::run::seed(pipeline),
@@ -305,7 +306,7 @@ pub(crate) struct Told {
     curves: BTreeMap<usize, Curve>,
     dead: BTreeMap<String, u64>,
     /// By who told it, and its kind.
-    events: BTreeMap<(String, &'static str), Event>,
+    events: BTreeMap<(String, String), Event>,
 }
 
 /// Keeps what people want to know, and writes nothing.
@@ -334,9 +335,9 @@ impl Commit for Keep {
                 *into.dead.entry(letter.step.to_string()).or_default() += 1;
             }
             for Notice { step, kind, about, .. } in &epoch.notices {
-                let (key, about) = ((step.to_string(), *kind), about.clone());
+                let (key, about) = ((step.to_string(), kind.to_string()), about.clone());
                 let count = 1 + into.events.get(&key).map_or(0, |event| event.count);
-                into.events.insert(key, Event { step: step.to_string(), kind, count, about });
+                into.events.insert(key, Event { step: step.to_string(), kind: kind.to_string(), count, about });
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use commands::{
     audit, ci, dashboard, dead, diff, explain, learn, models, profile, profile_training, replay, rollback, run, state,
-    sweep, test, topic,
+    sweep, test, topic, work,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -70,6 +70,12 @@ enum Command {
     /// SIGINT and SIGTERM stop it after its open epochs. Started again, it goes on where it was: with the same models,
     /// and no answer lost or sent twice.
     Run(run::Arguments),
+    /// Works for `millstream run` in another process, here or on another machine: holds a share of the state, and decodes and
+    /// cleanses a share of the rows.
+    ///
+    /// The definition's `processes` says where all are. It keeps nothing, waits for the first process, and for the next run when one
+    /// has ended. SIGINT and SIGTERM stop it, and with it the run.
+    Work(work::Arguments),
     /// Shows what a pipeline has stored: checkpoints, files, topics, versions, journal, and whether a run is on.
     State(state::Arguments),
     /// Tells what becomes of the state of each part when a definition is replaced by another.
@@ -154,6 +160,7 @@ fn main() -> ExitCode {
         Command::Dashboard(arguments) => dashboard::run(&arguments),
         Command::List { kind } => commands::list(kind.as_deref()),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Work(arguments) => work::run(&arguments),
         Command::State(arguments) => state::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),

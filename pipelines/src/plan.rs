@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::definition::Secrets;
-pub use crate::shape::{Begins, Checkpoints, Delivery, Epochs, Lineage, OnRequest, Registry};
+pub use crate::shape::{Begins, Checkpoints, Delivery, Epochs, Lineage, OnRequest, Processes, Registry};
 
 /// A planned pipeline.
 pub struct Pipeline {
@@ -42,8 +42,10 @@ pub struct Pipeline {
     pub registry: Registry,
     /// What a crash may do to what leaves.
     pub delivery: Delivery,
-    /// How many worker threads there are, at least one.
+    /// How many worker threads there are in each process, at least one.
     pub workers: usize,
+    /// Where the processes are, if there are several.
+    pub processes: Option<Processes>,
     /// Producers.
     pub feeds: Vec<Feed>,
     /// Sources, in the order of the definition: a source's index is its `_source`. The source of `requests[i]` has

@@ -35,9 +35,11 @@ pub struct Definition {
     /// What a crash may do to answers, dead letters and sinks.
     #[serde(default)]
     pub delivery: Delivery,
-    /// How many threads work; as many as there are cores by default.
+    /// How many threads work, in each process; as many as there are cores by default.
     #[schemars(range(min = 1, max = 1024))]
     pub workers: Option<usize>,
+    /// Workers in several processes, on one machine or several.
+    pub processes: Option<Processes>,
     /// Producers, which fill topics from files or generators in the order of time.
     #[serde(default)]
     pub feeds: BTreeMap<String, Feed>,
@@ -91,6 +93,20 @@ impl Default for Epochs {
         let Limits { max_records, max_bytes, in_flight_bytes, .. } = Limits::default();
         Self { max_records: max_records as u64, max_bytes: max_bytes as u64, in_flight_bytes: in_flight_bytes as u64 }
     }
+}
+
+/// Workers in several processes: `millstream run` is the first, and reads, commits, answers and serves alone; each of the others is
+/// `millstream work FILE --process N`, with the same definition, and works for it. If one goes, the run ends; it goes on when all are
+/// there again.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Processes {
+    /// Where each takes the others' connections, `host:port`, the first one's first. They have to be in a network of one's own: what
+    /// processes send each other is not encrypted.
+    #[schemars(length(min = 2, max = 64))]
+    pub addresses: Vec<String>,
+    /// What all know, of 16 characters or more, such as `${env:PROCESSES_SECRET}`: who does not know it is not let in.
+    pub secret: String,
 }
 
 /// How often all state is written down, so that a restart replays only what came after. It is time when one of the two

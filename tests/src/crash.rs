@@ -22,13 +22,14 @@ use millstream_engine::time::{Clock, SystemClock};
 use millstream_engine::{checkpoint, failpoint};
 use millstream_pipelines::registry;
 use millstream_pipelines::run::assemble::Topics;
+use millstream_pipelines::run::work;
 use millstream_pipelines::run::{Options, Summary};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::{Value, json};
 
 use crate::small::{self, Random};
-use crate::{DeadLetter, Record, Site, message, one_answer_each};
+use crate::{DeadLetter, Record, Site, free_address, message, one_answer_each};
 
 /// Tells a child process what it is to run.
 const CHILD: &str = "MILLSTREAM_TEST_CHILD";
@@ -52,6 +53,8 @@ pub enum Kill {
     At(&'static str, &'static str),
     /// From outside.
     Outside,
+    /// A member of the run, from outside; then the run fails.
+    Member,
 }
 
 impl fmt::Display for Kill {
@@ -59,6 +62,7 @@ impl fmt::Display for Kill {
         match self {
             Self::At(name, side) => write!(formatter, "{name}:{side}"),
             Self::Outside => write!(formatter, "outside"),
+            Self::Member => write!(formatter, "a member"),
         }
     }
 }
@@ -81,13 +85,20 @@ impl Kill {
         names.into_iter().flat_map(|name| ["before", "after"].map(|side| Self::At(name, side))).collect()
     }
 
+    /// At some of all, and members as often as all others.
+    pub fn of_processes() -> Vec<Self> {
+        let names = ["transaction.commit", "checkpoint.manifest"];
+        let at = names.into_iter().flat_map(|name| ["before", "after"].map(|side| Self::At(name, side)));
+        at.chain([Self::Outside]).flat_map(|kill| [kill, Self::Member]).collect()
+    }
+
     /// Whether it may come while a transaction of the answers' is open.
     pub fn leaves_a_transaction(self) -> bool {
         match self {
             Self::At(name, _) if name.starts_with("checkpoint.") => true,
             Self::At("transaction.send", side) => side == "after",
             Self::At("transaction.commit", side) => side == "before",
-            Self::At("feed.append", _) | Self::Outside => true,
+            Self::At("feed.append", _) | Self::Outside | Self::Member => true,
             Self::At(..) => false,
         }
     }
@@ -108,6 +119,10 @@ pub fn child() {
     let start: Value = serde_json::from_str(&text).expect("a parent wrote it");
     let text = |name: &str| start[name].as_str().expect("a text").to_owned();
     let site = Site::at(PathBuf::from(text("folder")));
+    if let Some(process) = start["process"].as_u64() {
+        work::work(&site.pipeline, process as usize).expect("it works until it is killed");
+        return;
+    }
     let workers = start["workers"].as_u64().expect("a number") as usize;
     let options = Options { speed: Some(SPEED), ..options(&site, Path::new(&text("state")), workers) };
     if let Err(fault) = site.try_run(&options) {
@@ -137,7 +152,16 @@ struct Running {
 impl Running {
     fn start(site: &Site, state: &Path, workers: usize, kill_at: Option<&str>) -> Self {
         let start = json!({"folder": site.folder(), "state": state, "workers": workers});
-        let log = state.with_extension("log");
+        Self::start_as(&start, state.with_extension("log"), kill_at)
+    }
+
+    /// One that works for those.
+    fn member(site: &Site, process: usize) -> Self {
+        let start = json!({"folder": site.folder(), "process": process});
+        Self::start_as(&start, site.folder().join(format!("member-{process}.log")), None)
+    }
+
+    fn start_as(start: &Value, log: PathBuf, kill_at: Option<&str>) -> Self {
         let output = File::create(&log).expect("the folder can be written");
         let mut command = crate::again("crash::child");
         command.env(CHILD, start.to_string());
@@ -242,6 +266,8 @@ pub struct Field {
     registry: fn() -> String,
     /// Whether runs fill the topics themselves, with transactions beside those of the answers.
     feeds: bool,
+    /// How many processes work for a run.
+    members: usize,
     seed: u64,
     random: Random,
     /// What one run gives, on the embedded broker.
@@ -280,6 +306,7 @@ impl Field {
             prefix,
             registry: String::new,
             feeds,
+            members: 0,
             seed,
             random: Random::new(seed),
             expected,
@@ -292,8 +319,20 @@ impl Field {
         Self { registry, ..self }
     }
 
+    /// The same, with other processes that work for each run.
+    #[must_use]
+    pub fn with_members(self, members: usize) -> Self {
+        Self { members, ..self }
+    }
+
     fn site(&self) -> Site {
-        let site = site(&self.broker, &(self.prefix)(), self.feeds, self.seed, &(self.registry)());
+        let mut more = (self.registry)();
+        if self.members > 0 {
+            let addresses: Vec<String> = (0..=self.members).map(|_| format!("\"{}\"", free_address())).collect();
+            let addresses = addresses.join(", ");
+            more = format!("{more}\nprocesses: {{addresses: [{addresses}], secret: \"${{file:secret}}\"}}");
+        }
+        let site = site(&self.broker, &(self.prefix)(), self.feeds, self.seed, &more);
         if !self.feeds {
             for (name, records) in FED.iter().zip(&self.expected.fed) {
                 // Of now, so that no server's retention takes them for old.
@@ -317,6 +356,7 @@ impl Field {
         while done < cycles {
             let site = self.site();
             let mut journal = Journal::open(&site);
+            let mut members: Vec<Running> = (1..=self.members).map(|process| Running::member(&site, process)).collect();
             for _ in 0..KILLS_MAX {
                 if turns.is_empty() {
                     turns = self.shuffled(kills);
@@ -325,7 +365,18 @@ impl Field {
                 let workers = [1, 2, 4][self.random.below(3) as usize];
                 let nth = 1 + self.random.below(nth_max);
                 println!("seed {}: {kill}:{nth} with {workers} workers", self.seed);
-                if !start_and_kill(&site, &mut journal, kill, nth, workers) {
+                let is_killed = match kill {
+                    Kill::Member => {
+                        let one = self.random.below(self.members as u64) as usize;
+                        let is_killed = kill_member(&site, &mut journal, &mut members[one], (one, nth, workers));
+                        if is_killed {
+                            members[one] = Running::member(&site, one + 1);
+                        }
+                        is_killed
+                    }
+                    _ => start_and_kill(&site, &mut journal, kill, nth, workers),
+                };
+                if !is_killed {
                     report.unfired += 1;
                     assert!(report.unfired <= 8 + cycles / 4, "{kill} does not come: {report}");
                     turns[0].1 = 1;
@@ -340,6 +391,10 @@ impl Field {
                 }
             }
             self.check(&site);
+            for (process, member) in (1..).zip(&mut members) {
+                let ended = member.child.try_wait().expect("it is our child");
+                assert!(ended.is_none(), "member {process} has ended: {}", member.told());
+            }
             report.lives += 1;
         }
         for kill in kills.iter().filter(|_| cycles >= kills.len() as u64) {
@@ -417,7 +472,9 @@ fn site(broker: &str, topics: &str, feeds: bool, seed: u64, registry: &str) -> S
     let definition = definition.replace("promote: {every_examples: 50}", often)
         + &format!("checkpoints: {{every_bytes: 1, keep: {KEEP}}}\n{registry}\n");
     let files = small::files(seed, SECONDS);
-    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, content)| (*name, content.as_slice())).collect();
+    let files = files.iter().map(|(name, content)| (*name, content.as_slice()));
+    let secret: (&str, &[u8]) = ("secret", b"a secret of these tests");
+    let files: Vec<(&str, &[u8])> = files.chain([secret]).collect();
     Site::new(&definition, &files)
 }
 
@@ -429,6 +486,32 @@ fn start_and_kill(site: &Site, journal: &mut Journal, kill: Kill, nth: u64, work
         run.signal(Signal::KILL);
     }
     run.was_killed()
+}
+
+/// Starts a run, of which a member is killed; it has to say so. Whether it was: the run may come to its end before.
+fn kill_member(
+    site: &Site,
+    journal: &mut Journal,
+    member: &mut Running,
+    (one, nth, workers): (usize, u64, usize),
+) -> bool {
+    let mut run = Running::start(site, &site.state(), workers, None);
+    // Its start is noted before its members are there.
+    if !run.wait_for(journal, 1 + nth) {
+        assert!(run.wait().success(), "a run failed: {}", run.told());
+        return false;
+    }
+    member.signal(Signal::KILL);
+    member.wait();
+    let status = run.wait();
+    if status.success() {
+        // It has just come to its end; the member is gone all the same.
+        return true;
+    }
+    let told = run.told();
+    assert_eq!(status.code(), Some(FAULT), "a run without a member ended otherwise: {told}");
+    assert!(told.contains(&format!("process {}", one + 1)), "a run does not say which member is gone: {told}");
+    true
 }
 
 /// Stops a run at a moment at which another can go on: one that writes to the embedded broker keeps all others out. Whether it

@@ -59,6 +59,14 @@ fn killed_anywhere_a_registry_that_is_shared_is_whole() {
 }
 
 #[test]
+fn killed_anywhere_a_run_of_several_processes_goes_on_too() {
+    let kills = Kill::of_processes();
+    let cycles = number("MILLSTREAM_CYCLES", kills.len() as u64);
+    let report = field("embedded", String::new, true).with_members(2).kill(&kills, cycles);
+    println!("three processes: {report}");
+}
+
+#[test]
 fn on_kafka_it_is_the_same() {
     let Ok(servers) = std::env::var("KAFKA_BOOTSTRAP") else {
         println!("skipped: KAFKA_BOOTSTRAP names no server");

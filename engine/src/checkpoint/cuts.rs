@@ -40,8 +40,12 @@ impl Cuts {
         self.abandoned.store(cut, Ordering::SeqCst);
     }
 
+    pub(crate) fn abandoned(&self) -> Epoch {
+        self.abandoned.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn is_abandoned(&self, cut: Epoch) -> bool {
-        self.abandoned.load(Ordering::SeqCst) >= cut
+        self.abandoned() >= cut
     }
 
     pub(crate) fn is_busy(&self) -> bool {

@@ -53,6 +53,15 @@ fn read(store: &dyn Store, object: &Object) -> Result<Vec<u8>> {
 }
 
 impl Checkpoint {
+    /// One whose objects are read when they are asked for, and not before.
+    pub(crate) fn of(store: Arc<dyn Store>, manifest: Manifest) -> Self {
+        Self { store, manifest }
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
     /// The first epoch that is not in it.
     pub fn epoch(&self) -> Epoch {
         self.manifest.epoch

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::core::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 
 use crate::batch::{Batch, Lane, Meta, filter};
@@ -14,6 +15,23 @@ use crate::mount::transform::keep;
 use crate::mount::{Outlet, Rows, Site};
 use crate::operator::Rejects;
 use crate::publish::{Event, Stamp};
+
+/// Requests come to the process where the folds' revisions are.
+pub(crate) fn bring<'scope>(stream: Rows<'scope>, site: &Site) -> Rows<'scope> {
+    if site.workers == site.threads {
+        return stream;
+    }
+    let asking = stream.unary(Pipeline, "asking", |_, _| {
+        |input, output| {
+            input.for_each_stamp(|time, batches| {
+                let asks = batches.flat_map(|batch| batch.drain(..)).filter(|batch| batch.lane == Lane::Serve);
+                output.session(&time).give_iterator(asks);
+            });
+        }
+    });
+    let threads = site.threads as u64;
+    asking.exchange(move |batch: &Batch| Meta::of(&batch.rows).offset[0] % threads)
+}
 
 pub(crate) fn mount<'scope>(asked: Rows<'scope>, fold: Rows<'scope>, at: usize, site: &Site) -> Rows<'scope> {
     let site = site.clone();

@@ -42,7 +42,7 @@ pub(crate) fn mount<'scope>(stream: StreamVec<'scope, Epoch, RawBatch>, at: usiz
                     match rows {
                         // A partition belongs to one worker, which sees its records in order.
                         Ok(Some(rows)) => {
-                            session.give(Batch { worker: worker_of(raw.partition, at, workers), ..rows });
+                            session.give(rows.to(worker_of(raw.partition, at, workers) as usize));
                         }
                         Ok(None) => {}
                         Err(fault) => outlet.abort(fault),

@@ -36,7 +36,7 @@ pub(crate) fn mount<'scope>(
 ) -> Result<Rows<'scope>> {
     let site = site.clone();
     let node = &site.graph.nodes[at];
-    let home = hash(node.name.as_bytes()) % site.workers as u64;
+    let home = hash(node.name.as_bytes()) % site.threads as u64;
     let schemas: Vec<SchemaRef> = node.inputs.iter().map(|input| site.graph.schema(*input).clone()).collect();
     let outlet = site.outlet(&node.name);
     let fold = (home == site.worker as u64).then(|| (folding.make)());

@@ -45,7 +45,7 @@ pub(crate) fn mount<'scope>(
     for (port, stream) in ports.into_iter().enumerate() {
         let reader = KeyReader::new(&schemas[port], operator.key(port))?;
         let routed = route(stream, reader, site);
-        inputs.push(builder.new_input(routed, Exchange::new(|batch: &Batch| u64::from(batch.worker))));
+        inputs.push(builder.new_input(routed, Exchange::new(Batch::target)));
     }
     let activator = scope.activator_for(builder.operator_info().address);
     let mut handover = Handover::new(&node.name, site, walks, activator);
@@ -128,7 +128,7 @@ fn split(batch: Batch, reader: &KeyReader, workers: usize) -> Result<Vec<Batch>>
     let worker_of = |hash: u64| bin(hash) % workers;
     let keys = reader.read(&batch.rows)?;
     if keys.is_one() {
-        return Ok(vec![Batch { worker: worker_of(KeyRef::EMPTY.hash()) as u32, ..batch }]);
+        return Ok(vec![batch.to(worker_of(KeyRef::EMPTY.hash()))]);
     }
     let mut rows: Vec<Vec<u32>> = vec![Vec::new(); workers];
     for (row, hash) in keys.hashes().into_iter().enumerate() {
@@ -137,12 +137,12 @@ fn split(batch: Batch, reader: &KeyReader, workers: usize) -> Result<Vec<Batch>>
     let part = |(worker, rows): (usize, Vec<u32>)| {
         // After a step with the same key, all rows are where they belong.
         if rows.len() == batch.rows.num_rows() {
-            return Ok(Batch { worker: worker as u32, ..batch.clone() });
+            return Ok(batch.clone().to(worker));
         }
         let (all, rows) = (&batch.rows, UInt32Array::from(rows));
         let rows =
             pick(all.schema_ref(), std::slice::from_ref(all), rows.len(), |column| Ok(take(column[0], &rows, None)?))?;
-        Ok(Batch { lane: batch.lane, rows, worker: worker as u32 })
+        Ok(Batch::new(batch.lane, rows).to(worker))
     };
     rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()).map(part).collect()
 }

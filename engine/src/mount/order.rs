@@ -50,7 +50,7 @@ pub(crate) fn stamp<'scope>(
     let (bounds_out, bounds_stream) = builder.new_output::<Vec<Bound>>();
     let mut rows_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Batch>>>::from(rows_out);
     let mut bounds_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Bound>>>::from(bounds_out);
-    let mut input = builder.new_input(stream, Exchange::new(|batch: &Batch| u64::from(batch.worker)));
+    let mut input = builder.new_input(stream, Exchange::new(Batch::target));
     builder.build(move |_| {
         let mut open: BTreeMap<Epoch, (_, _, Vec<Batch>)> = BTreeMap::new();
         move |frontiers| {

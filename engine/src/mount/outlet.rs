@@ -130,7 +130,7 @@ impl Outlet {
         let meta = Meta::of(rows);
         let notice = |Noticed { row, kind, about }| {
             self.metrics.noticed(kind);
-            Notice { place: meta.order(row), step: self.step.clone(), kind, about }
+            Notice { place: meta.order(row), step: self.step.clone(), kind: kind.into(), about }
         };
         self.send(Event::Noticed { epoch, notices: noticed.into_iter().map(notice).collect() });
     }

@@ -256,7 +256,7 @@ impl Leaders {
             notices.push(Notice {
                 place: (entry.watermark.unwrap_or(START).0, Origin { source: at, ..START.1 }),
                 step: graph.sources[at as usize].name.as_str().into(),
-                kind: "leader_changed",
+                kind: "leader_changed".into(),
                 about: json!({"epoch": epoch, "from": name(led), "to": name(leads), "scores": scores}),
             });
         }

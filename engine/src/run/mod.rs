@@ -3,6 +3,8 @@
 //! ```text
 //! a reader for each source ─► intake ─► binder ─► workers (timely) ─► publisher ─► commit
 //! ```
+//! With workers in several processes, the others have workers only: see [`crate::processes`].
+//!
 //! Each part takes turns, and no turn waits for another part. So the very same parts run each on a thread of its own
 //! ([`run`]), or in an order that somebody chooses ([`Simulation`]).
 
@@ -21,13 +23,14 @@ pub use crate::intake::Skip;
 use crate::intake::{Intake, SourceReader};
 use crate::metrics::Metrics;
 use crate::mount::Site;
+use crate::processes::{Door, Lines, Processes};
 use crate::publish::{Commit, Publisher, Recorded};
 use crate::source::Position;
 use crate::time::Clock;
 
 mod simulate;
-mod threads;
-mod worker;
+pub(crate) mod threads;
+pub(crate) mod worker;
 
 pub use simulate::{Actor, Simulation};
 use worker::Start;
@@ -47,8 +50,10 @@ pub enum Turn {
 
 /// How to run a graph.
 pub struct Settings {
-    /// Timely workers: threads.
+    /// Timely workers in each process: threads.
     pub workers: usize,
+    /// The processes, if there are several, and where this one, the first of them, takes connections.
+    pub processes: Option<(Processes, Door)>,
     /// How epochs are cut, and how much may be in flight.
     pub limits: Limits,
     /// The seed of all randomness.
@@ -86,6 +91,8 @@ struct Parts {
     binder: Binder,
     /// What the workers start with, in their order.
     starts: Vec<Start>,
+    /// To the other processes, if there are any.
+    lines: Option<Lines>,
     publisher: Publisher,
     /// Writes checkpoints, if any are made.
     writer: Option<Writer>,
@@ -103,15 +110,17 @@ impl Parts {
         let resumed = from.as_ref().map(|from| from.manifest());
         let start = resumed.map_or(0, |manifest| manifest.epoch);
         let frontier = resumed.map(|manifest| manifest.frontier.clone()).unwrap_or_default();
-        book.resume(start, frontier.clone());
+        let threads = settings.workers;
+        let processes = settings.processes.as_ref().map_or(1, |(processes, _)| processes.addresses.len());
+        book.resume(start, frontier.clone(), processes);
         let (handed, handed_in) = mpsc::channel();
         let handed = settings.checkpoints.is_some().then_some(handed);
         let (events, events_in) = mpsc::channel();
         let (mut workers, mut starts) = (Vec::new(), Vec::new());
-        for worker in 0..settings.workers {
+        for worker in 0..threads {
             let (orders, orders_in) = mpsc::channel();
             let thread = Arc::new(OnceLock::new());
-            workers.push(WorkerLine { orders, thread: thread.clone() });
+            workers.push(WorkerLine::Here { orders, thread: thread.clone() });
             let site = Site {
                 graph: graph.clone(),
                 book: book.clone(),
@@ -121,10 +130,21 @@ impl Parts {
                 handed: handed.clone(),
                 from: from.clone(),
                 worker,
-                workers: settings.workers,
+                workers: threads * processes,
+                threads,
             };
             starts.push(Start { site, orders: orders_in, thread });
         }
+        let lines = settings.processes.map(|(processes, door)| {
+            let outgoing: Vec<_> = processes.addresses.iter().skip(1).map(|_| mpsc::channel()).collect();
+            for (line, _) in &outgoing {
+                workers.extend((0..threads).map(|worker| WorkerLine::There(worker, line.clone())));
+            }
+            let (graph, book, metrics) = (graph.clone(), book.clone(), metrics.clone());
+            let (partitions, from) = (partitions.clone(), from.clone());
+            let (events, handed) = (events.clone(), handed.clone());
+            Lines { processes, door, threads, graph, book, metrics, partitions, from, events, handed, outgoing }
+        });
         let readers = (0..).zip(&graph.sources).map(|(index, node)| {
             SourceReader::new(intake.clone(), index, node.name.clone(), node.source.clone(), timed)
         });
@@ -154,7 +174,7 @@ impl Parts {
             epoch: start,
             served: false,
             turn: 0,
-            loads: vec![0; settings.workers],
+            loads: vec![0; threads * processes],
         };
         let recorded = settings.recorded.into_iter().map(|recorded| (recorded.binding.epoch, recorded)).collect();
         let marks = resumed.map(|manifest| manifest.revisions.clone()).unwrap_or_default();
@@ -163,7 +183,7 @@ impl Parts {
         let writer = settings
             .checkpoints
             .map(|checkpoints| Writer::new(checkpoints, from.as_deref(), graph, book.clone(), metrics, handed_in));
-        Ok(Self { book, readers, binder, starts, publisher, writer })
+        Ok(Self { book, readers, binder, starts, lines, publisher, writer })
     }
 }
 
@@ -183,7 +203,7 @@ fn announce(graph: &Graph, intake: &Intake, offsets: &BTreeMap<(u32, u32), u64>)
 }
 
 /// Runs a part of a run. If it panics, the run ends with that as its fault, so that the other parts do not wait for it.
-fn guard<T>(book: &Book, part: &dyn Display, run: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn guard<T>(book: &Book, part: &dyn Display, run: impl FnOnce() -> T) -> Option<T> {
     // What a panic leaves half-done is not used after an abort.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
     let tell = |panic: Box<dyn std::any::Any + Send>| {

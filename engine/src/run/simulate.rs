@@ -62,7 +62,7 @@ type Part = Box<dyn FnMut() -> Turn + Send>;
 impl Simulation {
     /// Gets everything ready; nothing is read or mounted yet.
     pub fn new(graph: Graph, settings: Settings, commit: Box<dyn Commit>) -> Result<Self> {
-        let Parts { book, readers, mut binder, starts, mut publisher, writer } =
+        let Parts { book, readers, mut binder, starts, lines: _, mut publisher, writer } =
             Parts::new(graph, settings, commit, false)?;
         let mut parts: BTreeMap<Actor, Part> = BTreeMap::new();
         for (at, mut reader) in readers.into_iter().enumerate() {

@@ -3,12 +3,15 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use timely::communication::{AllocatorBuilder, WorkerGuards};
 use timely::worker::Worker;
+use timely::{CommunicationConfig, WorkerConfig};
 
 use crate::binder::LOOK;
 use crate::book::Book;
 use crate::fault::{Fault, Result};
 use crate::intake::READ_WAIT;
+use crate::processes::{Line, Ways};
 use crate::publish::Publisher;
 use crate::run::worker::{Mounted, Start, clear};
 use crate::run::{Parts, Turn, guard};
@@ -19,16 +22,26 @@ const PARK: Duration = Duration::from_millis(20);
 
 /// Runs until every part is done.
 pub(super) fn run(parts: Parts) -> Result<()> {
-    let Parts { book, readers, mut binder, starts, mut publisher, writer } = parts;
-    let workers = starts.len();
-    let starts = Mutex::new(starts.into_iter().map(Some).collect::<Vec<_>>());
-    let guards = timely::execute(timely::Config::process(workers), move |worker| {
-        let start = starts.lock().expect("no worker panics while it starts")[worker.index()].take();
-        work(worker, start.expect("each worker starts once"));
-    })
-    .map_err(|error| Fault::ours(format!("the workers did not start: {error}")))?;
+    let Parts { book, readers, mut binder, starts, lines, mut publisher, writer } = parts;
+    let (builders, lines, connections) = match lines {
+        None => (CommunicationConfig::Process(starts.len()).try_build().map_err(not_started)?.0, Vec::new(), None),
+        Some(lines) => match lines.gather()? {
+            Some((lines, mesh)) => {
+                let ways = lines.into_iter().map(Line::ways).collect::<Result<Vec<_>>>()?;
+                let (builders, connections) = mesh.builders(starts.len(), &book)?;
+                (builders, ways, Some(connections))
+            }
+            // It was asked to end before it began.
+            None => return book.take_fault().map_or(Ok(()), Err),
+        },
+    };
+    let workers = start(builders, starts)?;
     std::thread::scope(|scope| {
         let book = &*book;
+        for Ways { there, back } in lines {
+            scope.spawn(move || guard(book, &"a line to a member", there));
+            scope.spawn(move || guard(book, &"a line from a member", back));
+        }
         for mut reader in readers {
             scope.spawn(move || {
                 let name = format!("the reader of source {}", reader.name());
@@ -50,14 +63,32 @@ pub(super) fn run(parts: Parts) -> Result<()> {
         }
         trace::name_thread("the publisher");
         guard(book, &"the publisher", || publish(book, &mut publisher));
-        for outcome in guards.join() {
+        for outcome in workers.join() {
             if let Err(panic) = outcome {
                 book.abort(Fault::ours(format!("a worker failed: {panic}")));
             }
         }
+        if let Some(connections) = connections {
+            connections.end(book.is_aborted());
+        }
         book.stop();
     });
     book.take_fault().map_or(Ok(()), Err)
+}
+
+fn not_started(why: impl std::fmt::Display) -> Fault {
+    Fault::ours(format!("the workers did not start: {why}"))
+}
+
+/// Starts this process' workers.
+pub(crate) fn start(builders: Vec<AllocatorBuilder>, starts: Vec<Start>) -> Result<WorkerGuards<()>> {
+    let first = starts.first().map_or(0, |start| start.site.worker);
+    let starts = Mutex::new(starts.into_iter().map(Some).collect::<Vec<_>>());
+    let run = move |worker: &mut Worker| {
+        let start = starts.lock().expect("no worker panics while it starts")[worker.index() - first].take();
+        work(worker, start.expect("each worker starts once"));
+    };
+    timely::execute::execute_from(builders, Box::new(()), WorkerConfig::default(), run).map_err(not_started)
 }
 
 /// Takes turns until the part is done. One that waits looks again when another part rings, and this often.

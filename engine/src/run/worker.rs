@@ -15,11 +15,11 @@ use crate::publish::Event;
 use crate::run::Turn;
 
 /// What a worker starts with.
-pub(super) struct Start {
-    pub(super) site: Site,
-    pub(super) orders: Receiver<Order>,
+pub(crate) struct Start {
+    pub(crate) site: Site,
+    pub(crate) orders: Receiver<Order>,
     /// To be set when it starts, so that the binder can wake it.
-    pub(super) thread: Arc<OnceLock<Thread>>,
+    pub(crate) thread: Arc<OnceLock<Thread>>,
 }
 
 /// A worker on which the graph is mounted.
@@ -63,11 +63,11 @@ impl Mounted {
         }
         self.dataflow.walks.wake(&self.site.book.cuts);
         let is_running = worker.step_or_park(Some(park));
-        if worker.index() == 0 {
+        if self.site.is_first_of_process() {
             let now = self.dataflow.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX));
             if now > self.passed {
                 self.passed = now;
-                self.site.book.set_passed(now.min(self.site.book.minted()));
+                self.site.book.set_passed(self.site.process(), now.min(self.site.book.minted()));
                 drop(self.site.events.send(Event::Passed(now)));
             }
         }

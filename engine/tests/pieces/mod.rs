@@ -1,6 +1,7 @@
 //! A small graph in memory: two learn sources joined by key, a fold that sums, and a source of requests.
 
 use std::fmt::Write;
+use std::net::TcpListener;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use millstream_engine::checkpoint::{Checkpoint, Checkpoints};
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Snapshot, Step};
+use millstream_engine::processes::{Door, Member, Processes, serve};
 use millstream_engine::publish::{Commit, Given, Outcome, Progress, Published, Recorded};
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::run::{Settings, Simulation, Skip, run};
@@ -267,9 +269,15 @@ pub type Durable = Arc<Mutex<Vec<Published>>>;
 /// Looks at what is to be committed, and may fail.
 pub type BeforeCommit = Box<dyn FnMut(&[Published]) -> Result<()> + Send>;
 
+/// Changes a graph.
+pub type Shape = Arc<dyn Fn(&mut Graph) + Send + Sync>;
+
 pub struct Run {
     pub case: Case,
+    /// In each process.
     pub workers: usize,
+    /// Where other processes are, if there are any.
+    pub members: Option<Members>,
     pub limits: Limits,
     pub committed: Vec<Progress>,
     pub checkpoints: Option<Checkpoints>,
@@ -282,7 +290,7 @@ pub struct Run {
     /// Whether to end when all input is used up.
     pub finish: bool,
     /// What the graph is to be changed into.
-    pub shape: Box<dyn FnOnce(&mut Graph) + Send>,
+    pub shape: Shape,
     /// Called before each commit.
     pub before_commit: BeforeCommit,
 }
@@ -337,6 +345,7 @@ impl Run {
         Self {
             case,
             workers: 1,
+            members: None,
             limits: Limits::default(),
             committed: vec![],
             checkpoints: None,
@@ -346,7 +355,7 @@ impl Run {
             metrics: Arc::default(),
             book: Arc::default(),
             finish: true,
-            shape: Box::new(|_| ()),
+            shape: Arc::new(|_| ()),
             before_commit: Box::new(|_| Ok(())),
         }
     }
@@ -382,11 +391,12 @@ impl Run {
 
     fn prepare(self) -> (Graph, Settings, Box<dyn Commit>, Durable) {
         let published = Arc::new(Mutex::new(Vec::new()));
-        let mut graph = graph(self.case);
-        (self.shape)(&mut graph);
+        let graph = shaped(&self.case, &self.shape);
+        let processes = self.members.map(|members| members.start(&self.case, &self.shape));
         let next = self.from.as_ref().map_or(0, Checkpoint::epoch) + self.committed.len() as u64;
         let settings = Settings {
             workers: self.workers,
+            processes,
             limits: self.limits,
             seed: 1,
             clock: Arc::new(StepClock::new(0, 1)),
@@ -401,6 +411,55 @@ impl Run {
         };
         let commit = Collect { published: published.clone(), next, before: self.before_commit };
         (graph, settings, Box::new(commit), published)
+    }
+}
+
+/// Processes that are threads here: they share nothing with the first but what goes over their connections.
+pub struct Members {
+    pub processes: Processes,
+    pub doors: Vec<Door>,
+    /// What theirs is changed by besides.
+    pub shape: Shape,
+    /// To end each.
+    pub until: Vec<Arc<Book>>,
+}
+
+impl Members {
+    pub fn new(count: usize) -> Self {
+        let listeners: Vec<_> =
+            (0..=count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free")).collect();
+        let address = |listener: &TcpListener| listener.local_addr().expect("it is bound").to_string();
+        let processes = Processes {
+            addresses: listeners.iter().map(address).collect(),
+            secret: "only between us".to_owned(),
+            identity: "a small graph".to_owned(),
+            aside: Arc::new(()),
+        };
+        let doors = listeners.into_iter().map(|listener| Door::of(listener).expect("it listens"));
+        let until = (0..count).map(|_| Arc::default()).collect();
+        Self { processes, doors: doors.collect(), shape: Arc::new(|_| ()), until }
+    }
+
+    /// Starts them; gives what the first process needs. They end after their first run.
+    fn start(self, case: &Case, shape: &Shape) -> (Processes, Door) {
+        let mut doors = self.doors.into_iter();
+        let first = doors.next().expect("the first has one, too");
+        for (process, (door, until)) in (1..).zip(doors.zip(self.until)) {
+            let (case, shape, processes) = (case.clone(), shape.clone(), self.processes.clone());
+            let own = self.shape.clone();
+            std::thread::spawn(move || {
+                let mut is_first = true;
+                serve(&door, process, &until.clone(), || {
+                    if !std::mem::replace(&mut is_first, false) {
+                        until.stop();
+                    }
+                    let mut graph = shaped(&case, &shape);
+                    own(&mut graph);
+                    Ok(Member { graph, metrics: Arc::default(), processes: processes.clone() })
+                })
+            });
+        }
+        (self.processes, first)
     }
 }
 
@@ -439,6 +498,12 @@ fn source(name: &str, memory: Memory, lateness_ms: i64, asks: Option<Asks>) -> S
         idle_ms: i64::MAX,
         asks,
     }
+}
+
+fn shaped(case: &Case, shape: &Shape) -> Graph {
+    let mut graph = graph(case.clone());
+    shape(&mut graph);
+    graph
 }
 
 fn graph(case: Case) -> Graph {

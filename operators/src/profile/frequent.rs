@@ -1,6 +1,7 @@
 //! The most frequent texts, in constant space.
 
 use millstream_engine::state::hash;
+use serde::{Deserialize, Serialize};
 
 /// So many different texts are counted at a time.
 const CAPACITY: usize = 32;
@@ -12,12 +13,12 @@ const KEPT_BYTES: usize = 64;
 /// Space-Saving: A. Metwally, D. Agrawal and A. El Abbadi, *Efficient computation of frequent and top-k elements in data streams*, ICDT 2005.
 /// A text that is not counted takes the place of the rarest, and its count, which is then too large by at most that. So a text with more than
 /// 1/32 of all is always among those that are counted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Frequent {
     counted: Vec<Counted>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Counted {
     hash: u64,
     count: u64,

@@ -15,6 +15,7 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema, TimeUnit, Times
 use millstream_engine::Result;
 use millstream_engine::batch::{META, Meta};
 use millstream_engine::state::hash;
+use serde::{Deserialize, Serialize};
 
 mod frequent;
 mod numbers;
@@ -37,14 +38,14 @@ const ONE_OF: u64 = 64;
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What is in the columns of a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Profile {
     rows: u64,
     sampled: u64,
     columns: Vec<Column>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Column {
     name: String,
     kind: Kind,

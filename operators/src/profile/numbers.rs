@@ -4,6 +4,8 @@ use arrow::array::{Array, Float64Array, PrimitiveArray};
 use arrow::compute::{max, min, sum};
 use arrow::datatypes::Float64Type;
 
+use serde::{Deserialize, Serialize};
+
 use crate::sketch::Centred;
 
 /// Numbers that often stand for a missing value: what instruments and programs write when they know none.
@@ -25,7 +27,7 @@ pub const SENTINELS: [f64; 14] = [
 ];
 
 /// Count, range, mean and squared deviations of all numbers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Numbers {
     pub(super) count: u64,
     pub(super) min: f64,
@@ -181,7 +183,7 @@ fn squares(values: &PrimitiveArray<Float64Type>, mean: f64) -> f64 {
 }
 
 /// Sketches of the numbers of a sample.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Sketched {
     pub(super) quantiles: Centred,
     /// How often there was each of [`SENTINELS`].

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use arrow::array::timezone::Tz;
 use arrow::temporal_conversions::as_datetime_with_timezone;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Column;
 use super::texts::Looks;
@@ -15,7 +15,7 @@ const SHARES: [f64; 5] = [0.01, 0.25, 0.5, 0.75, 0.99];
 const TOP: usize = 8;
 
 /// What a column holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Text.
@@ -184,7 +184,7 @@ impl ColumnReport {
         }
         let Some(text) = &self.text else { return remarks.join("; ") };
         let looks = &text.looks;
-        let formats = looks.formats.iter().map(|(format, count)| (*format, *count));
+        let formats = looks.formats.iter().map(|(format, count)| (&**format, *count));
         let counts = [
             ("numbers", looks.numbers),
             ("with a decimal comma", looks.commas),

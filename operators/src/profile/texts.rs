@@ -1,8 +1,9 @@
 //! What there is to know about texts: above all, what they might be instead.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::frequent::Frequent;
 use super::numbers::{Numbers, Sketched};
@@ -28,7 +29,7 @@ pub const FORMATS: [&str; 9] = [
 ];
 
 /// What texts might be instead, each as a count of the sampled ones.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Looks {
     /// How many texts were looked at.
     pub texts: u64,
@@ -51,11 +52,11 @@ pub struct Looks {
     /// RFC 3339 timestamps and dates.
     pub timestamps: u64,
     /// By form (strftime's): timestamps that are written in it.
-    pub formats: BTreeMap<&'static str, u64>,
+    pub formats: BTreeMap<Cow<'static, str>, u64>,
 }
 
 /// Sketches of the texts of a sample.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Texts {
     pub(super) looks: Looks,
     /// In characters.
@@ -155,7 +156,7 @@ impl Looks {
             return;
         }
         for format in FORMATS.iter().filter(|format| instant_as(text, format).is_ok()) {
-            *self.formats.entry(format).or_default() += 1;
+            *self.formats.entry((*format).into()).or_default() += 1;
         }
     }
 
@@ -172,7 +173,7 @@ impl Looks {
         *truths += other.truths;
         *timestamps += other.timestamps;
         for (format, count) in &other.formats {
-            *formats.entry(format).or_default() += count;
+            *formats.entry(format.clone()).or_default() += count;
         }
     }
 
@@ -223,7 +224,7 @@ mod tests {
         assert_eq!((looks.numbers, looks.whole, looks.commas, looks.grouped), (3, 1, 2, 1));
         assert_eq!((looks.truths, looks.timestamps, looks.telling()), (2, 2, 17));
         let formats = [("%d.%m.%Y", 1), ("%d.%m.%Y %H:%M", 1), ("%d/%m/%Y", 1), ("%m/%d/%Y", 2)];
-        assert_eq!(looks.formats, formats.into());
+        assert_eq!(looks.formats, formats.map(|(format, count)| (format.into(), count)).into());
         assert_eq!(found.words, [("N/A".to_owned(), 1), ("n/a".to_owned(), 1)].into());
         assert_eq!((found.shortest, found.longest), (1, 20));
         assert_eq!((found.numbers.count, found.numbers.min, found.numbers.max), (5, -1234.5, 1000.0));

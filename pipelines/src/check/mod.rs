@@ -116,6 +116,7 @@ impl Checker<'_> {
         let metrics = self.metrics(root);
         let front = self.front(root);
         let lineage = self.lineage(root);
+        let processes = self.processes(root);
         let epochs = self.epochs(root);
         let checkpoints = self.checkpoints(root);
         let registry = self.registry(root);
@@ -139,6 +140,7 @@ impl Checker<'_> {
             registry,
             delivery: self.read(root.get("delivery")).unwrap_or_default(),
             workers: self.read(root.get("workers")).unwrap_or_else(cores),
+            processes,
             feeds,
             sources: sources.into_iter().filter_map(|(source, _)| source).collect(),
             nodes: graph.nodes,

@@ -1,4 +1,6 @@
-//! Places where something is kept: checkpoints, and registries.
+//! Places: where checkpoints and versions are kept, and where processes are.
+
+use std::collections::BTreeSet;
 
 use millstream_operators::registry::check_database;
 
@@ -9,6 +11,9 @@ use crate::{plan, shape};
 
 /// How the URLs begin of stores that outlive the program.
 const STORES: [&str; 4] = ["file", "s3", "gs", "az"];
+
+/// A secret of fewer can be guessed.
+const SECRET_CHARACTERS: usize = 16;
 
 impl Checker<'_> {
     pub(super) fn checkpoints(&mut self, root: &Node) -> plan::Checkpoints {
@@ -49,6 +54,40 @@ impl Checker<'_> {
         };
         let help = format!("name a folder, or a URL that starts with `{}://`", stores.join("://`, `"));
         self.find(Finding::error(at.value.span, "bad-store", message).help(help));
+    }
+
+    /// Where the processes are, if there are several.
+    pub(super) fn processes(&mut self, root: &Node) -> Option<plan::Processes> {
+        let entry = root.entry("processes").filter(|entry| entry.value.data != Data::Null)?;
+        let mut seen = BTreeSet::new();
+        for address in entry.value.get("addresses").map_or(&[][..], Node::items) {
+            let Some(text) = address.text() else { continue };
+            let is_place =
+                |(host, port): (&str, &str)| !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0);
+            if !text.rsplit_once(':').is_some_and(is_place) {
+                let message = format!("`{text}` is no address of a process");
+                let help = "give a host and a port: `10.0.0.1:7100`";
+                self.find(Finding::error(address.span, "bad-address", message).help(help));
+            } else if !seen.insert(text) {
+                let message = format!("two processes have the address `{text}`");
+                self.find(Finding::error(address.span, "bad-address", message).help("give each its own"));
+            }
+        }
+        if let Some(secret) = entry.value.get("secret") {
+            let help = "write `${env:PROCESSES_SECRET}`, and set the variable: `openssl rand -hex 16` makes one";
+            let (code, message) = match &secret.data {
+                Data::Text(_) => ("open-secret", "the secret is read by everyone who reads the definition".to_owned()),
+                Data::Reference(reference)
+                    if self.secrets.knows(reference)
+                        && self.secrets.value(reference).chars().count() < SECRET_CHARACTERS =>
+                {
+                    ("weak-secret", format!("the secret has fewer than {SECRET_CHARACTERS} characters"))
+                }
+                _ => return self.read(Some(&entry.value)),
+            };
+            self.find(Finding::error(secret.span, code, message).help(help));
+        }
+        self.read(Some(&entry.value))
     }
 
     fn database(&mut self, at: &Entry) {

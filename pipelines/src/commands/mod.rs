@@ -18,6 +18,7 @@ pub(crate) mod state;
 pub(crate) mod sweep;
 pub(crate) mod test;
 pub(crate) mod topic;
+pub(crate) mod work;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use super::node::{Data, Entry, Node};
 
 /// What may be changed from run to run, since no result depends on it:
 ///
-/// - `epochs`, `workers`: results depend neither on how the stream was cut nor on how many work on it. Which revision
+/// - `epochs`, `workers`, `processes`: results depend neither on how the stream was cut nor on who works on it. Which revision
 ///   answers a request does depend on the cut, but that is recorded before it is used;
 /// - `checkpoints`, `delivery`: how often state is written down, and how what leaves becomes durable;
 /// - `registry`: where versions are kept; what models begin with counts by its content;
@@ -14,8 +14,8 @@ use super::node::{Data, Entry, Node};
 /// - `sweeps`, `tests`: they run beside the pipeline.
 ///
 /// Everything else counts, also where it seems harmless: the digest is what a replay stands on.
-const OPERATIONAL: [&str; 9] =
-    ["epochs", "workers", "checkpoints", "registry", "delivery", "serve", "lineage", "sweeps", "tests"];
+const OPERATIONAL: [&str; 10] =
+    ["epochs", "workers", "processes", "checkpoints", "registry", "delivery", "serve", "lineage", "sweeps", "tests"];
 
 /// BLAKE3 over all of the tree that may change results, in hexadecimal. Comments, blanks and quoting do not count; the
 /// order of keys does, since it numbers the sources and orders the columns. Secrets count by their references.

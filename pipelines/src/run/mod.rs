@@ -26,6 +26,7 @@ mod show;
 pub mod start;
 pub mod state;
 pub mod tenure;
+pub mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -217,6 +218,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
         .set(&[&pipeline.digest, env!("CARGO_PKG_VERSION")], 1.0);
     let (observers, skews) = profiles::observers(pipeline, &metrics);
     graph.observers = observers;
+    let processes = work::first(pipeline, Arc::new(skews.clone()))?;
     let store = start::store(pipeline, options)?;
     let named = origin::recorded(pipeline, &*broker, &topics.progress, store.as_ref())?;
     let origins = Origins::find(pipeline, &options.state, &named)?;
@@ -276,6 +278,7 @@ pub fn prepare(pipeline: &Pipeline, options: &Options, broker: Arc<dyn Broker>) 
     let ahead = options.sabotage == Some(Sabotage::CheckpointAheadOfCommit);
     let fed = Arc::new(AtomicBool::new(false));
     let settings = Settings {
+        processes,
         finish: options.until_idle.then(|| fed.clone()),
         checkpoints: store.map(|store| Checkpoints {
             store,
@@ -354,6 +357,7 @@ fn settings(
     let limits = limits(pipeline);
     Settings {
         workers: options.workers.unwrap_or(pipeline.workers),
+        processes: None,
         limits: Limits { max_records: options.max_records.unwrap_or(limits.max_records), ..limits },
         seed: seed(pipeline),
         clock: options.clock.clone(),

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use millstream_engine::Result;
 use millstream_engine::batch::{Lane, META, is_changing};
 use millstream_engine::graph::{Input, MakeObserver, Observe};
 use millstream_engine::metrics::{Gauges, Metrics};
+use millstream_engine::processes::Aside;
+use millstream_engine::{Fault, Result};
 use millstream_operators::profile::{ColumnReport, Profile};
 
 use crate::plan::{self, Pipeline};
@@ -22,6 +23,8 @@ struct Parts {
     /// Which columns are looked at, the engine's first.
     columns: Vec<usize>,
     workers: Arc<Mutex<Vec<Arc<Mutex<Profile>>>>>,
+    /// What other processes have told of all their workers.
+    others: Arc<Mutex<BTreeMap<usize, Profile>>>,
 }
 
 /// A worker's part.
@@ -41,7 +44,7 @@ impl Parts {
     /// Of all columns.
     fn new(name: &str, schema: &SchemaRef) -> Self {
         let columns = (0..schema.fields().len()).collect();
-        Self { name: name.to_owned(), schema: schema.clone(), columns, workers: Arc::default() }
+        Self { name: name.to_owned(), schema: schema.clone(), columns, workers: Arc::default(), others: Arc::default() }
     }
 
     /// Of these columns.
@@ -49,7 +52,7 @@ impl Parts {
         let is_wanted = |at: &usize| *at < META || wanted.contains(self.schema.field(*at).name());
         let columns: Vec<usize> = (0..self.schema.fields().len()).filter(is_wanted).collect();
         let schema = Arc::new(self.schema.project(&columns).expect("its own columns"));
-        Self { name: self.name.clone(), schema, columns, workers: Arc::default() }
+        Self { name: self.name.clone(), schema, columns, workers: Arc::default(), others: Arc::default() }
     }
 
     /// Makes a part for each worker.
@@ -64,6 +67,13 @@ impl Parts {
 
     /// All workers' parts together.
     fn whole(&self) -> Profile {
+        let mut whole = self.here();
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|other| whole.merge(other));
+        whole
+    }
+
+    /// Those of this process' workers.
+    fn here(&self) -> Profile {
         let mut whole = Profile::new(&self.schema);
         for part in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             whole.merge(&part.lock().unwrap_or_else(PoisonError::into_inner));
@@ -91,6 +101,10 @@ pub struct Skews {
 }
 
 impl Skews {
+    fn parts(&self) -> impl Iterator<Item = &Parts> {
+        self.all.iter().flat_map(|(learned, asked)| std::iter::once(learned).chain(asked))
+    }
+
     /// By stream and column, where the requests of this source are answered.
     pub fn of(&self, source: u32) -> BTreeMap<String, BTreeMap<String, f64>> {
         let Some(asked) = self.asked.get(&source) else { return BTreeMap::new() };
@@ -101,6 +115,26 @@ impl Skews {
         };
         let all = self.all.iter().filter(|(learned, _)| asked.contains(&learned.name));
         all.filter_map(|parts| Some((parts.0.name.clone(), of(parts).filter(|skews| !skews.is_empty())?))).collect()
+    }
+}
+
+/// Processes tell each other what their workers saw.
+impl Aside for Skews {
+    fn tell(&self) -> Vec<u8> {
+        let told: Vec<Profile> = self.parts().map(Parts::here).collect();
+        postcard::to_stdvec(&told).expect("profiles can be written")
+    }
+
+    fn hear(&self, process: usize, told: &[u8]) -> Result<()> {
+        let not_one = || Fault::world("what another process tells of its rows cannot be read");
+        let told: Vec<Profile> = postcard::from_bytes(told).map_err(|error| not_one().because(error))?;
+        if told.len() != self.parts().count() {
+            return Err(not_one());
+        }
+        for (parts, told) in self.parts().zip(told) {
+            parts.others.lock().unwrap_or_else(PoisonError::into_inner).insert(process, told);
+        }
+        Ok(())
     }
 }
 

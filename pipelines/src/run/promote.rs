@@ -128,7 +128,7 @@ impl Promoter {
         }
         self.heard = epoch + 1;
         for Notice { place, step, kind, about } in
-            published.notices.iter().filter(|of| Drift::EVENTS.contains(&of.kind))
+            published.notices.iter().filter(|of| Drift::EVENTS.contains(&&*of.kind))
         {
             let mut candidates = self.candidates.values_mut();
             let Some(Candidate { drifts, .. }) = candidates.find(|candidate| *candidate.model == **step) else {
@@ -137,7 +137,7 @@ impl Promoter {
             if drifts.len() == Drift::KEPT_MAX {
                 drifts.pop_front();
             }
-            drifts.push_back(Drift { time_ms: place.0, event: (*kind).to_owned(), about: about.clone() });
+            drifts.push_back(Drift { time_ms: place.0, event: kind.to_string(), about: about.clone() });
         }
     }
 

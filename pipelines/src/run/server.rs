@@ -26,8 +26,16 @@ pub fn start(
         .build()
         .map_err(|error| Fault::world("the server's thread cannot be started").because(error))?;
     let bound = address.map(|address| runtime.block_on(serve(address, metrics))).transpose()?;
-    runtime.spawn(hear_signals(book));
+    runtime.spawn(hear_signals(book, "stopping after the open epochs"));
     Ok((runtime, bound))
+}
+
+/// Listens for SIGINT and SIGTERM only, likewise; `what` happens at the first is told.
+pub fn hear(book: Arc<Book>, what: &'static str) -> Result<Runtime> {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| Fault::world("signals cannot be heard").because(error))?;
+    runtime.spawn(hear_signals(book, what));
+    Ok(runtime)
 }
 
 async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> Result<SocketAddr> {
@@ -50,7 +58,7 @@ async fn serve(address: SocketAddr, metrics: Arc<Metrics>) -> Result<SocketAddr>
 }
 
 /// The first signal stops the run after its open epochs; the second ends the program, which loses nothing either.
-async fn hear_signals(book: Arc<Book>) {
+async fn hear_signals(book: Arc<Book>, what: &str) {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return eprintln!("signals cannot be heard; the run can only be killed");
@@ -61,7 +69,7 @@ async fn hear_signals(book: Arc<Book>) {
             _ = terminate.recv() => {}
         }
         if first {
-            eprintln!("stopping after the open epochs; once more to stop at once");
+            eprintln!("{what}; once more to stop at once");
             book.stop();
         } else {
             std::process::exit(130);

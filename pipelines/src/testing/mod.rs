@@ -91,6 +91,7 @@ fn collect(pipeline: &Pipeline, origins: &Origins, test: &Test) -> Result<Collec
 fn settings(pipeline: &Pipeline) -> Settings {
     Settings {
         workers: 1,
+        processes: None,
         limits: Limits::default(),
         // As in a run of the pipeline.
         seed: crate::run::seed(pipeline),

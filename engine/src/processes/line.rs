@@ -1,0 +1,337 @@
+//! The first process' ends of the lines to members.
+
+use std::io::{BufReader, BufWriter, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+
+use super::door::{Door, Guest, Purpose, draw};
+use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
+use super::{Mesh, Processes};
+use crate::binder::{LOOK, Order};
+use crate::binding::Epoch;
+use crate::book::Book;
+use crate::checkpoint::{Checkpoint, Handed};
+use crate::fault::{Blame, Fault, Result};
+use crate::graph::Graph;
+use crate::metrics::{Counts, Metrics};
+use crate::publish::Event;
+use crate::time::Stopwatch;
+
+/// How long members may take to connect with all others, once the first process has told them to.
+const MESH_SECONDS: f64 = 30.0;
+/// Who is waited for is told after so long.
+const TELL_SECONDS: f64 = 1.0;
+
+/// What a member's line carries there.
+pub(crate) enum Outgoing {
+    /// For one of its workers.
+    Order(usize, Order),
+    /// An object that it has asked for.
+    Object(Option<Vec<u8>>),
+    /// There is a new cut, or whatever else is to be looked at.
+    Look,
+}
+
+/// All that the lines need of a run that has not started.
+pub(crate) struct Lines {
+    pub(crate) processes: Processes,
+    pub(crate) door: Door,
+    pub(crate) threads: usize,
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) book: Arc<Book>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) partitions: Arc<Vec<(u32, u32)>>,
+    pub(crate) from: Option<Arc<Checkpoint>>,
+    pub(crate) events: Sender<Event>,
+    pub(crate) handed: Option<Sender<Handed>>,
+    /// By member, from process 1 on.
+    pub(crate) outgoing: Vec<(Sender<Outgoing>, Receiver<Outgoing>)>,
+}
+
+/// The streams to all processes, by number; none to the first itself.
+type Streams = Vec<Option<TcpStream>>;
+
+impl Lines {
+    /// Waits for all members, and begins the run with them. `None` if the run was asked to end meanwhile.
+    pub(crate) fn gather(mut self) -> Result<Option<(Vec<Line>, Mesh)>> {
+        let Some(streams) = self.wait_for(Purpose::Line, f64::INFINITY)? else { return Ok(None) };
+        let run = u64::from_le_bytes(std::array::from_fn(|at| draw()[at]));
+        let mut lines = Vec::new();
+        for (process, (asked, outgoing)) in (1..).zip(std::mem::take(&mut self.outgoing)) {
+            let stream = streams[process].as_ref().and_then(|stream| stream.try_clone().ok());
+            let mut stream = stream.ok_or_else(|| Fault::world("a line cannot be used"))?;
+            let begun = write(&mut stream, &ToMember::Begin(self.begin(run)?));
+            begun.map_err(|error| gone(process, &self.processes.addresses[process], &error))?;
+            lines.push(self.line(process, stream, (asked, outgoing)));
+        }
+        let Some(streams) = self.wait_for(Purpose::Rows { run }, MESH_SECONDS)? else { return Ok(None) };
+        Ok(Some((lines, Mesh { process: 0, streams })))
+    }
+
+    /// Waits until all members have come for this. Who comes again is in the place of who came before.
+    fn wait_for(&self, purpose: Purpose, seconds: f64) -> Result<Option<Streams>> {
+        let mut streams: Streams = self.processes.addresses.iter().map(|_| None).collect();
+        let watch = Stopwatch::start();
+        let (mut told, mut refused) = (false, String::new());
+        loop {
+            let missing: Vec<usize> = (1..streams.len()).filter(|process| streams[*process].is_none()).collect();
+            if missing.is_empty() {
+                return Ok(Some(streams));
+            }
+            if self.book.is_stopping() {
+                return Ok(None);
+            }
+            let name = |process: &usize| format!("process {process} at {}", self.processes.addresses[*process]);
+            let names = || missing.iter().map(name).collect::<Vec<_>>().join(", ");
+            if watch.seconds() > seconds {
+                return Err(Fault::world(format!("not connected after {seconds} s: {}", names())));
+            }
+            if !told && watch.seconds() > TELL_SECONDS {
+                eprintln!("waiting for {}", names());
+                told = true;
+            }
+            let expects = |process: usize, wanted: Purpose| {
+                if wanted == purpose && process > 0 { Ok(()) } else { Err("nobody waits for that".to_owned()) }
+            };
+            match self.door.next(&self.processes, expects) {
+                Some(Ok(Guest { process, stream })) => streams[process] = Some(stream),
+                Some(Err(Some(why))) if why != refused => {
+                    eprintln!("{why}");
+                    refused = why;
+                }
+                Some(Err(_)) => {}
+                None => self.book.wait(self.book.bell(), LOOK),
+            }
+        }
+    }
+
+    fn begin(&self, run: u64) -> Result<Begin> {
+        let mut headers = Vec::new();
+        for (at, source) in (0..).zip(&self.graph.sources) {
+            for partition in source.source.partitions()? {
+                headers.extend(source.source.header(partition)?.map(|header| (at, partition, header)));
+            }
+        }
+        let manifest = self.from.as_ref().map(|from| from.manifest());
+        Ok(Begin {
+            run,
+            threads: self.threads,
+            partitions: (*self.partitions).clone(),
+            headers,
+            manifest: manifest.map(crate::checkpoint::Manifest::encode).transpose()?,
+            start: manifest.map_or(0, |manifest| manifest.epoch),
+            checkpoints: self.handed.is_some(),
+        })
+    }
+
+    fn line(
+        &self,
+        process: usize,
+        stream: TcpStream,
+        (asked, outgoing): (Sender<Outgoing>, Receiver<Outgoing>),
+    ) -> Line {
+        Line {
+            process,
+            address: self.processes.addresses[process].clone(),
+            stream,
+            outgoing,
+            incoming: Incoming {
+                process,
+                asked,
+                threads: self.threads,
+                book: self.book.clone(),
+                metrics: self.metrics.clone(),
+                processes: self.processes.clone(),
+                from: self.from.clone(),
+                events: self.events.clone(),
+                handed: self.handed.clone(),
+                operators: 0,
+                held: 0,
+                counts: Counts::new(),
+            },
+        }
+    }
+}
+
+fn gone(process: usize, address: &str, why: &dyn std::fmt::Display) -> Fault {
+    Fault::world(format!("process {process} at {address} is gone: {why}"))
+}
+
+/// A member's line.
+pub(crate) struct Line {
+    process: usize,
+    address: String,
+    stream: TcpStream,
+    outgoing: Receiver<Outgoing>,
+    incoming: Incoming,
+}
+
+/// What takes what a member tells.
+struct Incoming {
+    process: usize,
+    asked: Sender<Outgoing>,
+    threads: usize,
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
+    processes: Processes,
+    from: Option<Arc<Checkpoint>>,
+    events: Sender<Event>,
+    handed: Option<Sender<Handed>>,
+    /// How many of its operators hand over state, how many rows it holds, and what it has counted, as it told last.
+    operators: usize,
+    held: usize,
+    counts: Counts,
+}
+
+/// A line's two directions, each to be run on a thread of its own.
+pub(crate) struct Ways {
+    pub(crate) there: Box<dyn FnOnce() + Send>,
+    pub(crate) back: Box<dyn FnOnce() + Send>,
+}
+
+impl Line {
+    pub(crate) fn ways(self) -> Result<Ways> {
+        let Self { process, address, stream, outgoing, mut incoming } = self;
+        let from = stream.try_clone().map_err(|error| gone(process, &address, &error))?;
+        let book = incoming.book.clone();
+        let told = address.clone();
+        let there = move || {
+            if let Err(error) = send(&stream, &outgoing, &book) {
+                book.abort_broken(gone(process, &told, &error));
+            }
+        };
+        let back = move || {
+            let mut from = BufReader::new(from);
+            loop {
+                let outcome = match read(&mut from) {
+                    Ok(ToFirst::Ended) => return,
+                    Ok(told) => incoming.take(told),
+                    Err(error) => Err(gone(process, &address, &error)),
+                };
+                if let Err(fault) = outcome {
+                    return incoming.book.abort(fault);
+                }
+            }
+        };
+        Ok(Ways { there: Box::new(there), back: Box::new(back) })
+    }
+}
+
+/// Sends what there is to send, until the member has told everything, or the run has failed.
+fn send(stream: &TcpStream, outgoing: &Receiver<Outgoing>, book: &Book) -> std::io::Result<()> {
+    let mut to = BufWriter::with_capacity(1 << 16, stream);
+    let mut signals = Signals::default();
+    let mut bound: Option<Epoch> = None;
+    loop {
+        let next = outgoing.recv_timeout(LOOK);
+        if book.is_aborted() {
+            // It may be gone itself.
+            drop(write(&mut to, &ToMember::Abort).and_then(|()| to.flush()));
+            return stream.shutdown(Shutdown::Both).or(Ok(()));
+        }
+        // A cut is known before its epoch comes.
+        let now = Signals { cut: book.cuts.cut(), abandoned: book.cuts.abandoned(), published: book.published() };
+        if now != signals {
+            signals = now;
+            write(&mut to, &ToMember::Signals(now))?;
+        }
+        match next {
+            Ok(Outgoing::Order(worker, Order::Epoch(epoch, records))) => {
+                if bound.replace(epoch) != Some(epoch)
+                    && let Some(binding) = book.binding(epoch)
+                {
+                    write(&mut to, &ToMember::Bound((*binding).clone()))?;
+                }
+                write(&mut to, &ToMember::Records { worker, epoch, records })?;
+            }
+            Ok(Outgoing::Order(worker, Order::End)) => write(&mut to, &ToMember::End { worker })?,
+            Ok(Outgoing::Object(content)) => write(&mut to, &ToMember::Object(content))?,
+            Ok(Outgoing::Look) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return to.flush(),
+        }
+        to.flush()?;
+    }
+}
+
+impl Incoming {
+    fn take(&mut self, told: ToFirst) -> Result<()> {
+        match told {
+            ToFirst::Mounted { operators, held } => {
+                (self.operators..operators).for_each(|_| self.book.cuts.add_operator());
+                self.operators = operators;
+                self.hold(held);
+                (0..self.threads).for_each(|_| self.book.add_mounted());
+            }
+            ToFirst::Want(name) => {
+                let content = match &self.from {
+                    Some(from) => from.store().get(&name)?,
+                    None => None,
+                };
+                self.ask(Outgoing::Object(content));
+            }
+            ToFirst::Rows { epoch, output, rows } => self.tell(Event::Rows { epoch, output, rows }),
+            ToFirst::Refused { epoch, origins, step, reason } => {
+                self.tell(Event::Refused { epoch, origins, step: step.into(), reason });
+            }
+            ToFirst::Dead { epoch, letters } => self.tell(Event::Dead { epoch, letters }),
+            ToFirst::Noticed { epoch, notices } => self.tell(Event::Noticed { epoch, notices }),
+            ToFirst::Passed { epoch, held } => {
+                self.hold(held);
+                self.book.set_passed(self.process, epoch.min(self.book.minted()));
+                self.tell(Event::Passed(epoch));
+            }
+            ToFirst::Heard(partitions) => {
+                partitions.into_iter().for_each(|(source, partition)| self.book.hear(source, partition));
+            }
+            ToFirst::Piece { cut, section, worker, key, content } => {
+                // The line waits meanwhile, and the member then makes no more.
+                while !self.book.cuts.has_room() && !self.book.cuts.is_abandoned(cut) && !self.book.is_aborted() {
+                    self.book.wait(self.book.bell(), LOOK);
+                }
+                let bytes = content.len();
+                self.book.cuts.add_bytes(bytes);
+                let content = Box::new(move || Ok(content));
+                self.hand(Handed::Piece { cut, section: section.into(), worker, key, bytes, content });
+            }
+            ToFirst::Done { cut, section, failed } => {
+                let outcome = failed.map_or(Ok(()), |why| Err(Fault::world(why)));
+                self.hand(Handed::Done { cut, section: section.into(), outcome });
+            }
+            ToFirst::Counts(counts) => {
+                self.metrics.add(&self.counts, &counts);
+                self.counts = counts;
+            }
+            ToFirst::Aside(told) => self.processes.aside.hear(self.process, &told)?,
+            ToFirst::Failed { is_ours, message } => {
+                let blame = if is_ours { Blame::Ours } else { Blame::World };
+                return Err(Fault { blame, ..Fault::world(format!("process {}: {message}", self.process)) });
+            }
+            // The caller has taken it.
+            ToFirst::Ended => {}
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, held: usize) {
+        self.book.hold(held, self.held);
+        self.held = held;
+        self.metrics.set_held_rows(self.book.held_rows());
+    }
+
+    fn ask(&self, outgoing: Outgoing) {
+        // Without the other direction the run has failed already.
+        drop(self.asked.send(outgoing));
+    }
+
+    fn tell(&self, event: Event) {
+        // Without a publisher the run has ended already.
+        drop(self.events.send(event));
+    }
+
+    fn hand(&self, handed: Handed) {
+        // Without a writer likewise.
+        self.handed.as_ref().inspect(|writer| drop(writer.send(handed)));
+        self.book.ring();
+    }
+}

@@ -1,0 +1,436 @@
+//! A process that has workers, and nothing else.
+
+use std::collections::BTreeMap;
+use std::io::{BufReader, BufWriter, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+use super::door::{Door, Missed, Purpose, dial};
+use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
+use super::{Mesh, Processes};
+use crate::binder::{LOOK, Order};
+use crate::book::{Book, Entry};
+use crate::checkpoint::{Checkpoint, Handed, Manifest, Object, Store};
+use crate::fault::{Fault, Result};
+use crate::graph::Graph;
+use crate::metrics::Metrics;
+use crate::mount::Site;
+use crate::publish::Event;
+use crate::run::guard;
+use crate::run::threads::start;
+use crate::run::worker::Start;
+use crate::source::MakeDecoder;
+use crate::time::Stopwatch;
+use crate::trace;
+
+/// A member calls the first process this often until it is there.
+const REDIAL: Duration = Duration::from_millis(300);
+/// How long the other members may take to be there, once a run has begun.
+const MESH_SECONDS: f64 = 30.0;
+/// What people want to know is told this often.
+const TELL_SECONDS: f64 = 0.5;
+
+/// What a member needs of each run: its own, since what it counts begins anew.
+pub struct Member {
+    /// The same graph as that of the first process. Its sources are not read.
+    pub graph: Graph,
+    /// Counted here, and told to the first process.
+    pub metrics: Arc<Metrics>,
+    /// Where the first process is, and the others.
+    pub processes: Processes,
+}
+
+/// Takes part in one run after the other as process number `process`, until `until` is asked to end. Whatever ends a run is told, and
+/// the next one is waited for.
+pub fn serve(door: &Door, process: usize, until: &Book, mut make: impl FnMut() -> Result<Member>) -> Result<()> {
+    let mut told = String::new();
+    while !until.is_stopping() {
+        let member = make()?;
+        let line = match dial(&member.processes, process, 0, Purpose::Line) {
+            Ok(line) => line,
+            Err(Missed::Absent(why) | Missed::Refused(why)) => {
+                if why != told {
+                    eprintln!("waiting for {why}");
+                    told = why;
+                }
+                until.pause(REDIAL);
+                continue;
+            }
+        };
+        told.clear();
+        eprintln!("process {process} waits for the run to begin");
+        match take_part(member, door, process, &line, until) {
+            Ok(true) => eprintln!("the run has ended"),
+            Ok(false) => {}
+            Err(fault) => eprintln!("the run has ended: {fault}"),
+        }
+        drop(line.shutdown(Shutdown::Both));
+    }
+    Ok(())
+}
+
+/// Whether a run has begun.
+fn take_part(member: Member, door: &Door, process: usize, line: &TcpStream, until: &Book) -> Result<bool> {
+    let lost = |error: std::io::Error| Fault::world("the line to the first process is broken").because(error);
+    let mut from = BufReader::new(line.try_clone().map_err(lost)?);
+    let begin = loop {
+        // It looks up now and then, in case it is asked to end.
+        line.set_read_timeout(Some(REDIAL)).map_err(lost)?;
+        let is_there = line.peek(&mut [0]);
+        line.set_read_timeout(None).map_err(lost)?;
+        match is_there {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                if until.is_stopping() {
+                    return Ok(false);
+                }
+                continue;
+            }
+            Err(_) => return Ok(false),
+        }
+        match read(&mut from).map_err(lost)? {
+            ToMember::Begin(begin) => break begin,
+            _ => return Err(Fault::ours("the first process speaks of a run that has not begun")),
+        }
+    };
+    let mesh = connect(&member.processes, door, process, begin.run, until)?;
+    Run::new(member, process, begin, line)?.go(mesh, from, until).map(|()| true)
+}
+
+/// Connects with all others: calls those before, and is called by those after.
+fn connect(processes: &Processes, door: &Door, process: usize, run: u64, until: &Book) -> Result<Mesh> {
+    let (purpose, watch) = (Purpose::Rows { run }, Stopwatch::start());
+    let mut streams: Vec<Option<TcpStream>> = processes.addresses.iter().map(|_| None).collect();
+    let is_late = || watch.seconds() > MESH_SECONDS || until.is_stopping();
+    for (other, stream) in streams[..process].iter_mut().enumerate() {
+        *stream = loop {
+            match dial(processes, process, other, purpose) {
+                Ok(stream) => break Some(stream),
+                Err(Missed::Absent(why) | Missed::Refused(why)) if is_late() => return Err(Fault::world(why)),
+                Err(_) => until.pause(LOOK),
+            }
+        };
+    }
+    while let Some(missing) = (process + 1..streams.len()).find(|other| streams[*other].is_none()) {
+        let expects = |other: usize, wanted: Purpose| {
+            if wanted == purpose && other > process { Ok(()) } else { Err("nobody waits for that".to_owned()) }
+        };
+        match door.next(processes, expects) {
+            Some(Ok(guest)) => streams[guest.process] = Some(guest.stream),
+            Some(Err(_)) => {}
+            None if is_late() => return Err(Fault::world(format!("process {missing} has not connected"))),
+            None => until.pause(LOOK),
+        }
+    }
+    Ok(Mesh { process, streams })
+}
+
+/// The way to the first process, for all threads.
+#[derive(Clone)]
+struct Line(Arc<Mutex<BufWriter<TcpStream>>>);
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, BufWriter<TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Without flushing: what follows an event does that.
+    fn write(&self, told: &ToFirst) -> Result<()> {
+        write(&mut *self.lock(), told).map_err(|error| lost(&error))
+    }
+
+    fn tell(&self, told: &ToFirst) -> Result<()> {
+        let mut line = self.lock();
+        write(&mut *line, told).and_then(|()| line.flush()).map_err(|error| lost(&error))
+    }
+}
+
+fn lost(why: &std::io::Error) -> Fault {
+    Fault::world(format!("the line to the first process is broken: {why}"))
+}
+
+/// The first process' checkpoint store, of which a member reads only.
+struct Remote {
+    line: Line,
+    objects: Mutex<Receiver<Option<Vec<u8>>>>,
+}
+
+impl Store for Remote {
+    fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        // One at a time, so that each gets what it has asked for.
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        self.line.tell(&ToFirst::Want(name.to_owned()))?;
+        objects.recv().map_err(|_| Fault::world("the first process is gone"))
+    }
+
+    fn put(&self, _name: &str, _content: &[u8]) -> Result<()> {
+        Err(Fault::ours("a member writes no checkpoint"))
+    }
+
+    fn list(&self, _prefix: &str) -> Result<Vec<Object>> {
+        Err(Fault::ours("a member lists no checkpoints"))
+    }
+
+    fn delete(&self, _name: &str) -> Result<()> {
+        Err(Fault::ours("a member deletes no checkpoint"))
+    }
+}
+
+/// A member's part of a run.
+struct Run {
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
+    processes: Processes,
+    line: Line,
+    threads: usize,
+    starts: Vec<Start>,
+    events: Receiver<Event>,
+    handed: Receiver<Handed>,
+    incoming: Incoming,
+}
+
+/// What the first process tells goes to those whom it concerns.
+struct Incoming {
+    book: Arc<Book>,
+    orders: Vec<Sender<Order>>,
+    workers: Vec<Arc<OnceLock<Thread>>>,
+    objects: Sender<Option<Vec<u8>>>,
+    /// Epochs before this one are closed.
+    closed: u64,
+}
+
+impl Run {
+    fn new(member: Member, process: usize, begin: Begin, line: &TcpStream) -> Result<Self> {
+        let Begin { threads, partitions, headers, manifest, start, checkpoints, .. } = begin;
+        let Member { mut graph, metrics, processes } = member;
+        name(&mut graph, headers);
+        let (graph, partitions, book) = (Arc::new(graph), Arc::new(partitions), Arc::new(Book::default()));
+        let workers = threads * processes.addresses.len();
+        book.resume(start, crate::binding::Frontier::default(), processes.addresses.len());
+        let writer = line.try_clone().map_err(|error| lost(&error))?;
+        let line = Line(Arc::new(Mutex::new(BufWriter::with_capacity(1 << 16, writer))));
+        let (objects, objects_in) = channel();
+        let store = Arc::new(Remote { line: line.clone(), objects: Mutex::new(objects_in) });
+        let manifest = manifest.map(|manifest| Manifest::decode(&manifest)).transpose()?;
+        let from = manifest.map(|manifest| Arc::new(Checkpoint::of(store, manifest)));
+        let (events, events_in) = channel();
+        let (handed, handed_in) = channel();
+        let handed = checkpoints.then_some(handed);
+        let (mut starts, mut orders, mut awake) = (Vec::new(), Vec::new(), Vec::new());
+        for worker in process * threads..(process + 1) * threads {
+            let (order, orders_in) = channel();
+            let thread = Arc::new(OnceLock::new());
+            let site = Site {
+                graph: graph.clone(),
+                book: book.clone(),
+                metrics: metrics.clone(),
+                events: events.clone(),
+                partitions: partitions.clone(),
+                handed: handed.clone(),
+                from: from.clone(),
+                worker,
+                workers,
+                threads,
+            };
+            orders.push(order);
+            awake.push(thread.clone());
+            starts.push(Start { site, orders: orders_in, thread });
+        }
+        let incoming = Incoming { book: book.clone(), orders, workers: awake, objects, closed: start };
+        Ok(Self { book, metrics, processes, line, threads, starts, events: events_in, handed: handed_in, incoming })
+    }
+
+    /// Until all workers are done.
+    fn go(self, mesh: Mesh, mut from: BufReader<TcpStream>, until: &Book) -> Result<()> {
+        let Self { book, metrics, processes, line, threads, starts, events, handed, mut incoming } = self;
+        let (builders, connections) = mesh.builders(threads, &book)?;
+        let workers = start(builders, starts)?;
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (book, line, is_over) = (&*book, &line, &is_over);
+            let abort = |fault| book.abort_broken(fault);
+            scope.spawn(move || {
+                trace::name_thread("the line from the first process");
+                guard(book, &"the line from the first process", || incoming.take_all(&mut from));
+            });
+            let pieces = scope.spawn(move || {
+                let pass_on = || pass_on_state(&handed, line, book).unwrap_or_else(abort);
+                guard(book, &"what hands over state", pass_on);
+            });
+            scope.spawn(move || {
+                tell_mounted(threads, line, book).unwrap_or_else(abort);
+                while !is_over.load(Ordering::SeqCst) {
+                    if until.is_stopping() {
+                        return book.abort(Fault::world("it was asked to end"));
+                    }
+                    book.wait(book.bell(), LOOK);
+                }
+            });
+            pass_on_events(&events, line, book, &metrics, &processes).unwrap_or_else(abort);
+            for outcome in workers.join() {
+                if let Err(panic) = outcome {
+                    book.abort(Fault::ours(format!("a worker failed: {panic}")));
+                }
+            }
+            is_over.store(true, Ordering::SeqCst);
+            drop(pieces.join());
+            let has_failed = book.is_aborted();
+            // The first process closes its end when all is told.
+            let outcome = match book.take_fault() {
+                Some(fault) => line.tell(&ToFirst::failed(&fault)).and(Err(fault)),
+                None => line.tell(&ToFirst::Ended),
+            };
+            connections.end(has_failed);
+            if outcome.is_err() {
+                drop(line.lock().get_ref().shutdown(Shutdown::Both));
+            }
+            outcome
+        })
+    }
+}
+
+/// Has the decoders know how records of files name their values.
+fn name(graph: &mut Graph, headers: Vec<(u32, u32, Vec<u8>)>) {
+    let mut by_source: BTreeMap<u32, Vec<(u32, Vec<u8>)>> = BTreeMap::new();
+    for (source, partition, header) in headers {
+        by_source.entry(source).or_default().push((partition, header));
+    }
+    for (source, headers) in by_source {
+        let Some(node) = graph.sources.get_mut(source as usize) else { continue };
+        let decoder: MakeDecoder = node.decoder.clone();
+        node.decoder = Arc::new(move || {
+            let mut decoder = decoder();
+            headers.iter().for_each(|(partition, header)| decoder.name(*partition, header));
+            decoder
+        });
+    }
+}
+
+/// Tells that all workers are ready.
+fn tell_mounted(threads: usize, line: &Line, book: &Book) -> Result<()> {
+    while book.mounted() < threads {
+        if book.is_aborted() {
+            return Ok(());
+        }
+        book.wait(book.bell(), LOOK);
+    }
+    line.tell(&ToFirst::Mounted { operators: book.cuts.operators(), held: book.held_rows() })
+}
+
+/// Passes on what workers tell, in the order in which they told it.
+fn pass_on_events(
+    events: &Receiver<Event>,
+    line: &Line,
+    book: &Book,
+    metrics: &Metrics,
+    processes: &Processes,
+) -> Result<()> {
+    let mut watch = Stopwatch::start();
+    let tell = || {
+        line.write(&ToFirst::Counts(metrics.counts()))?;
+        line.tell(&ToFirst::Aside(processes.aside.tell()))
+    };
+    for event in events {
+        let Event::Passed(epoch) = event else {
+            line.write(&event.try_into()?)?;
+            continue;
+        };
+        let heard = book.take_heard();
+        if !heard.is_empty() {
+            line.write(&ToFirst::Heard(heard))?;
+        }
+        line.tell(&ToFirst::Passed { epoch, held: book.held_rows() })?;
+        if watch.seconds() >= TELL_SECONDS {
+            tell()?;
+            watch = Stopwatch::start();
+        }
+    }
+    tell()
+}
+
+/// Passes on what operators hand over for checkpoints.
+fn pass_on_state(handed: &Receiver<Handed>, line: &Line, book: &Book) -> Result<()> {
+    for handed in handed {
+        match handed {
+            Handed::Piece { cut, section, worker, key, bytes, content } => {
+                let section = section.to_string();
+                let told = match content() {
+                    Ok(content) => ToFirst::Piece { cut, section, worker, key, content },
+                    Err(fault) => ToFirst::Done { cut, section, failed: Some(fault.to_string()) },
+                };
+                let outcome = line.tell(&told);
+                book.cuts.remove_bytes(bytes);
+                outcome?;
+            }
+            Handed::Done { cut, section, outcome } => {
+                let failed = outcome.err().map(|fault| fault.to_string());
+                line.tell(&ToFirst::Done { cut, section: section.to_string(), failed })?;
+            }
+            // The first process alone says where cuts are, and has what manifests say.
+            Handed::Cut { .. } | Handed::Word { .. } | Handed::End => {
+                return Err(Fault::ours("a member speaks of a manifest"));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Incoming {
+    fn take_all(&mut self, from: &mut BufReader<TcpStream>) {
+        loop {
+            match read(from) {
+                Ok(ToMember::Abort) => {
+                    return self.book.abort(Fault::world("the first process has ended it at once"));
+                }
+                Ok(told) => self.take(told),
+                // After its workers are done, nothing more comes.
+                Err(error) => return self.book.abort(lost(&error)),
+            }
+        }
+    }
+
+    fn take(&mut self, told: ToMember) {
+        match told {
+            ToMember::Bound(binding) => self.book.open(Entry {
+                binding: Arc::new(binding),
+                offsets: Arc::default(),
+                requests: Vec::new(),
+                bytes: 0,
+                watermark: None,
+            }),
+            ToMember::Records { worker, epoch, records } => self.order(worker, Order::Epoch(epoch, records)),
+            ToMember::End { worker } => self.order(worker, Order::End),
+            // One that waits for none is gone.
+            ToMember::Object(content) => drop(self.objects.send(content)),
+            ToMember::Signals(Signals { cut, abandoned, published }) => {
+                if cut > self.book.cuts.cut() {
+                    self.book.cuts.announce(cut);
+                }
+                self.book.cuts.abandon(abandoned);
+                while self.closed < published {
+                    self.book.close(self.closed);
+                    self.closed += 1;
+                }
+                (0..self.workers.len()).for_each(|worker| self.wake(worker));
+            }
+            ToMember::Begin(_) | ToMember::Abort => {}
+        }
+    }
+
+    fn order(&self, worker: usize, order: Order) {
+        if let Some(orders) = self.orders.get(worker) {
+            // A worker that is gone has ended the run already.
+            drop(orders.send(order));
+            self.wake(worker);
+        }
+    }
+
+    fn wake(&self, worker: usize) {
+        self.workers[worker].get().inspect(|thread| thread.unpark());
+    }
+}

@@ -1,0 +1,67 @@
+//! Workers in several processes, on one machine or several.
+//!
+//! ```text
+//! first process   readers ─► binder ─┐              ┌─► publisher ─► commit; checkpoint writer
+//!                                    ▼              │
+//!                              workers 0 … n-1 ─────┤
+//!                               ▲ │  ▲              │
+//!                               │ ▼  │ rows         │ line (TCP): epochs and cuts there; what leaves, state and counts back
+//! member 1                workers n … 2n-1 ─────────┘
+//! ```
+//! The first process alone reads, decides what an epoch is made of, and makes it durable; folds, and so revisions and answers, are
+//! there, too. A member has workers, with the states by key that are theirs; it holds nothing that outlives it. Workers exchange
+//! rows directly, over a connection between each two processes, as timely does.
+//!
+//! It is fail-stop: when a process is gone, or a connection breaks, the run ends everywhere with that as its fault, and the next one
+//! goes on from what was committed. A member then waits for it.
+//!
+//! What a member tells of an epoch is on its line before the word that the epoch has passed there, and the publisher waits for that
+//! word of every process: see [`crate::publish`].
+
+use std::sync::Arc;
+
+use crate::Result;
+
+mod door;
+mod line;
+mod member;
+mod rows;
+mod wire;
+
+pub use door::Door;
+pub(crate) use line::{Line, Lines, Outgoing, Ways};
+pub use member::{Member, serve};
+pub(crate) use rows::Mesh;
+
+/// The processes of a run, and what they have in common.
+#[derive(Clone)]
+pub struct Processes {
+    /// Where each takes connections, `host:port`. The first one's is that of the one that reads and commits.
+    pub addresses: Vec<String>,
+    /// What all know, and nobody else: who does not is refused. What they send each other is not encrypted.
+    pub secret: String,
+    /// What is the same for all: the definition, and the program.
+    pub identity: String,
+    /// What they tell each other beside.
+    pub aside: Arc<dyn Aside>,
+}
+
+/// What members tell the first process beside what its run needs: what people want to know of all workers.
+pub trait Aside: Send + Sync + 'static {
+    /// On a member, now and then and at the end: all of it so far.
+    fn tell(&self) -> Vec<u8>;
+
+    /// On the first process: what a member has told, in the place of what it told before.
+    fn hear(&self, process: usize, told: &[u8]) -> Result<()>;
+}
+
+/// Nothing.
+impl Aside for () {
+    fn tell(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn hear(&self, _process: usize, _told: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
