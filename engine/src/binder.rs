@@ -130,8 +130,10 @@ pub(crate) struct Binder {
     pub(crate) served: bool,
     /// Which partition goes first; rotates.
     pub(crate) turn: usize,
-    /// How much each worker was given to do, less what the one with least was.
+    /// How much each worker was given to do, less what the one with least in its process was.
     pub(crate) loads: Vec<usize>,
+    /// Workers in each process.
+    pub(crate) threads: usize,
 }
 
 /// An epoch that is being bound again.
@@ -487,17 +489,20 @@ impl Binder {
         self.book.ring();
     }
 
-    /// The worker that is to decode some records: the one that has least to do. The one on which their partition lives has
-    /// to order them, whoever decodes them. Who does what makes no difference to any result.
+    /// The worker that is to decode some records: the one that has least to do, in the process in which their partition lives, or
+    /// where requests are answered: to send rows to another process costs more than to decode them. The one on which their partition
+    /// lives has to order them, whoever decodes them. Who does what makes no difference to any result.
     fn share_out(&mut self, source: u32, part: &RawBatch) -> usize {
+        let owner = worker_of(part.partition, source as usize, self.loads.len() as u32) as usize;
+        let first = if self.is_serving(source) { 0 } else { owner / self.threads * self.threads };
         if !self.is_serving(source) {
-            let owner = worker_of(part.partition, source as usize, self.loads.len() as u32);
-            self.loads[owner as usize] += part.bytes() / 100 * ORDER_PERCENT;
+            self.loads[owner] += part.bytes() / 100 * ORDER_PERCENT;
         }
-        let (worker, least) = self.loads.iter().copied().enumerate().min_by_key(|(_, load)| *load).unwrap_or_default();
-        self.loads[worker] += part.bytes().max(1);
-        self.loads.iter_mut().for_each(|load| *load -= least);
-        worker
+        let loads = &mut self.loads[first..first + self.threads];
+        let (worker, least) = loads.iter().copied().enumerate().min_by_key(|(_, load)| *load).unwrap_or_default();
+        loads[worker] += part.bytes().max(1);
+        loads.iter_mut().for_each(|load| *load -= least);
+        first + worker
     }
 
     fn requests(&self, taken: &[(u32, RawBatch)]) -> Vec<Request> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::Path;
 
 use arrow::array::{Array, RecordBatch};
@@ -66,6 +67,26 @@ pub fn write(records: &Path, folder: &Path, gives: Gives, count: usize) {
     }
     let _ = write!(text, "sinks:\n  clean:\n    from: clean\n    to: {{file: {{path: {OUT}}}}}\n");
     std::fs::write(folder.join("sensors.yaml"), text).expect("a folder that can be written");
+}
+
+/// Has two processes share a folder's job.
+pub fn share(folder: &Path) {
+    let path = folder.join("sensors.yaml");
+    let address = || {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        listener.local_addr().expect("it is bound")
+    };
+    let (first, member) = (address(), address());
+    let processes = format!("processes: {{addresses: [\"{first}\", \"{member}\"], secret: \"${{file:secret}}\"}}\n");
+    let text = std::fs::read_to_string(&path).expect("it was written") + &processes;
+    std::fs::write(path, text)
+        .and_then(|()| std::fs::write(folder.join("secret"), "a secret of this bench"))
+        .expect("a folder");
+}
+
+/// Works for the first process until it is killed.
+pub fn work(folder: &Path) {
+    run::work::work(&load(folder), 1).unwrap_or_else(|fault| panic!("it works: {fault}"));
 }
 
 fn load(folder: &Path) -> Pipeline {

@@ -83,6 +83,7 @@ fn main() {
         ["millstream", folder, workers] => {
             measured(|| job::run(Path::new(folder), workers.parse().expect("a number of workers")));
         }
+        ["member", folder] => job::work(Path::new(folder)),
         ["generate", lines, sensors, burst, folder] => {
             let number = |text: &str| text.parse().expect("a number");
             let plan = Plan { lines: number(lines) as usize, sensors: number(sensors), burst: number(burst) };
@@ -123,7 +124,11 @@ fn measured(run: impl FnOnce()) {
 
 /// The largest part of memory that this process has had, in MB; zero where `/proc` does not tell.
 fn peak_mb() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    peak_mb_of(&std::fs::read_to_string("/proc/self/status").unwrap_or_default())
+}
+
+/// The same, of a process of this status.
+fn peak_mb_of(status: &str) -> f64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<f64>().ok());
     kib.unwrap_or_default() * 1024.0 / 1e6
@@ -180,6 +185,25 @@ fn time_millstream(records: &Path, gives: Gives, workers: usize, steps: usize) -
     child(&["millstream", &folder.path().to_string_lossy(), &workers.to_string()], gives)
 }
 
+/// In two processes of one worker each.
+fn time_processes(records: &Path, gives: Gives) -> Took {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    job::write(records, folder.path(), gives, job::ALL);
+    job::share(folder.path());
+    let place = folder.path().to_string_lossy().into_owned();
+    let member = Command::new(std::env::current_exe().expect("this program")).args(["member", &place]).spawn();
+    let mut member = member.expect("it can be run once more");
+    let took = child(&["millstream", &place, "1"], gives);
+    let of = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", member.id())).unwrap_or_default();
+    // After the name, which may hold anything; in ticks, of which a second has a hundred.
+    let stat = of("stat");
+    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let ticks: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
+    let peak_mb = took.peak_mb.max(peak_mb_of(&of("status")));
+    member.kill().and_then(|()| member.wait()).expect("it is our child");
+    Took { cpu: took.cpu + ticks / 100.0, peak_mb, ..took }
+}
+
 fn cells(took: &Took, lines: usize, by_hand: &Took) -> [String; 6] {
     [
         format!("{:.2}", took.wall),
@@ -197,20 +221,27 @@ const HEADINGS: [&str; 6] = ["seconds", "CPU s", "records/CPU s", "CPU ns", "of 
 fn compare_runs(gives: Gives) {
     let records = JOB.file(&store());
     // Whoever else uses the machine now slows all of them.
-    let (mut by_hand, mut one, mut two) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut by_hand, mut one, mut two, mut processes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS {
         by_hand.push(time_by_hand(&records, gives));
         one.push(time_millstream(&records, gives, 1, job::ALL));
         two.push(time_millstream(&records, gives, 2, job::ALL));
+        processes.push(time_processes(&records, gives));
     }
-    let [by_hand, one, two] = [by_hand, one, two].map(|all| {
+    let [by_hand, one, two, processes] = [by_hand, one, two, processes].map(|all| {
         median(RUNS, {
             let mut all = all.into_iter();
             move || all.next().expect("as many as there are")
         })
     });
     let mut table = Table::new(&[&["the sensor job"], &HEADINGS[..]].concat());
-    for (name, took) in [("by hand, one thread", &by_hand), ("Millstream, 1 worker", &one), ("2 workers", &two)] {
+    let all = [
+        ("by hand, one thread", &by_hand),
+        ("Millstream, 1 worker", &one),
+        ("2 workers", &two),
+        ("2 processes of 1 worker", &processes),
+    ];
+    for (name, took) in all {
         table.row([name.to_owned()].into_iter().chain(cells(took, JOB.lines, &by_hand)));
     }
     table.print(&format!(

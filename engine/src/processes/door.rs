@@ -181,7 +181,11 @@ pub(super) enum Missed {
 pub(super) fn dial(processes: &Processes, from: usize, to: usize, purpose: Purpose) -> Result<TcpStream, Missed> {
     let address = &processes.addresses[to];
     let absent = |error: std::io::Error| Missed::Absent(format!("process {to} at {address}: {error}"));
-    let mut stream = TcpStream::connect(address).map_err(absent)?;
+    let all: Vec<_> = address.to_socket_addrs().map_err(absent)?.collect();
+    if all.iter().any(|address| !is_private(address.ip())) {
+        return Err(Missed::Refused(format!("process {to} at {address} is in no network of one's own")));
+    }
+    let mut stream = TcpStream::connect(all.as_slice()).map_err(absent)?;
     settings(&stream, Some(GREETING_WAIT)).map_err(absent)?;
     let hello = Hello {
         process: from,

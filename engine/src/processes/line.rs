@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 
 use super::door::{Door, Guest, Purpose, draw};
 use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
-use super::{Mesh, Processes};
+use super::{MESH_SECONDS, Mesh, Processes, is_gone};
 use crate::binder::{LOOK, Order};
 use crate::binding::Epoch;
 use crate::book::Book;
@@ -18,8 +18,6 @@ use crate::metrics::{Counts, Metrics};
 use crate::publish::Event;
 use crate::time::Stopwatch;
 
-/// How long members may take to connect with all others, once the first process has told them to.
-const MESH_SECONDS: f64 = 30.0;
 /// Who is waited for is told after so long.
 const TELL_SECONDS: f64 = 1.0;
 
@@ -56,7 +54,8 @@ impl Lines {
     /// Waits for all members, and begins the run with them. `None` if the run was asked to end meanwhile.
     pub(crate) fn gather(mut self) -> Result<Option<(Vec<Line>, Mesh)>> {
         let Some(streams) = self.wait_for(Purpose::Line, f64::INFINITY)? else { return Ok(None) };
-        let run = u64::from_le_bytes(std::array::from_fn(|at| draw()[at]));
+        let drawn = draw();
+        let run = u64::from_le_bytes(std::array::from_fn(|at| drawn[at]));
         let mut lines = Vec::new();
         for (process, (asked, outgoing)) in (1..).zip(std::mem::take(&mut self.outgoing)) {
             let stream = streams[process].as_ref().and_then(|stream| stream.try_clone().ok());
@@ -69,12 +68,13 @@ impl Lines {
         Ok(Some((lines, Mesh { process: 0, streams })))
     }
 
-    /// Waits until all members have come for this. Who comes again is in the place of who came before.
+    /// Waits until all members have come for this, and none has gone again.
     fn wait_for(&self, purpose: Purpose, seconds: f64) -> Result<Option<Streams>> {
         let mut streams: Streams = self.processes.addresses.iter().map(|_| None).collect();
         let watch = Stopwatch::start();
         let (mut told, mut refused) = (false, String::new());
         loop {
+            streams.iter_mut().for_each(|stream| drop(stream.take_if(|stream| is_gone(stream))));
             let missing: Vec<usize> = (1..streams.len()).filter(|process| streams[*process].is_none()).collect();
             if missing.is_empty() {
                 return Ok(Some(streams));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::door::{Door, Missed, Purpose, dial};
 use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
-use super::{Mesh, Processes};
+use super::{MESH_SECONDS, Mesh, Processes, is_gone};
 use crate::binder::{LOOK, Order};
 use crate::book::{Book, Entry};
 use crate::checkpoint::{Checkpoint, Handed, Manifest, Object, Store};
@@ -29,8 +29,6 @@ use crate::trace;
 
 /// A member calls the first process this often until it is there.
 const REDIAL: Duration = Duration::from_millis(300);
-/// How long the other members may take to be there, once a run has begun.
-const MESH_SECONDS: f64 = 30.0;
 /// What people want to know is told this often.
 const TELL_SECONDS: f64 = 0.5;
 
@@ -98,21 +96,21 @@ fn take_part(member: Member, door: &Door, process: usize, line: &TcpStream, unti
             _ => return Err(Fault::ours("the first process speaks of a run that has not begun")),
         }
     };
-    let mesh = connect(&member.processes, door, process, begin.run, until)?;
+    let mesh = connect(&member.processes, door, process, begin.run, || until.is_stopping() || is_gone(line))?;
     Run::new(member, process, begin, line)?.go(mesh, from, until).map(|()| true)
 }
 
 /// Connects with all others: calls those before, and is called by those after.
-fn connect(processes: &Processes, door: &Door, process: usize, run: u64, until: &Book) -> Result<Mesh> {
+fn connect(processes: &Processes, door: &Door, process: usize, run: u64, has_ended: impl Fn() -> bool) -> Result<Mesh> {
     let (purpose, watch) = (Purpose::Rows { run }, Stopwatch::start());
     let mut streams: Vec<Option<TcpStream>> = processes.addresses.iter().map(|_| None).collect();
-    let is_late = || watch.seconds() > MESH_SECONDS || until.is_stopping();
+    let is_late = || watch.seconds() > MESH_SECONDS || has_ended();
     for (other, stream) in streams[..process].iter_mut().enumerate() {
         *stream = loop {
             match dial(processes, process, other, purpose) {
                 Ok(stream) => break Some(stream),
                 Err(Missed::Absent(why) | Missed::Refused(why)) if is_late() => return Err(Fault::world(why)),
-                Err(_) => until.pause(LOOK),
+                Err(_) => std::thread::sleep(LOOK),
             }
         };
     }
@@ -124,7 +122,7 @@ fn connect(processes: &Processes, door: &Door, process: usize, run: u64, until: 
             Some(Ok(guest)) => streams[guest.process] = Some(guest.stream),
             Some(Err(_)) => {}
             None if is_late() => return Err(Fault::world(format!("process {missing} has not connected"))),
-            None => until.pause(LOOK),
+            None => std::thread::sleep(LOOK),
         }
     }
     Ok(Mesh { process, streams })

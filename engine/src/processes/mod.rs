@@ -18,6 +18,8 @@
 //! What a member tells of an epoch is on its line before the word that the epoch has passed there, and the publisher waits for that
 //! word of every process: see [`crate::publish`].
 
+use std::io::ErrorKind;
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use crate::Result;
@@ -32,6 +34,19 @@ pub use door::Door;
 pub(crate) use line::{Line, Lines, Outgoing, Ways};
 pub use member::{Member, serve};
 pub(crate) use rows::Mesh;
+
+/// How long processes may take to connect with all others, once a run has begun.
+const MESH_SECONDS: f64 = 30.0;
+
+/// Whether the other has closed a connection on which it has said nothing that was not read.
+fn is_gone(stream: &TcpStream) -> bool {
+    let looked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    let is_open = match looked {
+        Ok(bytes) => bytes > 0,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    };
+    stream.set_nonblocking(false).is_err() || !is_open
+}
 
 /// The processes of a run, and what they have in common.
 #[derive(Clone)]

@@ -175,6 +175,7 @@ impl Parts {
             served: false,
             turn: 0,
             loads: vec![0; threads * processes],
+            threads,
         };
         let recorded = settings.recorded.into_iter().map(|recorded| (recorded.binding.epoch, recorded)).collect();
         let marks = resumed.map(|manifest| manifest.revisions.clone()).unwrap_or_default();
