@@ -107,6 +107,14 @@ pub struct Processes {
     pub addresses: Vec<String>,
     /// What all know, of 16 characters or more, such as `${env:PROCESSES_SECRET}`: who does not know it is not let in.
     pub secret: String,
+    /// For how many seconds one may say nothing until it counts as gone, from 2.
+    #[serde(default = "patience_seconds")]
+    #[schemars(range(min = 2, max = 3600))]
+    pub patience_seconds: f64,
+}
+
+fn patience_seconds() -> f64 {
+    20.0
 }
 
 /// How often all state is written down, so that a restart replays only what came after. It is time when one of the two

@@ -55,6 +55,8 @@ pub enum Kill {
     Outside,
     /// A member of the run, from outside; then the run fails.
     Member,
+    /// Nobody: a member sleeps for so long that the run fails, too.
+    Sleep,
 }
 
 impl fmt::Display for Kill {
@@ -63,6 +65,7 @@ impl fmt::Display for Kill {
             Self::At(name, side) => write!(formatter, "{name}:{side}"),
             Self::Outside => write!(formatter, "outside"),
             Self::Member => write!(formatter, "a member"),
+            Self::Sleep => write!(formatter, "sleep"),
         }
     }
 }
@@ -89,7 +92,7 @@ impl Kill {
     pub fn of_processes() -> Vec<Self> {
         let names = ["transaction.commit", "checkpoint.manifest"];
         let at = names.into_iter().flat_map(|name| ["before", "after"].map(|side| Self::At(name, side)));
-        at.chain([Self::Outside]).flat_map(|kill| [kill, Self::Member]).collect()
+        at.chain([Self::Outside]).flat_map(|kill| [kill, Self::Member]).chain([Self::Sleep]).collect()
     }
 
     /// Whether it may come while a transaction of the answers' is open.
@@ -98,7 +101,7 @@ impl Kill {
             Self::At(name, _) if name.starts_with("checkpoint.") => true,
             Self::At("transaction.send", side) => side == "after",
             Self::At("transaction.commit", side) => side == "before",
-            Self::At("feed.append", _) | Self::Outside | Self::Member => true,
+            Self::At("feed.append", _) | Self::Outside | Self::Member | Self::Sleep => true,
             Self::At(..) => false,
         }
     }
@@ -330,7 +333,9 @@ impl Field {
         if self.members > 0 {
             let addresses: Vec<String> = (0..=self.members).map(|_| format!("\"{}\"", free_address())).collect();
             let addresses = addresses.join(", ");
-            more = format!("{more}\nprocesses: {{addresses: [{addresses}], secret: \"${{file:secret}}\"}}");
+            more = format!(
+                "{more}\nprocesses: {{addresses: [{addresses}], secret: \"${{file:secret}}\", patience_seconds: 4}}"
+            );
         }
         let site = site(&self.broker, &(self.prefix)(), self.feeds, self.seed, &more);
         if !self.feeds {
@@ -366,11 +371,14 @@ impl Field {
                 let nth = 1 + self.random.below(nth_max);
                 println!("seed {}: {kill}:{nth} with {workers} workers", self.seed);
                 let is_killed = match kill {
-                    Kill::Member => {
+                    Kill::Member | Kill::Sleep => {
                         let one = self.random.below(self.members as u64) as usize;
-                        let is_killed = kill_member(&site, &mut journal, &mut members[one], (one, nth, workers));
-                        if is_killed {
-                            members[one] = Running::member(&site, one + 1);
+                        let signal = if kill == Kill::Member { Signal::KILL } else { Signal::STOP };
+                        let member = &mut members[one];
+                        let is_killed = lose_member(&site, &mut journal, (member, one + 1, signal), nth, workers);
+                        match kill {
+                            Kill::Member if is_killed => members[one] = Running::member(&site, one + 1),
+                            _ => member.signal(Signal::CONT),
                         }
                         is_killed
                     }
@@ -488,12 +496,13 @@ fn start_and_kill(site: &Site, journal: &mut Journal, kill: Kill, nth: u64, work
     run.was_killed()
 }
 
-/// Starts a run, of which a member is killed; it has to say so. Whether it was: the run may come to its end before.
-fn kill_member(
+/// Starts a run, of which a member is killed or sleeps; it has to say so. Whether it was: the run may come to its end before.
+fn lose_member(
     site: &Site,
     journal: &mut Journal,
-    member: &mut Running,
-    (one, nth, workers): (usize, u64, usize),
+    (member, process, signal): (&mut Running, usize, Signal),
+    nth: u64,
+    workers: usize,
 ) -> bool {
     let mut run = Running::start(site, &site.state(), workers, None);
     // Its start is noted before its members are there.
@@ -501,8 +510,10 @@ fn kill_member(
         assert!(run.wait().success(), "a run failed: {}", run.told());
         return false;
     }
-    member.signal(Signal::KILL);
-    member.wait();
+    member.signal(signal);
+    if signal == Signal::KILL {
+        member.wait();
+    }
     let status = run.wait();
     if status.success() {
         // It has just come to its end; the member is gone all the same.
@@ -510,7 +521,7 @@ fn kill_member(
     }
     let told = run.told();
     assert_eq!(status.code(), Some(FAULT), "a run without a member ended otherwise: {told}");
-    assert!(told.contains(&format!("process {}", one + 1)), "a run does not say which member is gone: {told}");
+    assert!(told.contains(&format!("process {process}")), "a run does not say which member is gone: {told}");
     true
 }
 

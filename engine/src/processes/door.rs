@@ -219,6 +219,7 @@ mod tests {
             addresses: vec![address.clone(), address],
             secret: secret.to_owned(),
             identity: identity.to_owned(),
+            patience_seconds: 20.0,
             aside: Arc::new(()),
         }
     }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 
 use super::door::{Door, Guest, Purpose, draw};
 use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
-use super::{MESH_SECONDS, Mesh, Processes, is_gone};
+use super::{MESH_SECONDS, Mesh, Processes, is_gone, named};
 use crate::binder::{LOOK, Order};
 use crate::binding::Epoch;
 use crate::book::Book;
@@ -72,9 +72,17 @@ impl Lines {
     fn wait_for(&self, purpose: Purpose, seconds: f64) -> Result<Option<Streams>> {
         let mut streams: Streams = self.processes.addresses.iter().map(|_| None).collect();
         let watch = Stopwatch::start();
-        let (mut told, mut refused) = (false, String::new());
+        let (mut told, mut refused, mut beat) = (false, String::new(), Stopwatch::start());
         loop {
-            streams.iter_mut().for_each(|stream| drop(stream.take_if(|stream| is_gone(stream))));
+            let is_due = purpose == Purpose::Line && beat.seconds() > self.processes.beat_seconds();
+            if is_due {
+                beat = Stopwatch::start();
+            }
+            for stream in &mut streams {
+                // One that cannot be written to is seen to be gone the next time.
+                let tell = |stream: &mut TcpStream| is_due && write(stream, &ToMember::Alive).is_err();
+                drop(stream.take_if(|stream| is_gone(stream) || tell(stream)));
+            }
             let missing: Vec<usize> = (1..streams.len()).filter(|process| streams[*process].is_none()).collect();
             if missing.is_empty() {
                 return Ok(Some(streams));
@@ -193,12 +201,14 @@ pub(crate) struct Ways {
 impl Line {
     pub(crate) fn ways(self) -> Result<Ways> {
         let Self { process, address, stream, outgoing, mut incoming } = self;
-        let from = stream.try_clone().map_err(|error| gone(process, &address, &error))?;
-        let book = incoming.book.clone();
+        let patience = Some(incoming.processes.patience());
+        let limited = stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience));
+        let from = limited.and_then(|()| stream.try_clone()).map_err(|error| gone(process, &address, &error))?;
+        let (book, beat_seconds) = (incoming.book.clone(), incoming.processes.beat_seconds());
         let told = address.clone();
         let there = move || {
-            if let Err(error) = send(&stream, &outgoing, &book) {
-                book.abort_broken(gone(process, &told, &error));
+            if let Err(error) = send(&stream, &outgoing, &book, beat_seconds) {
+                book.abort_broken(gone(process, &told, &named(&error)));
             }
         };
         let back = move || {
@@ -207,7 +217,7 @@ impl Line {
                 let outcome = match read(&mut from) {
                     Ok(ToFirst::Ended) => return,
                     Ok(told) => incoming.take(told),
-                    Err(error) => Err(gone(process, &address, &error)),
+                    Err(error) => Err(gone(process, &address, &named(&error))),
                 };
                 if let Err(fault) = outcome {
                     return incoming.book.abort(fault);
@@ -219,8 +229,9 @@ impl Line {
 }
 
 /// Sends what there is to send, until the member has told everything, or the run has failed.
-fn send(stream: &TcpStream, outgoing: &Receiver<Outgoing>, book: &Book) -> std::io::Result<()> {
+fn send(stream: &TcpStream, outgoing: &Receiver<Outgoing>, book: &Book, beat_seconds: f64) -> std::io::Result<()> {
     let mut to = BufWriter::with_capacity(1 << 16, stream);
+    let mut beat = Stopwatch::start();
     let mut signals = Signals::default();
     let mut bound: Option<Epoch> = None;
     loop {
@@ -235,6 +246,10 @@ fn send(stream: &TcpStream, outgoing: &Receiver<Outgoing>, book: &Book) -> std::
         if now != signals {
             signals = now;
             write(&mut to, &ToMember::Signals(now))?;
+        }
+        if beat.seconds() > beat_seconds {
+            beat = Stopwatch::start();
+            write(&mut to, &ToMember::Alive)?;
         }
         match next {
             Ok(Outgoing::Order(worker, Order::Epoch(epoch, records))) => {
@@ -307,8 +322,8 @@ impl Incoming {
                 let blame = if is_ours { Blame::Ours } else { Blame::World };
                 return Err(Fault { blame, ..Fault::world(format!("process {}: {message}", self.process)) });
             }
-            // The caller has taken it.
-            ToFirst::Ended => {}
+            // The caller has taken the last.
+            ToFirst::Alive | ToFirst::Ended => {}
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::door::{Door, Missed, Purpose, dial};
 use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
-use super::{MESH_SECONDS, Mesh, Processes, is_gone};
+use super::{MESH_SECONDS, Mesh, Processes, is_gone, named};
 use crate::binder::{LOOK, Order};
 use crate::book::{Book, Entry};
 use crate::checkpoint::{Checkpoint, Handed, Manifest, Object, Store};
@@ -75,6 +75,7 @@ pub fn serve(door: &Door, process: usize, until: &Book, mut make: impl FnMut() -
 fn take_part(member: Member, door: &Door, process: usize, line: &TcpStream, until: &Book) -> Result<bool> {
     let lost = |error: std::io::Error| Fault::world("the line to the first process is broken").because(error);
     let mut from = BufReader::new(line.try_clone().map_err(lost)?);
+    let mut quiet = Stopwatch::start();
     let begin = loop {
         // It looks up now and then, in case it is asked to end.
         line.set_read_timeout(Some(REDIAL)).map_err(lost)?;
@@ -84,7 +85,7 @@ fn take_part(member: Member, door: &Door, process: usize, line: &TcpStream, unti
             Ok(0) => return Ok(false),
             Ok(_) => {}
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
-                if until.is_stopping() {
+                if until.is_stopping() || quiet.seconds() > member.processes.patience_seconds {
                     return Ok(false);
                 }
                 continue;
@@ -93,9 +94,11 @@ fn take_part(member: Member, door: &Door, process: usize, line: &TcpStream, unti
         }
         match read(&mut from).map_err(lost)? {
             ToMember::Begin(begin) => break begin,
+            ToMember::Alive => quiet = Stopwatch::start(),
             _ => return Err(Fault::ours("the first process speaks of a run that has not begun")),
         }
     };
+    line.set_read_timeout(Some(member.processes.patience())).map_err(lost)?;
     let mesh = connect(&member.processes, door, process, begin.run, || until.is_stopping() || is_gone(line))?;
     Run::new(member, process, begin, line)?.go(mesh, from, until).map(|()| true)
 }
@@ -149,7 +152,7 @@ impl Line {
 }
 
 fn lost(why: &std::io::Error) -> Fault {
-    Fault::world(format!("the line to the first process is broken: {why}"))
+    Fault::world(format!("the line to the first process is broken: {}", named(why)))
 }
 
 /// The first process' checkpoint store, of which a member reads only.
@@ -260,14 +263,9 @@ impl Run {
                 let pass_on = || pass_on_state(&handed, line, book).unwrap_or_else(abort);
                 guard(book, &"what hands over state", pass_on);
             });
+            let beat_seconds = processes.beat_seconds();
             scope.spawn(move || {
-                tell_mounted(threads, line, book).unwrap_or_else(abort);
-                while !is_over.load(Ordering::SeqCst) {
-                    if until.is_stopping() {
-                        return book.abort(Fault::world("it was asked to end"));
-                    }
-                    book.wait(book.bell(), LOOK);
-                }
+                keep_in_touch((threads, beat_seconds), line, book, is_over, until).unwrap_or_else(abort)
             });
             pass_on_events(&events, line, book, &metrics, &processes).unwrap_or_else(abort);
             for outcome in workers.join() {
@@ -309,15 +307,30 @@ fn name(graph: &mut Graph, headers: Vec<(u32, u32, Vec<u8>)>) {
     }
 }
 
-/// Tells that all workers are ready.
-fn tell_mounted(threads: usize, line: &Line, book: &Book) -> Result<()> {
-    while book.mounted() < threads {
-        if book.is_aborted() {
-            return Ok(());
+/// Tells that this process is there, and once all its workers are ready that they are; and looks whether it is asked to end.
+fn keep_in_touch(
+    (threads, beat_seconds): (usize, f64),
+    line: &Line,
+    book: &Book,
+    is_over: &AtomicBool,
+    until: &Book,
+) -> Result<()> {
+    let (mut beat, mut is_ready) = (Stopwatch::start(), false);
+    while !is_over.load(Ordering::SeqCst) {
+        if until.is_stopping() {
+            book.abort(Fault::world("it was asked to end"));
+        }
+        if !is_ready && book.mounted() >= threads {
+            is_ready = true;
+            line.tell(&ToFirst::Mounted { operators: book.cuts.operators(), held: book.held_rows() })?;
+        }
+        if beat.seconds() > beat_seconds {
+            beat = Stopwatch::start();
+            line.tell(&ToFirst::Alive)?;
         }
         book.wait(book.bell(), LOOK);
     }
-    line.tell(&ToFirst::Mounted { operators: book.cuts.operators(), held: book.held_rows() })
+    Ok(())
 }
 
 /// Passes on what workers tell, in the order in which they told it.
@@ -416,7 +429,7 @@ impl Incoming {
                 }
                 (0..self.workers.len()).for_each(|worker| self.wake(worker));
             }
-            ToMember::Begin(_) | ToMember::Abort => {}
+            ToMember::Begin(_) | ToMember::Alive | ToMember::Abort => {}
         }
     }
 

@@ -18,9 +18,10 @@
 //! What a member tells of an epoch is on its line before the word that the epoch has passed there, and the publisher waits for that
 //! word of every process: see [`crate::publish`].
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::Result;
 
@@ -37,6 +38,26 @@ pub(crate) use rows::Mesh;
 
 /// How long processes may take to connect with all others, once a run has begun.
 const MESH_SECONDS: f64 = 30.0;
+
+impl Processes {
+    fn patience(&self) -> Duration {
+        Duration::from_secs_f64(self.patience_seconds)
+    }
+
+    /// How often a process says that it is there.
+    fn beat_seconds(&self) -> f64 {
+        self.patience_seconds / 5.0
+    }
+}
+
+/// What the end of a line is called by.
+fn named(error: &io::Error) -> String {
+    match error.kind() {
+        // A blocking stream with a time limit.
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => "it has said nothing for too long".to_owned(),
+        _ => error.to_string(),
+    }
+}
 
 /// Whether the other has closed a connection on which it has said nothing that was not read.
 fn is_gone(stream: &TcpStream) -> bool {
@@ -57,6 +78,8 @@ pub struct Processes {
     pub secret: String,
     /// What is the same for all: the definition, and the program.
     pub identity: String,
+    /// For how many seconds one may say nothing on its line until it counts as gone. They say that they are there five times as often.
+    pub patience_seconds: f64,
     /// What they tell each other beside.
     pub aside: Arc<dyn Aside>,
 }

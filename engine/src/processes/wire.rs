@@ -84,6 +84,8 @@ pub(super) enum ToMember {
     },
     /// The newest cut, the newest that was abandoned, and the epochs that are published.
     Signals(Signals),
+    /// The first process is there.
+    Alive,
     /// The run has ended at once.
     Abort,
 }
@@ -145,6 +147,8 @@ pub(super) enum ToFirst {
         section: String,
         failed: Option<String>,
     },
+    /// The member is there.
+    Alive,
     Counts(Counts),
     Aside(Vec<u8>),
     /// The member's run has failed.

@@ -433,6 +433,7 @@ impl Members {
             addresses: listeners.iter().map(address).collect(),
             secret: "only between us".to_owned(),
             identity: "a small graph".to_owned(),
+            patience_seconds: 20.0,
             aside: Arc::new(()),
         };
         let doors = listeners.into_iter().map(|listener| Door::of(listener).expect("it listens"));

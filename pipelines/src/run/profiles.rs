@@ -297,11 +297,41 @@ streams:
         RecordBatch::try_new(schema_of(&Schema::new(fields.to_vec())), columns).unwrap()
     }
 
-    #[test]
-    fn the_workers_parts_are_shown_together() {
+    fn pipeline() -> Pipeline {
         let definition = Definition::parse("rooms.yaml", DEFINITION);
         let (pipeline, findings) = check(&definition, &Catalogue::shipped(), Secrets::default());
-        let pipeline = pipeline.unwrap_or_else(|| panic!("{findings:?}"));
+        pipeline.unwrap_or_else(|| panic!("{findings:?}"))
+    }
+
+    #[test]
+    fn what_other_processes_saw_is_shown_too() {
+        let (pipeline, metrics) = (pipeline(), Metrics::default());
+        let (first, all) = observers(&pipeline, &metrics);
+        let (member, its) = observers(&pipeline, &Metrics::default());
+        let at = (Input::Source(0), Lane::Learn);
+        let (mut here, mut there) = (first[&at](), member[&at]());
+        here.see(&rows(0, &[("a", Some(1.0)), ("b", None)])).unwrap();
+        for heat in [3.0, 9.0] {
+            there.see(&rows(2, &[("c", Some(heat))])).unwrap();
+            // All of it so far, each time.
+            all.hear(1, &its.tell()).unwrap();
+        }
+        let text = metrics.render();
+        for line in [
+            "millstream_column_missing_share{column=\"heat\",source=\"readings\"} 0.25",
+            "millstream_column_max{column=\"heat\",source=\"readings\"} 9",
+            "millstream_column_distinct{column=\"room\",source=\"readings\"} 3",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        for said in [&[][..], &[200, 1], &its.tell()[..9]] {
+            assert!(all.hear(1, said).is_err(), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn the_workers_parts_are_shown_together() {
+        let pipeline = pipeline();
         let metrics = Metrics::default();
         let (observers, _) = observers(&pipeline, &metrics);
         let observed: Vec<(Input, Lane)> = observers.keys().copied().collect();

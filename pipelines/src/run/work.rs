@@ -50,6 +50,7 @@ fn processes(pipeline: &Pipeline, aside: Arc<dyn Aside>) -> Option<Processes> {
         addresses: processes.addresses.clone(),
         secret: processes.secret.clone(),
         identity: format!("definition {digest} in version {}", env!("CARGO_PKG_VERSION")),
+        patience_seconds: processes.patience_seconds,
         aside,
     })
 }
