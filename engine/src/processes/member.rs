@@ -265,7 +265,7 @@ impl Run {
             });
             let beat_seconds = processes.beat_seconds();
             scope.spawn(move || {
-                keep_in_touch((threads, beat_seconds), line, book, is_over, until).unwrap_or_else(abort)
+                keep_in_touch((threads, beat_seconds), line, book, is_over, until).unwrap_or_else(abort);
             });
             pass_on_events(&events, line, book, &metrics, &processes).unwrap_or_else(abort);
             for outcome in workers.join() {
