@@ -72,7 +72,7 @@ pub(crate) enum WorkerLine {
 }
 
 impl WorkerLine {
-    fn send(&self, order: Order) {
+    pub(crate) fn send(&self, order: Order) {
         // A worker that is gone has ended the run already.
         match self {
             Self::Here { orders, .. } => drop(orders.send(order)),
@@ -81,7 +81,7 @@ impl WorkerLine {
         self.wake();
     }
 
-    fn wake(&self) {
+    pub(crate) fn wake(&self) {
         match self {
             // One that does not run yet finds what there is when it does.
             Self::Here { thread, .. } => drop(thread.get().inspect(|thread| thread.unpark())),
@@ -494,8 +494,9 @@ impl Binder {
     /// lives has to order them, whoever decodes them. Who does what makes no difference to any result.
     fn share_out(&mut self, source: u32, part: &RawBatch) -> usize {
         let owner = worker_of(part.partition, source as usize, self.loads.len() as u32) as usize;
-        let first = if self.is_serving(source) { 0 } else { owner / self.threads * self.threads };
+        let mut first = 0;
         if !self.is_serving(source) {
+            first = owner / self.threads * self.threads;
             self.loads[owner] += part.bytes() / 100 * ORDER_PERCENT;
         }
         let loads = &mut self.loads[first..first + self.threads];

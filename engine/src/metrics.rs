@@ -310,8 +310,7 @@ impl Metrics {
             for metric in family.collect().iter().flat_map(MetricFamily::get_metric) {
                 let label = |name: &&str| metric.get_label().iter().find(|label| label.name() == *name);
                 let labels = labels.iter().map(|name| label(name).map_or("", |label| label.value()).to_owned());
-                let value = metric.get_counter().get_value() + metric.get_gauge().get_value();
-                counts.insert((at, labels.collect()), value);
+                counts.insert((at, labels.collect()), value(metric));
             }
         }
         counts
@@ -360,13 +359,16 @@ impl Metrics {
         let families: Vec<MetricFamily> = self.registry.gather();
         let metrics =
             families.iter().filter(|found| found.name() == name).flat_map(prometheus::proto::MetricFamily::get_metric);
-        let value =
-            |metric: &prometheus::proto::Metric| metric.get_counter().get_value() + metric.get_gauge().get_value();
         let labels = |metric: &prometheus::proto::Metric| {
             metric.get_label().iter().map(|label| (label.name().to_owned(), label.value().to_owned())).collect()
         };
         metrics.map(|metric| (labels(metric), value(metric))).collect()
     }
+}
+
+/// What a counter or a gauge shows.
+fn value(metric: &prometheus::proto::Metric) -> f64 {
+    metric.get_counter().get_value() + metric.get_gauge().get_value()
 }
 
 /// By family, as [`Metrics::of_workers`] has them, and labels: what was counted.

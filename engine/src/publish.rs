@@ -22,7 +22,7 @@ use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::batch::{Lane, Origin, canonical};
+use crate::batch::{Lane, Origin, canonical, ipc};
 use crate::binding::{Binding, Epoch, Frontier, Watermark};
 use crate::book::{Book, Entry, Request, Revision};
 use crate::digest::AnswersDigest;
@@ -228,19 +228,15 @@ pub trait Commit: Send {
     fn commit(&mut self, epochs: &[Published]) -> Result<()>;
 }
 
-/// What workers tell the publisher.
+/// What workers tell the publisher. What only the first of several processes gives does not go over a line, and comes last: variants that
+/// are skipped are not numbered alike where they are written and read.
+#[derive(Serialize, Deserialize)]
 pub(crate) enum Event {
     Rows {
         epoch: Epoch,
         output: usize,
+        #[serde(with = "ipc")]
         rows: RecordBatch,
-    },
-    Answers {
-        epoch: Epoch,
-        fold: usize,
-        rows: RecordBatch,
-        columns: RecordBatch,
-        revision: Arc<Stamp>,
     },
     Refused {
         epoch: Epoch,
@@ -256,13 +252,22 @@ pub(crate) enum Event {
         epoch: Epoch,
         notices: Vec<Notice>,
     },
+    /// [`Book::passed`] may have grown, after all was told that a process gives of the epochs before this one.
+    Passed(Epoch),
+    #[serde(skip)]
+    Answers {
+        epoch: Epoch,
+        fold: usize,
+        rows: RecordBatch,
+        columns: RecordBatch,
+        revision: Arc<Stamp>,
+    },
+    #[serde(skip)]
     Revised {
         epoch: Epoch,
         fold: usize,
         revision: Revision,
     },
-    /// [`Book::passed`] may have grown, after all was told that a process gives of the epochs before this one.
-    Passed(Epoch),
 }
 
 /// Collects what an epoch gives.

@@ -3,23 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millstream_engine::binder::Limits;
 use millstream_engine::checkpoint::{Checkpoint, Manifest, Store, list, open};
 use millstream_engine::graph::{EventTime, Graph};
 use millstream_engine::metrics::Metrics;
-use millstream_engine::publish::{DeadLetter, Outcome, Progress, Published, Reply};
+use millstream_engine::publish::{DeadLetter, Outcome, Published, Reply};
 use millstream_engine::run::Skip;
 use millstream_engine::{Blame, Fault};
 
 use crate::pieces::store::{Failure, MemoryStore, checkpoints, usable};
-use crate::pieces::{BeforeCommit, Case, Members, Memory, Ran, Random, Record, Run, Shape, outputs, record, request};
+use crate::pieces::{
+    BeforeCommit, Case, Members, Memory, Ran, Random, Record, Run, Shape, limits, outputs, progress, record, request,
+};
 
 fn workers(random: &mut Random) -> usize {
     random.one(&[1, 2, 4])
-}
-
-fn limits(max_records: usize) -> Limits {
-    Limits { max_records, ..Limits::default() }
 }
 
 const KEYS: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "poison"];
@@ -58,10 +55,6 @@ fn shape(arrival: bool) -> Shape {
             graph.sources[0].time = EventTime::Arrival;
         }
     })
-}
-
-fn progress(published: &[Published]) -> Vec<Progress> {
-    published.iter().map(|epoch| epoch.progress.clone()).collect()
 }
 
 /// Fails once so many epochs are committed.

@@ -6,29 +6,15 @@ use arrow::array::{AsArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use millstream_engine::Result;
 use millstream_engine::batch::Meta;
-use millstream_engine::binder::Limits;
 use millstream_engine::graph::Graph;
 use millstream_engine::publish::{Outcome, Progress};
 use millstream_engine::raw::RawBatch;
 use millstream_engine::source::{Decoded, Decoder};
 
-use crate::pieces::{Case, Memory, Run, record, request};
+use crate::pieces::{Case, Memory, Run, limits, record, request, two_sources};
 
-/// Learn records of two sources with disorder across them, and requests.
 fn case() -> Case {
-    let left = (0..500).map(|at| record(at * 10, ["a", "b", "c"][at as usize % 3], at));
-    let right = (0..40).map(|at| record(at * 125 + 3, ["a", "b"][at as usize % 2], 1000 + at));
-    let (even, odd): (Vec<_>, Vec<_>) = left.partition(|record| record.value % 4 < 2);
-    Case {
-        left: Memory::new(vec![even, odd]),
-        right: Memory::new(vec![right.collect()]),
-        asks: Memory::new(vec![vec![]]),
-        lateness_ms: 0,
-    }
-}
-
-fn limits(max_records: usize) -> Limits {
-    Limits { max_records, ..Limits::default() }
+    two_sources(&["a", "b", "c"])
 }
 
 #[test]

@@ -2,32 +2,15 @@
 
 use std::sync::Arc;
 
-use millstream_engine::binder::Limits;
-use millstream_engine::publish::{Outcome, Progress, Published};
+use millstream_engine::publish::{Outcome, Published};
 use millstream_engine::raw::RawBatch;
 use millstream_engine::source::{Decoded, Decoder};
 use millstream_engine::{Blame, Fault, Result};
 
-use crate::pieces::{Case, Members, Memory, Run, Shape, outputs, record, request};
+use crate::pieces::{Case, Members, Memory, Run, Shape, limits, outputs, progress, request, two_sources};
 
 fn case() -> Case {
-    let left = (0..500).map(|at| record(at * 10, ["a", "b", "c", "d", "poison"][at as usize % 5], at));
-    let right = (0..40).map(|at| record(at * 125 + 3, ["a", "b"][at as usize % 2], 1000 + at));
-    let (even, odd): (Vec<_>, Vec<_>) = left.partition(|record| record.value % 4 < 2);
-    Case {
-        left: Memory::new(vec![even, odd]),
-        right: Memory::new(vec![right.collect()]),
-        asks: Memory::new(vec![vec![]]),
-        lateness_ms: 0,
-    }
-}
-
-fn limits(max_records: usize) -> Limits {
-    Limits { max_records, ..Limits::default() }
-}
-
-fn progress(published: &[Published]) -> Vec<Progress> {
-    published.iter().map(|epoch| epoch.progress.clone()).collect()
+    two_sources(&["a", "b", "c", "d", "poison"])
 }
 
 #[test]

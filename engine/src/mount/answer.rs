@@ -11,7 +11,7 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use crate::batch::{Batch, Lane, Meta, filter};
 use crate::binding::Epoch;
-use crate::mount::transform::keep;
+use crate::mount::transform::{keep, only};
 use crate::mount::{Outlet, Rows, Site};
 use crate::operator::Rejects;
 use crate::publish::{Event, Stamp};
@@ -21,16 +21,8 @@ pub(crate) fn bring<'scope>(stream: Rows<'scope>, site: &Site) -> Rows<'scope> {
     if site.workers == site.threads {
         return stream;
     }
-    let asking = stream.unary(Pipeline, "asking", |_, _| {
-        |input, output| {
-            input.for_each_stamp(|time, batches| {
-                let asks = batches.flat_map(|batch| batch.drain(..)).filter(|batch| batch.lane == Lane::Serve);
-                output.session(&time).give_iterator(asks);
-            });
-        }
-    });
     let threads = site.threads as u64;
-    asking.exchange(move |batch: &Batch| Meta::of(&batch.rows).offset[0] % threads)
+    only(stream, Lane::Serve).exchange(move |batch: &Batch| Meta::of(&batch.rows).offset[0] % threads)
 }
 
 pub(crate) fn mount<'scope>(asked: Rows<'scope>, fold: Rows<'scope>, at: usize, site: &Site) -> Rows<'scope> {

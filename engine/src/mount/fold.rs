@@ -9,10 +9,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::operators::generic::operator::Operator;
 
 use crate::batch::{Batch, Lane, Meta, canonical};
 use crate::binding::{Epoch, Frontier};
@@ -22,6 +21,7 @@ use crate::digest;
 use crate::fault::{Fault, Result};
 use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
+use crate::mount::transform::only;
 use crate::mount::{Outlet, Rows, Site, Walks};
 use crate::operator::{Begun, Fold, Folding, Rejects};
 use crate::publish::{Event, RevisionMark};
@@ -52,7 +52,7 @@ pub(crate) fn mount<'scope>(
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<Batch>>>::from(output);
     let mut inputs = Vec::new();
     for stream in ports {
-        inputs.push(builder.new_input(learning(stream), Exchange::new(move |_: &Batch| home)));
+        inputs.push(builder.new_input(only(stream, Lane::Learn), Exchange::new(move |_: &Batch| home)));
     }
     let activator = scope.activator_for(builder.operator_info().address);
     let mut handover = state.is_some().then(|| Handover::new(&node.name, &site, walks, activator));
@@ -92,18 +92,6 @@ pub(crate) fn mount<'scope>(
         }
     });
     Ok(stream)
-}
-
-/// The rows that teach.
-fn learning(stream: Rows<'_>) -> Rows<'_> {
-    stream.unary(Pipeline, "learning", |_, _| {
-        |input, output| {
-            input.for_each_stamp(|time, batches| {
-                let learns = batches.flat_map(|batch| batch.drain(..)).filter(|batch| batch.lane == Lane::Learn);
-                output.session(&time).give_iterator(learns);
-            });
-        }
-    })
 }
 
 /// The rows of all ports in canonical order, as runs of one port's rows.

@@ -29,6 +29,18 @@ pub(crate) fn mount(stream: Rows<'_>, operator: Arc<dyn Transform>, outlet: Outl
     })
 }
 
+/// The rows of one lane.
+pub(crate) fn only(stream: Rows<'_>, lane: Lane) -> Rows<'_> {
+    stream.unary(Pipeline, "lane", move |_, _| {
+        move |input, output| {
+            input.for_each_stamp(|time, batches| {
+                let of_lane = batches.flat_map(|batch| batch.drain(..)).filter(|batch| batch.lane == lane);
+                output.session(&time).give_iterator(of_lane);
+            });
+        }
+    })
+}
+
 /// Lets the learn lane pass, and of the serve lane the requests of these sources.
 pub(crate) fn only_serving<'scope>(stream: Rows<'scope>, sources: BTreeSet<u32>, graph: &Graph) -> Rows<'scope> {
     let asking = (0..graph.sources.len()).filter(|&source| graph.is_serving(source)).count();

@@ -180,10 +180,11 @@ pub(super) enum Missed {
 /// Connects process number `from` with number `to`.
 pub(super) fn dial(processes: &Processes, from: usize, to: usize, purpose: Purpose) -> Result<TcpStream, Missed> {
     let address = &processes.addresses[to];
-    let absent = |error: std::io::Error| Missed::Absent(format!("process {to} at {address}: {error}"));
+    let name = processes.name(to);
+    let absent = |error: std::io::Error| Missed::Absent(format!("{name}: {error}"));
     let all: Vec<_> = address.to_socket_addrs().map_err(absent)?.collect();
     if all.iter().any(|address| !is_private(address.ip())) {
-        return Err(Missed::Refused(format!("process {to} at {address} is in no network of one's own")));
+        return Err(Missed::Refused(format!("{name} is in no network of one's own")));
     }
     let mut stream = TcpStream::connect(all.as_slice()).map_err(absent)?;
     settings(&stream, Some(GREETING_WAIT)).map_err(absent)?;
@@ -198,20 +199,18 @@ pub(super) fn dial(processes: &Processes, from: usize, to: usize, purpose: Purpo
     let welcome: Welcome = read_at_most(&mut stream, GREETING_BYTES_MAX).map_err(absent)?;
     if proof(processes, 0, &hello, &welcome.drawn) != blake3::Hash::from_bytes(welcome.proof) {
         drop(stream.shutdown(Shutdown::Both));
-        return Err(Missed::Refused(format!("process {to} at {address} does not know the secret")));
+        return Err(Missed::Refused(format!("{name} does not know the secret")));
     }
     write(&mut stream, proof(processes, 1, &hello, &welcome.drawn).as_bytes()).map_err(absent)?;
     stream.flush().map_err(absent)?;
     let verdict: Verdict = read_at_most(&mut stream, GREETING_BYTES_MAX).map_err(absent)?;
-    verdict.map_err(|why| Missed::Refused(format!("process {to} at {address} refuses: {why}")))?;
+    verdict.map_err(|why| Missed::Refused(format!("{name} refuses: {why}")))?;
     settings(&stream, None).map_err(absent)?;
     Ok(stream)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn processes(address: String, secret: &str, identity: &str) -> Processes {
@@ -220,7 +219,6 @@ mod tests {
             secret: secret.to_owned(),
             identity: identity.to_owned(),
             patience_seconds: 20.0,
-            aside: Arc::new(()),
         }
     }
 

@@ -4,17 +4,18 @@ use std::io::{BufReader, BufWriter, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
 
-use super::door::{Door, Guest, Purpose, draw};
+use super::door::{Guest, Purpose, draw};
 use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
-use super::{MESH_SECONDS, Mesh, Processes, is_gone, named};
+use super::{Aside, First, MESH_SECONDS, Mesh, is_gone, named};
 use crate::binder::{LOOK, Order};
 use crate::binding::Epoch;
 use crate::book::Book;
-use crate::checkpoint::{Checkpoint, Handed};
+use crate::checkpoint::Handed;
 use crate::fault::{Blame, Fault, Result};
-use crate::graph::Graph;
-use crate::metrics::{Counts, Metrics};
+use crate::metrics::Counts;
+use crate::mount::Site;
 use crate::publish::Event;
 use crate::time::Stopwatch;
 
@@ -33,16 +34,9 @@ pub(crate) enum Outgoing {
 
 /// All that the lines need of a run that has not started.
 pub(crate) struct Lines {
-    pub(crate) processes: Processes,
-    pub(crate) door: Door,
-    pub(crate) threads: usize,
-    pub(crate) graph: Arc<Graph>,
-    pub(crate) book: Arc<Book>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) partitions: Arc<Vec<(u32, u32)>>,
-    pub(crate) from: Option<Arc<Checkpoint>>,
-    pub(crate) events: Sender<Event>,
-    pub(crate) handed: Option<Sender<Handed>>,
+    pub(crate) first: First,
+    /// Of the first process' first worker.
+    pub(crate) site: Site,
     /// By member, from process 1 on.
     pub(crate) outgoing: Vec<(Sender<Outgoing>, Receiver<Outgoing>)>,
 }
@@ -60,9 +54,20 @@ impl Lines {
         for (process, (asked, outgoing)) in (1..).zip(std::mem::take(&mut self.outgoing)) {
             let stream = streams[process].as_ref().and_then(|stream| stream.try_clone().ok());
             let mut stream = stream.ok_or_else(|| Fault::world("a line cannot be used"))?;
+            let (name, processes) = (self.first.processes.name(process), &self.first.processes);
             let begun = write(&mut stream, &ToMember::Begin(self.begin(run)?));
-            begun.map_err(|error| gone(process, &self.processes.addresses[process], &error))?;
-            lines.push(self.line(process, stream, (asked, outgoing)));
+            begun.map_err(|error| gone(&name, &error))?;
+            let (patience, beat_seconds) = (processes.patience(), processes.beat_seconds());
+            let incoming = Incoming {
+                process,
+                asked,
+                site: self.site.clone(),
+                aside: self.first.aside.clone(),
+                operators: 0,
+                held: 0,
+                counts: Counts::new(),
+            };
+            lines.push(Line { name, patience, beat_seconds, stream, outgoing, incoming });
         }
         let Some(streams) = self.wait_for(Purpose::Rows { run }, MESH_SECONDS)? else { return Ok(None) };
         Ok(Some((lines, Mesh { process: 0, streams })))
@@ -70,11 +75,12 @@ impl Lines {
 
     /// Waits until all members have come for this, and none has gone again.
     fn wait_for(&self, purpose: Purpose, seconds: f64) -> Result<Option<Streams>> {
-        let mut streams: Streams = self.processes.addresses.iter().map(|_| None).collect();
+        let First { processes, door, .. } = &self.first;
+        let mut streams: Streams = processes.addresses.iter().map(|_| None).collect();
         let watch = Stopwatch::start();
         let (mut told, mut refused, mut beat) = (false, String::new(), Stopwatch::start());
         loop {
-            let is_due = purpose == Purpose::Line && beat.seconds() > self.processes.beat_seconds();
+            let is_due = purpose == Purpose::Line && beat.seconds() > processes.beat_seconds();
             if is_due {
                 beat = Stopwatch::start();
             }
@@ -87,11 +93,10 @@ impl Lines {
             if missing.is_empty() {
                 return Ok(Some(streams));
             }
-            if self.book.is_stopping() {
+            if self.site.book.is_stopping() {
                 return Ok(None);
             }
-            let name = |process: &usize| format!("process {process} at {}", self.processes.addresses[*process]);
-            let names = || missing.iter().map(name).collect::<Vec<_>>().join(", ");
+            let names = || missing.iter().map(|missing| processes.name(*missing)).collect::<Vec<_>>().join(", ");
             if watch.seconds() > seconds {
                 return Err(Fault::world(format!("not connected after {seconds} s: {}", names())));
             }
@@ -102,74 +107,46 @@ impl Lines {
             let expects = |process: usize, wanted: Purpose| {
                 if wanted == purpose && process > 0 { Ok(()) } else { Err("nobody waits for that".to_owned()) }
             };
-            match self.door.next(&self.processes, expects) {
+            match door.next(processes, expects) {
                 Some(Ok(Guest { process, stream })) => streams[process] = Some(stream),
                 Some(Err(Some(why))) if why != refused => {
                     eprintln!("{why}");
                     refused = why;
                 }
                 Some(Err(_)) => {}
-                None => self.book.wait(self.book.bell(), LOOK),
+                None => self.site.book.wait(self.site.book.bell(), LOOK),
             }
         }
     }
 
     fn begin(&self, run: u64) -> Result<Begin> {
         let mut headers = Vec::new();
-        for (at, source) in (0..).zip(&self.graph.sources) {
+        for (at, source) in (0..).zip(&self.site.graph.sources) {
             for partition in source.source.partitions()? {
                 headers.extend(source.source.header(partition)?.map(|header| (at, partition, header)));
             }
         }
-        let manifest = self.from.as_ref().map(|from| from.manifest());
         Ok(Begin {
             run,
-            threads: self.threads,
-            partitions: (*self.partitions).clone(),
+            threads: self.site.threads,
+            partitions: (*self.site.partitions).clone(),
             headers,
-            manifest: manifest.map(crate::checkpoint::Manifest::encode).transpose()?,
-            start: manifest.map_or(0, |manifest| manifest.epoch),
-            checkpoints: self.handed.is_some(),
+            manifest: self.site.from.as_ref().map(|from| from.manifest().encode()).transpose()?,
+            checkpoints: self.site.handed.is_some(),
         })
-    }
-
-    fn line(
-        &self,
-        process: usize,
-        stream: TcpStream,
-        (asked, outgoing): (Sender<Outgoing>, Receiver<Outgoing>),
-    ) -> Line {
-        Line {
-            process,
-            address: self.processes.addresses[process].clone(),
-            stream,
-            outgoing,
-            incoming: Incoming {
-                process,
-                asked,
-                threads: self.threads,
-                book: self.book.clone(),
-                metrics: self.metrics.clone(),
-                processes: self.processes.clone(),
-                from: self.from.clone(),
-                events: self.events.clone(),
-                handed: self.handed.clone(),
-                operators: 0,
-                held: 0,
-                counts: Counts::new(),
-            },
-        }
     }
 }
 
-fn gone(process: usize, address: &str, why: &dyn std::fmt::Display) -> Fault {
-    Fault::world(format!("process {process} at {address} is gone: {why}"))
+fn gone(name: &str, why: &dyn std::fmt::Display) -> Fault {
+    Fault::world(format!("{name} is gone: {why}"))
 }
 
 /// A member's line.
 pub(crate) struct Line {
-    process: usize,
-    address: String,
+    /// Whose it is.
+    name: String,
+    patience: Duration,
+    beat_seconds: f64,
     stream: TcpStream,
     outgoing: Receiver<Outgoing>,
     incoming: Incoming,
@@ -179,13 +156,8 @@ pub(crate) struct Line {
 struct Incoming {
     process: usize,
     asked: Sender<Outgoing>,
-    threads: usize,
-    book: Arc<Book>,
-    metrics: Arc<Metrics>,
-    processes: Processes,
-    from: Option<Arc<Checkpoint>>,
-    events: Sender<Event>,
-    handed: Option<Sender<Handed>>,
+    site: Site,
+    aside: Arc<dyn Aside>,
     /// How many of its operators hand over state, how many rows it holds, and what it has counted, as it told last.
     operators: usize,
     held: usize,
@@ -200,15 +172,13 @@ pub(crate) struct Ways {
 
 impl Line {
     pub(crate) fn ways(self) -> Result<Ways> {
-        let Self { process, address, stream, outgoing, mut incoming } = self;
-        let patience = Some(incoming.processes.patience());
-        let limited = stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience));
-        let from = limited.and_then(|()| stream.try_clone()).map_err(|error| gone(process, &address, &error))?;
-        let (book, beat_seconds) = (incoming.book.clone(), incoming.processes.beat_seconds());
-        let told = address.clone();
+        let Self { name, patience, beat_seconds, stream, outgoing, mut incoming } = self;
+        let limited = stream.set_read_timeout(Some(patience)).and_then(|()| stream.set_write_timeout(Some(patience)));
+        let from = limited.and_then(|()| stream.try_clone()).map_err(|error| gone(&name, &error))?;
+        let (book, told) = (incoming.site.book.clone(), name.clone());
         let there = move || {
             if let Err(error) = send(&stream, &outgoing, &book, beat_seconds) {
-                book.abort_broken(gone(process, &told, &named(&error)));
+                book.abort_broken(gone(&told, &named(&error)));
             }
         };
         let back = move || {
@@ -217,10 +187,10 @@ impl Line {
                 let outcome = match read(&mut from) {
                     Ok(ToFirst::Ended) => return,
                     Ok(told) => incoming.take(told),
-                    Err(error) => Err(gone(process, &address, &named(&error))),
+                    Err(error) => Err(gone(&name, &named(&error))),
                 };
                 if let Err(fault) = outcome {
-                    return incoming.book.abort(fault);
+                    return incoming.site.book.abort(fault);
                 }
             }
         };
@@ -273,39 +243,37 @@ impl Incoming {
     fn take(&mut self, told: ToFirst) -> Result<()> {
         match told {
             ToFirst::Mounted { operators, held } => {
-                (self.operators..operators).for_each(|_| self.book.cuts.add_operator());
+                (self.operators..operators).for_each(|_| self.site.book.cuts.add_operator());
                 self.operators = operators;
                 self.hold(held);
-                (0..self.threads).for_each(|_| self.book.add_mounted());
+                (0..self.site.threads).for_each(|_| self.site.book.add_mounted());
             }
             ToFirst::Want(name) => {
-                let content = match &self.from {
+                let content = match &self.site.from {
                     Some(from) => from.store().get(&name)?,
                     None => None,
                 };
                 self.ask(Outgoing::Object(content));
             }
-            ToFirst::Rows { epoch, output, rows } => self.tell(Event::Rows { epoch, output, rows }),
-            ToFirst::Refused { epoch, origins, step, reason } => {
-                self.tell(Event::Refused { epoch, origins, step: step.into(), reason });
-            }
-            ToFirst::Dead { epoch, letters } => self.tell(Event::Dead { epoch, letters }),
-            ToFirst::Noticed { epoch, notices } => self.tell(Event::Noticed { epoch, notices }),
+            ToFirst::Event(event) => self.tell(event),
             ToFirst::Passed { epoch, held } => {
                 self.hold(held);
-                self.book.set_passed(self.process, epoch.min(self.book.minted()));
+                self.site.book.set_passed(self.process, epoch.min(self.site.book.minted()));
                 self.tell(Event::Passed(epoch));
             }
             ToFirst::Heard(partitions) => {
-                partitions.into_iter().for_each(|(source, partition)| self.book.hear(source, partition));
+                partitions.into_iter().for_each(|(source, partition)| self.site.book.hear(source, partition));
             }
             ToFirst::Piece { cut, section, worker, key, content } => {
                 // The line waits meanwhile, and the member then makes no more.
-                while !self.book.cuts.has_room() && !self.book.cuts.is_abandoned(cut) && !self.book.is_aborted() {
-                    self.book.wait(self.book.bell(), LOOK);
+                while !self.site.book.cuts.has_room()
+                    && !self.site.book.cuts.is_abandoned(cut)
+                    && !self.site.book.is_aborted()
+                {
+                    self.site.book.wait(self.site.book.bell(), LOOK);
                 }
                 let bytes = content.len();
-                self.book.cuts.add_bytes(bytes);
+                self.site.book.cuts.add_bytes(bytes);
                 let content = Box::new(move || Ok(content));
                 self.hand(Handed::Piece { cut, section: section.into(), worker, key, bytes, content });
             }
@@ -314,10 +282,10 @@ impl Incoming {
                 self.hand(Handed::Done { cut, section: section.into(), outcome });
             }
             ToFirst::Counts(counts) => {
-                self.metrics.add(&self.counts, &counts);
+                self.site.metrics.add(&self.counts, &counts);
                 self.counts = counts;
             }
-            ToFirst::Aside(told) => self.processes.aside.hear(self.process, &told)?,
+            ToFirst::Aside(told) => self.aside.hear(self.process, &told)?,
             ToFirst::Failed { is_ours, message } => {
                 let blame = if is_ours { Blame::Ours } else { Blame::World };
                 return Err(Fault { blame, ..Fault::world(format!("process {}: {message}", self.process)) });
@@ -329,9 +297,9 @@ impl Incoming {
     }
 
     fn hold(&mut self, held: usize) {
-        self.book.hold(held, self.held);
+        self.site.book.hold(held, self.held);
         self.held = held;
-        self.metrics.set_held_rows(self.book.held_rows());
+        self.site.metrics.set_held_rows(self.site.book.held_rows());
     }
 
     fn ask(&self, outgoing: Outgoing) {
@@ -341,12 +309,12 @@ impl Incoming {
 
     fn tell(&self, event: Event) {
         // Without a publisher the run has ended already.
-        drop(self.events.send(event));
+        drop(self.site.events.send(event));
     }
 
     fn hand(&self, handed: Handed) {
         // Without a writer likewise.
-        self.handed.as_ref().inspect(|writer| drop(writer.send(handed)));
-        self.book.ring();
+        self.site.handed.as_ref().inspect(|writer| drop(writer.send(handed)));
+        self.site.book.ring();
     }
 }

@@ -5,14 +5,14 @@ use std::io::{BufReader, BufWriter, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::Thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::door::{Door, Missed, Purpose, dial};
 use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
-use super::{MESH_SECONDS, Mesh, Processes, is_gone, named};
-use crate::binder::{LOOK, Order};
+use super::{Aside, MESH_SECONDS, Mesh, Processes, is_gone, named};
+use crate::binder::{LOOK, Order, WorkerLine};
+use crate::binding::{Epoch, Frontier};
 use crate::book::{Book, Entry};
 use crate::checkpoint::{Checkpoint, Handed, Manifest, Object, Store};
 use crate::fault::{Fault, Result};
@@ -22,7 +22,7 @@ use crate::mount::Site;
 use crate::publish::Event;
 use crate::run::guard;
 use crate::run::threads::start;
-use crate::run::worker::Start;
+use crate::run::worker::{Start, starts};
 use crate::source::MakeDecoder;
 use crate::time::Stopwatch;
 use crate::trace;
@@ -38,17 +38,22 @@ pub struct Member {
     pub graph: Graph,
     /// Counted here, and told to the first process.
     pub metrics: Arc<Metrics>,
-    /// Where the first process is, and the others.
-    pub processes: Processes,
+    /// Told to it, too.
+    pub aside: Arc<dyn Aside>,
 }
 
 /// Takes part in one run after the other as process number `process`, until `until` is asked to end. Whatever ends a run is told, and
 /// the next one is waited for.
-pub fn serve(door: &Door, process: usize, until: &Book, mut make: impl FnMut() -> Result<Member>) -> Result<()> {
+pub fn serve(
+    processes: &Processes,
+    door: &Door,
+    process: usize,
+    until: &Book,
+    mut make: impl FnMut() -> Result<Member>,
+) -> Result<()> {
     let mut told = String::new();
     while !until.is_stopping() {
-        let member = make()?;
-        let line = match dial(&member.processes, process, 0, Purpose::Line) {
+        let line = match dial(processes, process, 0, Purpose::Line) {
             Ok(line) => line,
             Err(Missed::Absent(why) | Missed::Refused(why)) => {
                 if why != told {
@@ -61,7 +66,7 @@ pub fn serve(door: &Door, process: usize, until: &Book, mut make: impl FnMut() -
         };
         told.clear();
         eprintln!("process {process} waits for the run to begin");
-        match take_part(member, door, process, &line, until) {
+        match take_part(make()?, processes, door, process, &line, until) {
             Ok(true) => eprintln!("the run has ended"),
             Ok(false) => {}
             Err(fault) => eprintln!("the run has ended: {fault}"),
@@ -72,8 +77,15 @@ pub fn serve(door: &Door, process: usize, until: &Book, mut make: impl FnMut() -
 }
 
 /// Whether a run has begun.
-fn take_part(member: Member, door: &Door, process: usize, line: &TcpStream, until: &Book) -> Result<bool> {
-    let lost = |error: std::io::Error| Fault::world("the line to the first process is broken").because(error);
+fn take_part(
+    member: Member,
+    processes: &Processes,
+    door: &Door,
+    process: usize,
+    line: &TcpStream,
+    until: &Book,
+) -> Result<bool> {
+    let lost = |error| lost(&error);
     let mut from = BufReader::new(line.try_clone().map_err(lost)?);
     let mut quiet = Stopwatch::start();
     let begin = loop {
@@ -85,7 +97,7 @@ fn take_part(member: Member, door: &Door, process: usize, line: &TcpStream, unti
             Ok(0) => return Ok(false),
             Ok(_) => {}
             Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
-                if until.is_stopping() || quiet.seconds() > member.processes.patience_seconds {
+                if until.is_stopping() || quiet.seconds() > processes.patience_seconds {
                     return Ok(false);
                 }
                 continue;
@@ -98,9 +110,9 @@ fn take_part(member: Member, door: &Door, process: usize, line: &TcpStream, unti
             _ => return Err(Fault::ours("the first process speaks of a run that has not begun")),
         }
     };
-    line.set_read_timeout(Some(member.processes.patience())).map_err(lost)?;
-    let mesh = connect(&member.processes, door, process, begin.run, || until.is_stopping() || is_gone(line))?;
-    Run::new(member, process, begin, line)?.go(mesh, from, until).map(|()| true)
+    line.set_read_timeout(Some(processes.patience())).map_err(lost)?;
+    let mesh = connect(processes, door, process, begin.run, || until.is_stopping() || is_gone(line))?;
+    Run::new(member, processes, process, begin, line)?.go(mesh, from, until).map(|()| true)
 }
 
 /// Connects with all others: calls those before, and is called by those after.
@@ -186,9 +198,10 @@ impl Store for Remote {
 struct Run {
     book: Arc<Book>,
     metrics: Arc<Metrics>,
-    processes: Processes,
-    line: Line,
     threads: usize,
+    aside: Arc<dyn Aside>,
+    beat_seconds: f64,
+    line: Line,
     starts: Vec<Start>,
     events: Receiver<Event>,
     handed: Receiver<Handed>,
@@ -198,57 +211,51 @@ struct Run {
 /// What the first process tells goes to those whom it concerns.
 struct Incoming {
     book: Arc<Book>,
-    orders: Vec<Sender<Order>>,
-    workers: Vec<Arc<OnceLock<Thread>>>,
+    workers: Vec<WorkerLine>,
     objects: Sender<Option<Vec<u8>>>,
     /// Epochs before this one are closed.
-    closed: u64,
+    closed: Epoch,
 }
 
 impl Run {
-    fn new(member: Member, process: usize, begin: Begin, line: &TcpStream) -> Result<Self> {
-        let Begin { threads, partitions, headers, manifest, start, checkpoints, .. } = begin;
-        let Member { mut graph, metrics, processes } = member;
+    fn new(member: Member, processes: &Processes, process: usize, begin: Begin, line: &TcpStream) -> Result<Self> {
+        let Begin { threads, partitions, headers, manifest, checkpoints, .. } = begin;
+        let Member { mut graph, metrics, aside } = member;
         name(&mut graph, headers);
-        let (graph, partitions, book) = (Arc::new(graph), Arc::new(partitions), Arc::new(Book::default()));
-        let workers = threads * processes.addresses.len();
-        book.resume(start, crate::binding::Frontier::default(), processes.addresses.len());
         let writer = line.try_clone().map_err(|error| lost(&error))?;
         let line = Line(Arc::new(Mutex::new(BufWriter::with_capacity(1 << 16, writer))));
         let (objects, objects_in) = channel();
         let store = Arc::new(Remote { line: line.clone(), objects: Mutex::new(objects_in) });
         let manifest = manifest.map(|manifest| Manifest::decode(&manifest)).transpose()?;
-        let from = manifest.map(|manifest| Arc::new(Checkpoint::of(store, manifest)));
         let (events, events_in) = channel();
         let (handed, handed_in) = channel();
-        let handed = checkpoints.then_some(handed);
-        let (mut starts, mut orders, mut awake) = (Vec::new(), Vec::new(), Vec::new());
-        for worker in process * threads..(process + 1) * threads {
-            let (order, orders_in) = channel();
-            let thread = Arc::new(OnceLock::new());
-            let site = Site {
-                graph: graph.clone(),
-                book: book.clone(),
-                metrics: metrics.clone(),
-                events: events.clone(),
-                partitions: partitions.clone(),
-                handed: handed.clone(),
-                from: from.clone(),
-                worker,
-                workers,
-                threads,
-            };
-            orders.push(order);
-            awake.push(thread.clone());
-            starts.push(Start { site, orders: orders_in, thread });
-        }
-        let incoming = Incoming { book: book.clone(), orders, workers: awake, objects, closed: start };
-        Ok(Self { book, metrics, processes, line, threads, starts, events: events_in, handed: handed_in, incoming })
+        let count = processes.addresses.len();
+        let first = process * threads;
+        let site = Site {
+            graph: Arc::new(graph),
+            book: Arc::default(),
+            metrics,
+            events,
+            partitions: Arc::new(partitions),
+            handed: checkpoints.then_some(handed),
+            from: manifest.map(|manifest| Arc::new(Checkpoint::of(store, manifest))),
+            worker: first,
+            workers: threads * count,
+            threads,
+        };
+        site.book.resume(site.start(), Frontier::default(), count);
+        let (workers, starts) = starts(&site, first..first + threads);
+        let incoming = Incoming { book: site.book.clone(), workers, objects, closed: site.start() };
+        // The workers alone hold what ends with them: the ways on which they tell something.
+        let Site { book, metrics, .. } = site;
+        let beat_seconds = processes.beat_seconds();
+        let (events, handed) = (events_in, handed_in);
+        Ok(Self { book, metrics, threads, aside, beat_seconds, line, starts, events, handed, incoming })
     }
 
     /// Until all workers are done.
     fn go(self, mesh: Mesh, mut from: BufReader<TcpStream>, until: &Book) -> Result<()> {
-        let Self { book, metrics, processes, line, threads, starts, events, handed, mut incoming } = self;
+        let Self { book, metrics, threads, aside, beat_seconds, line, starts, events, handed, mut incoming } = self;
         let (builders, connections) = mesh.builders(threads, &book)?;
         let workers = start(builders, starts)?;
         let is_over = AtomicBool::new(false);
@@ -263,11 +270,10 @@ impl Run {
                 let pass_on = || pass_on_state(&handed, line, book).unwrap_or_else(abort);
                 guard(book, &"what hands over state", pass_on);
             });
-            let beat_seconds = processes.beat_seconds();
             scope.spawn(move || {
                 keep_in_touch((threads, beat_seconds), line, book, is_over, until).unwrap_or_else(abort);
             });
-            pass_on_events(&events, line, book, &metrics, &processes).unwrap_or_else(abort);
+            pass_on_events(&events, line, book, &metrics, &*aside).unwrap_or_else(abort);
             for outcome in workers.join() {
                 if let Err(panic) = outcome {
                     book.abort(Fault::ours(format!("a worker failed: {panic}")));
@@ -339,17 +345,21 @@ fn pass_on_events(
     line: &Line,
     book: &Book,
     metrics: &Metrics,
-    processes: &Processes,
+    aside: &dyn Aside,
 ) -> Result<()> {
     let mut watch = Stopwatch::start();
     let tell = || {
         line.write(&ToFirst::Counts(metrics.counts()))?;
-        line.tell(&ToFirst::Aside(processes.aside.tell()))
+        line.tell(&ToFirst::Aside(aside.tell()))
     };
     for event in events {
-        let Event::Passed(epoch) = event else {
-            line.write(&event.try_into()?)?;
-            continue;
+        let epoch = match event {
+            Event::Passed(epoch) => epoch,
+            Event::Answers { .. } | Event::Revised { .. } => return Err(Fault::ours("a member has a fold")),
+            event => {
+                line.write(&ToFirst::Event(event))?;
+                continue;
+            }
         };
         let heard = book.take_heard();
         if !heard.is_empty() {
@@ -427,21 +437,16 @@ impl Incoming {
                     self.book.close(self.closed);
                     self.closed += 1;
                 }
-                (0..self.workers.len()).for_each(|worker| self.wake(worker));
+                self.workers.iter().for_each(WorkerLine::wake);
             }
             ToMember::Begin(_) | ToMember::Alive | ToMember::Abort => {}
         }
     }
 
     fn order(&self, worker: usize, order: Order) {
-        if let Some(orders) = self.orders.get(worker) {
-            // A worker that is gone has ended the run already.
-            drop(orders.send(order));
-            self.wake(worker);
+        // There is none but those of this process.
+        if let Some(line) = self.workers.get(worker) {
+            line.send(order);
         }
-    }
-
-    fn wake(&self, worker: usize) {
-        self.workers[worker].get().inspect(|thread| thread.unpark());
     }
 }

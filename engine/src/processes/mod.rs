@@ -39,17 +39,6 @@ pub(crate) use rows::Mesh;
 /// How long processes may take to connect with all others, once a run has begun.
 const MESH_SECONDS: f64 = 30.0;
 
-impl Processes {
-    fn patience(&self) -> Duration {
-        Duration::from_secs_f64(self.patience_seconds)
-    }
-
-    /// How often a process says that it is there.
-    fn beat_seconds(&self) -> f64 {
-        self.patience_seconds / 5.0
-    }
-}
-
 /// What the end of a line is called by.
 fn named(error: &io::Error) -> String {
     match error.kind() {
@@ -80,7 +69,31 @@ pub struct Processes {
     pub identity: String,
     /// For how many seconds one may say nothing on its line until it counts as gone. They say that they are there five times as often.
     pub patience_seconds: f64,
-    /// What they tell each other beside.
+}
+
+impl Processes {
+    fn patience(&self) -> Duration {
+        Duration::from_secs_f64(self.patience_seconds)
+    }
+
+    /// How often a process says that it is there.
+    fn beat_seconds(&self) -> f64 {
+        self.patience_seconds / 5.0
+    }
+
+    /// What one is called by.
+    fn name(&self, process: usize) -> String {
+        format!("process {process} at {}", self.addresses[process])
+    }
+}
+
+/// What the first process needs of the others.
+pub struct First {
+    /// Where they are.
+    pub processes: Processes,
+    /// Where it takes their connections.
+    pub door: Door,
+    /// Hears what they tell beside.
     pub aside: Arc<dyn Aside>,
 }
 

@@ -8,11 +8,11 @@ use arrow::datatypes::{Int64Type, UInt64Type};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::batch::{Origin, ipc};
+use crate::batch::ipc;
 use crate::binding::{Binding, Epoch};
-use crate::fault::{Blame, Fault, Result};
+use crate::fault::{Blame, Fault};
 use crate::metrics::Counts;
-use crate::publish::{DeadLetter, Event, Notice};
+use crate::publish::Event;
 use crate::raw::{Headers, Payload, RawBatch};
 
 /// The largest frame that is taken: an epoch's records, or an object of a checkpoint, and much more.
@@ -58,8 +58,6 @@ pub(super) struct Begin {
     pub(super) headers: Vec<(u32, u32, Vec<u8>)>,
     /// The manifest of the checkpoint that the run starts from. Its objects are asked for.
     pub(super) manifest: Option<Vec<u8>>,
-    /// The first epoch.
-    pub(super) start: Epoch,
     /// Whether checkpoints are made.
     pub(super) checkpoints: bool,
 }
@@ -98,7 +96,7 @@ pub(super) struct Signals {
 }
 
 /// What a member tells.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) enum ToFirst {
     /// A worker has mounted the graph. By then so many of its process' operators hand over state, and so many rows are held.
     Mounted {
@@ -107,26 +105,8 @@ pub(super) enum ToFirst {
     },
     /// The content of an object of the checkpoint is wanted.
     Want(String),
-    Rows {
-        epoch: Epoch,
-        output: usize,
-        #[serde(with = "ipc")]
-        rows: RecordBatch,
-    },
-    Refused {
-        epoch: Epoch,
-        origins: Vec<Origin>,
-        step: String,
-        reason: String,
-    },
-    Dead {
-        epoch: Epoch,
-        letters: Vec<DeadLetter>,
-    },
-    Noticed {
-        epoch: Epoch,
-        notices: Vec<Notice>,
-    },
+    /// What an epoch gave.
+    Event(Event),
     /// All epochs before this one have passed, all that they gave was told, and so many rows are held.
     Passed {
         epoch: Epoch,
@@ -158,24 +138,6 @@ pub(super) enum ToFirst {
     },
     /// All its workers are done, and nothing follows.
     Ended,
-}
-
-impl TryFrom<Event> for ToFirst {
-    type Error = Fault;
-
-    fn try_from(event: Event) -> Result<Self> {
-        Ok(match event {
-            Event::Rows { epoch, output, rows } => Self::Rows { epoch, output, rows },
-            Event::Refused { epoch, origins, step, reason } => {
-                Self::Refused { epoch, origins, step: step.to_string(), reason }
-            }
-            Event::Dead { epoch, letters } => Self::Dead { epoch, letters },
-            Event::Noticed { epoch, notices } => Self::Noticed { epoch, notices },
-            Event::Answers { .. } | Event::Revised { .. } | Event::Passed(_) => {
-                return Err(Fault::ours("a member has a fold"));
-            }
-        })
-    }
 }
 
 impl ToFirst {

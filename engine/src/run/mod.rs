@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crate::binder::{Binder, Limits, Rebinding, Then, WorkerLine};
@@ -23,7 +23,7 @@ pub use crate::intake::Skip;
 use crate::intake::{Intake, SourceReader};
 use crate::metrics::Metrics;
 use crate::mount::Site;
-use crate::processes::{Door, Lines, Processes};
+use crate::processes::{First, Lines};
 use crate::publish::{Commit, Publisher, Recorded};
 use crate::source::Position;
 use crate::time::Clock;
@@ -52,8 +52,8 @@ pub enum Turn {
 pub struct Settings {
     /// Timely workers in each process: threads.
     pub workers: usize,
-    /// The processes, if there are several, and where this one, the first of them, takes connections.
-    pub processes: Option<(Processes, Door)>,
+    /// The processes, if there are several, of which this is the first.
+    pub processes: Option<First>,
     /// How epochs are cut, and how much may be in flight.
     pub limits: Limits,
     /// The seed of all randomness.
@@ -106,44 +106,35 @@ impl Parts {
         let intake = Arc::new(Intake::new(book.clone(), queue_bytes_max, settings.skip, metrics.clone()));
         let from = settings.from.map(Arc::new);
         let offsets = from.as_ref().map_or_else(|| Ok(BTreeMap::new()), |from| from.offsets(&graph))?;
-        let partitions = Arc::new(announce(&graph, &intake, &offsets)?);
+        let partitions = announce(&graph, &intake, &offsets)?;
         let resumed = from.as_ref().map(|from| from.manifest());
         let start = resumed.map_or(0, |manifest| manifest.epoch);
         let frontier = resumed.map(|manifest| manifest.frontier.clone()).unwrap_or_default();
         let threads = settings.workers;
-        let processes = settings.processes.as_ref().map_or(1, |(processes, _)| processes.addresses.len());
+        let processes = settings.processes.as_ref().map_or(1, |first| first.processes.addresses.len());
         book.resume(start, frontier.clone(), processes);
         let (handed, handed_in) = mpsc::channel();
         let handed = settings.checkpoints.is_some().then_some(handed);
         let (events, events_in) = mpsc::channel();
-        let (mut workers, mut starts) = (Vec::new(), Vec::new());
-        for worker in 0..threads {
-            let (orders, orders_in) = mpsc::channel();
-            let thread = Arc::new(OnceLock::new());
-            workers.push(WorkerLine::Here { orders, thread: thread.clone() });
-            let site = Site {
-                graph: graph.clone(),
-                book: book.clone(),
-                metrics: metrics.clone(),
-                events: events.clone(),
-                partitions: partitions.clone(),
-                handed: handed.clone(),
-                from: from.clone(),
-                worker,
-                workers: threads * processes,
-                threads,
-            };
-            starts.push(Start { site, orders: orders_in, thread });
-        }
-        let lines = settings.processes.map(|(processes, door)| {
-            let outgoing: Vec<_> = processes.addresses.iter().skip(1).map(|_| mpsc::channel()).collect();
+        let site = Site {
+            graph: graph.clone(),
+            book: book.clone(),
+            metrics: metrics.clone(),
+            events,
+            partitions: Arc::new(partitions),
+            handed: handed.clone(),
+            from: from.clone(),
+            worker: 0,
+            workers: threads * processes,
+            threads,
+        };
+        let (mut workers, starts) = worker::starts(&site, 0..threads);
+        let lines = settings.processes.map(|first| {
+            let outgoing: Vec<_> = (1..processes).map(|_| mpsc::channel()).collect();
             for (line, _) in &outgoing {
                 workers.extend((0..threads).map(|worker| WorkerLine::There(worker, line.clone())));
             }
-            let (graph, book, metrics) = (graph.clone(), book.clone(), metrics.clone());
-            let (partitions, from) = (partitions.clone(), from.clone());
-            let (events, handed) = (events.clone(), handed.clone());
-            Lines { processes, door, threads, graph, book, metrics, partitions, from, events, handed, outgoing }
+            Lines { first, site, outgoing }
         });
         let readers = (0..).zip(&graph.sources).map(|(index, node)| {
             SourceReader::new(intake.clone(), index, node.name.clone(), node.source.clone(), timed)

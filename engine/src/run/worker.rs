@@ -1,13 +1,14 @@
 //! A timely worker as a part of a run.
 
-use std::sync::mpsc::Receiver;
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
 use timely::worker::Worker;
 
-use crate::binder::Order;
+use crate::binder::{Order, WorkerLine};
 use crate::binding::Epoch;
 use crate::fault::Result;
 use crate::mount::{Dataflow, Site, mount};
@@ -20,6 +21,17 @@ pub(crate) struct Start {
     pub(crate) orders: Receiver<Order>,
     /// To be set when it starts, so that the binder can wake it.
     pub(crate) thread: Arc<OnceLock<Thread>>,
+}
+
+/// What the workers of a process start with, and how each is reached. `site` is that of any of them.
+pub(crate) fn starts(site: &Site, workers: Range<usize>) -> (Vec<WorkerLine>, Vec<Start>) {
+    let start = |worker| {
+        let (orders, orders_in) = channel();
+        let thread = Arc::new(OnceLock::new());
+        let line = WorkerLine::Here { orders, thread: thread.clone() };
+        (line, Start { site: Site { worker, ..site.clone() }, orders: orders_in, thread })
+    };
+    workers.map(start).unzip()
 }
 
 /// A worker on which the graph is mounted.

@@ -15,7 +15,7 @@ use millstream_engine::checkpoint::{Checkpoint, Checkpoints};
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Snapshot, Step};
-use millstream_engine::processes::{Door, Member, Processes, serve};
+use millstream_engine::processes::{Door, First, Member, Processes, serve};
 use millstream_engine::publish::{Commit, Given, Outcome, Progress, Published, Recorded};
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::run::{Settings, Simulation, Skip, run};
@@ -263,6 +263,29 @@ pub struct Case {
     pub lateness_ms: i64,
 }
 
+/// Learn records of two sources with disorder across them, of these keys in turn, and no requests.
+pub fn two_sources(keys: &[&str]) -> Case {
+    let left = (0..500).map(|at| record(at * 10, keys[at as usize % keys.len()], at));
+    let right = (0..40).map(|at| record(at * 125 + 3, ["a", "b"][at as usize % 2], 1000 + at));
+    let (even, odd): (Vec<_>, Vec<_>) = left.partition(|record| record.value % 4 < 2);
+    Case {
+        left: Memory::new(vec![even, odd]),
+        right: Memory::new(vec![right.collect()]),
+        asks: Memory::new(vec![vec![]]),
+        lateness_ms: 0,
+    }
+}
+
+/// Epochs of so many records.
+pub fn limits(max_records: usize) -> Limits {
+    Limits { max_records, ..Limits::default() }
+}
+
+/// The progress records.
+pub fn progress(published: &[Published]) -> Vec<Progress> {
+    published.iter().map(|epoch| epoch.progress.clone()).collect()
+}
+
 /// What has become durable.
 pub type Durable = Arc<Mutex<Vec<Published>>>;
 
@@ -377,8 +400,10 @@ impl Run {
     }
 
     fn run(self) -> Ran {
+        let members = self.members.as_ref().map(|members| members.until.clone()).unwrap_or_default();
         let (graph, settings, commit, published) = self.prepare();
         let outcome = run(graph, settings, commit);
+        members.iter().for_each(|until| until.stop());
         let published = std::mem::take(&mut *published.lock().expect("the run has ended"));
         Ran { published, outcome }
     }
@@ -434,40 +459,35 @@ impl Members {
             secret: "only between us".to_owned(),
             identity: "a small graph".to_owned(),
             patience_seconds: 20.0,
-            aside: Arc::new(()),
         };
         let doors = listeners.into_iter().map(|listener| Door::of(listener).expect("it listens"));
         let until = (0..count).map(|_| Arc::default()).collect();
         Self { processes, doors: doors.collect(), shape: Arc::new(|_| ()), until }
     }
 
-    /// Starts them; gives what the first process needs. They end after their first run.
-    fn start(self, case: &Case, shape: &Shape) -> (Processes, Door) {
+    /// Starts them; gives what the first process needs.
+    fn start(self, case: &Case, shape: &Shape) -> First {
         let mut doors = self.doors.into_iter();
-        let first = doors.next().expect("the first has one, too");
-        for (process, (door, until)) in (1..).zip(doors.zip(self.until)) {
+        let door = doors.next().expect("the first has one, too");
+        for (process, (other, until)) in (1..).zip(doors.zip(self.until)) {
             let (case, shape, processes) = (case.clone(), shape.clone(), self.processes.clone());
             let own = self.shape.clone();
             std::thread::spawn(move || {
-                let mut is_first = true;
-                serve(&door, process, &until.clone(), || {
-                    if !std::mem::replace(&mut is_first, false) {
-                        until.stop();
-                    }
+                serve(&processes, &other, process, &until, || {
                     let mut graph = shaped(&case, &shape);
                     own(&mut graph);
-                    Ok(Member { graph, metrics: Arc::default(), processes: processes.clone() })
+                    Ok(Member { graph, metrics: Arc::default(), aside: Arc::new(()) })
                 })
             });
         }
-        (self.processes, first)
+        First { processes: self.processes, door, aside: Arc::new(()) }
     }
 }
 
 impl Ran {
     /// The progress records.
     pub fn progress(&self) -> Vec<Progress> {
-        self.published.iter().map(|epoch| epoch.progress.clone()).collect()
+        progress(&self.published)
     }
 
     /// The output rows as text, in the order of publication, without epochs.

@@ -20,20 +20,15 @@ pub fn start(
     metrics: Arc<Metrics>,
     book: Arc<Book>,
 ) -> Result<(Runtime, Option<SocketAddr>)> {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|error| Fault::world("the server's thread cannot be started").because(error))?;
+    let runtime = hear(book, "stopping after the open epochs")?;
     let bound = address.map(|address| runtime.block_on(serve(address, metrics))).transpose()?;
-    runtime.spawn(hear_signals(book, "stopping after the open epochs"));
     Ok((runtime, bound))
 }
 
 /// Listens for SIGINT and SIGTERM only, likewise; `what` happens at the first is told.
 pub fn hear(book: Arc<Book>, what: &'static str) -> Result<Runtime> {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(|error| Fault::world("signals cannot be heard").because(error))?;
+    let runtime = runtime.map_err(|error| Fault::world("the server's thread cannot be started").because(error))?;
     runtime.spawn(hear_signals(book, what));
     Ok(runtime)
 }

@@ -5,45 +5,42 @@ use std::sync::Arc;
 use millstream_engine::book::Book;
 use millstream_engine::graph::Graph;
 use millstream_engine::metrics::Metrics;
-use millstream_engine::processes::{Aside, Door, Member, Processes, serve};
+use millstream_engine::processes::{Aside, Door, First, Member, Processes, serve};
 use millstream_engine::source::{Position, Reader, Source};
 use millstream_engine::{Fault, Result};
 
 use super::{assemble, profiles, server};
 use crate::plan::Pipeline;
 
-/// Where the processes are, and where the first of them takes connections; `None` if there is only one.
-pub fn first(pipeline: &Pipeline, aside: Arc<dyn Aside>) -> Result<Option<(Processes, Door)>> {
-    let Some(processes) = processes(pipeline, aside) else { return Ok(None) };
+/// What the first process needs of the others; `None` if there are none.
+pub fn first(pipeline: &Pipeline, aside: Arc<dyn Aside>) -> Result<Option<First>> {
+    let Some(processes) = processes(pipeline) else { return Ok(None) };
     let door = Door::open(&processes, 0)?;
-    Ok(Some((processes, door)))
+    Ok(Some(First { processes, door, aside }))
 }
 
 /// Works for the first process, as process number `process`, for one run after the other, until SIGINT or SIGTERM.
 pub fn work(pipeline: &Pipeline, process: usize) -> Result<()> {
-    let count = pipeline.processes.as_ref().map_or(1, |processes| processes.addresses.len());
-    if !(1..count).contains(&process) {
-        return Err(Fault::definition(match count {
-            1 => "the definition has no `processes`: there is nobody to work for".to_owned(),
-            2 => "`--process` has to be 1: process 0 is `millstream run`".to_owned(),
-            _ => format!("`--process` has to be from 1 to {}: process 0 is `millstream run`", count - 1),
-        }));
+    let Some(processes) = processes(pipeline) else {
+        return Err(Fault::definition("the definition has no `processes`: there is nobody to work for"));
+    };
+    let last = processes.addresses.len() - 1;
+    if !(1..=last).contains(&process) {
+        let which = if last == 1 { "1".to_owned() } else { format!("from 1 to {last}") };
+        return Err(Fault::definition(format!("`--process` has to be {which}: process 0 is `millstream run`")));
     }
     let until = Arc::new(Book::default());
     let _signals = server::hear(until.clone(), "leaving the run, which ends with that")?;
-    let member = || {
+    let door = Door::open(&processes, process)?;
+    serve(&processes, &door, process, &until, || {
         let (mut graph, metrics) = (graph(pipeline)?, Arc::new(Metrics::new(&pipeline.name)));
         let (observers, seen) = profiles::observers(pipeline, &metrics);
         graph.observers = observers;
-        let processes = processes(pipeline, Arc::new(seen)).expect("there are several");
-        Ok(Member { graph, metrics, processes })
-    };
-    let Member { processes, .. } = member()?;
-    let door = Door::open(&processes, process)?;
-    serve(&door, process, &until, member)
+        Ok(Member { graph, metrics, aside: Arc::new(seen) })
+    })
 }
 
-fn processes(pipeline: &Pipeline, aside: Arc<dyn Aside>) -> Option<Processes> {
+fn processes(pipeline: &Pipeline) -> Option<Processes> {
     let processes = pipeline.processes.as_ref()?;
     let digest = pipeline.digest.get(..16).unwrap_or(&pipeline.digest);
     Some(Processes {
@@ -51,7 +48,6 @@ fn processes(pipeline: &Pipeline, aside: Arc<dyn Aside>) -> Option<Processes> {
         secret: processes.secret.clone(),
         identity: format!("definition {digest} in version {}", env!("CARGO_PKG_VERSION")),
         patience_seconds: processes.patience_seconds,
-        aside,
     })
 }
 
