@@ -15,6 +15,10 @@ use crate::mount::{Dataflow, Site, mount};
 use crate::publish::Event;
 use crate::run::Turn;
 
+/// A worker takes epochs until they bring so much, and then works at what it has: so while it waits for what others make of these, it
+/// has a next one.
+const BYTES_AT_ONCE: usize = 1 << 20;
+
 /// What a worker starts with.
 pub(crate) struct Start {
     pub(crate) site: Site,
@@ -60,10 +64,14 @@ impl Mounted {
         if self.site.book.is_aborted() {
             return Turn::Done;
         }
-        for order in self.orders.try_iter() {
+        let mut bytes = 0;
+        while bytes < BYTES_AT_ONCE
+            && let Ok(order) = self.orders.try_recv()
+        {
             match order {
                 Order::Epoch(epoch, records) => {
                     for (source, records) in records {
+                        bytes += records.bytes();
                         self.dataflow.inputs[source as usize].send(records);
                     }
                     for input in &mut self.dataflow.inputs {
@@ -73,6 +81,8 @@ impl Mounted {
                 Order::End => self.dataflow.inputs.clear(),
             }
         }
+        // There may be more.
+        let park = if bytes < BYTES_AT_ONCE { park } else { Duration::ZERO };
         self.dataflow.walks.wake(&self.site.book.cuts);
         let is_running = worker.step_or_park(Some(park));
         if self.site.is_first_of_process() {
