@@ -24,12 +24,13 @@ use arrow::array::{
     Array, ArrayRef, BinaryViewArray, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray, UInt32Array,
     UInt64Array,
 };
-use arrow::compute::FilterBuilder;
+use arrow::compute::{FilterBuilder, take};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Result;
 pub use crate::order::canonical;
+pub(crate) use crate::order::canonical_of;
 use crate::order::pick;
 
 /// How many leading columns are the engine's.
@@ -157,6 +158,43 @@ impl Batch {
     /// The worker that takes it at the next exchange.
     pub(crate) fn target(&self) -> u64 {
         u64::from(self.worker)
+    }
+}
+
+/// A worker's share of a batch. Its rows are copied where they are sorted, and not before.
+#[derive(Clone, Debug)]
+pub(crate) struct Share {
+    pub(crate) batch: Batch,
+    /// The rows that are the worker's, in their order; `None` for all.
+    pub(crate) picked: Option<Vec<u32>>,
+}
+
+impl Share {
+    pub(crate) fn new(batch: &Batch, picked: Option<Vec<u32>>, worker: usize) -> Self {
+        Self { batch: Batch::new(batch.lane, batch.rows.clone()).to(worker), picked }
+    }
+}
+
+/// As [`Batch`], with no other rows than the worker's.
+impl Serialize for Share {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        if let Some(picked) = &self.picked
+            && self.batch.wire.get().is_none()
+        {
+            let (all, picked) = (&self.batch.rows, UInt32Array::from(picked.clone()));
+            let rows = pick(all.schema_ref(), std::slice::from_ref(all), picked.len(), |column| {
+                Ok(take(column[0], &picked, None)?)
+            });
+            let wire = rows.and_then(|rows| ipc::write(&rows)).map_err(serde::ser::Error::custom)?;
+            self.batch.wire.get_or_init(|| wire);
+        }
+        self.batch.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        Ok(Self { batch: Batch::deserialize(deserializer)?, picked: None })
     }
 }
 
@@ -384,11 +422,18 @@ mod tests {
     fn a_batch_survives_the_wire() {
         let rows = rows(&[(1, 0, 0, 0), (2, 0, 1, 0), (2, 4, 1, 0), (9, 1, 1, 1)]);
         for rows in [rows.clone(), rows.slice(1, 2), rows.slice(2, 0)] {
-            let sent = Batch { worker: 3, ..Batch::new(Lane::Serve, rows) };
+            let sent = Batch { worker: 3, ..Batch::new(Lane::Serve, rows.clone()) };
             let bytes = postcard::to_stdvec(&sent).expect("batches can be written");
             let got: Batch = postcard::from_bytes(&bytes).expect("and read");
-            assert_eq!((got.lane, got.rows, got.worker), (Lane::Serve, sent.rows, 3));
+            assert_eq!((got.lane, got.rows, got.worker), (Lane::Serve, rows.clone(), 3));
             assert!(postcard::from_bytes::<Batch>(&bytes[..bytes.len() / 2]).is_err(), "a cut one is an error");
+            let last = rows.num_rows().saturating_sub(1);
+            for picked in [None, Some(vec![last as u32]).filter(|_| rows.num_rows() > 0)] {
+                let expected = if picked.is_some() { rows.slice(last, 1) } else { rows.clone() };
+                let bytes = postcard::to_stdvec(&Share::new(&sent, picked, 3)).expect("shares can be written");
+                let got: Share = postcard::from_bytes(&bytes).expect("and read");
+                assert_eq!((got.batch.rows, got.batch.worker, got.picked), (expected, 3, None));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::Result;
 use crate::batch::Lane;
-use crate::operator::{Choosing, Step};
+use crate::operator::{Choosing, Power, Step};
 use crate::source::{MakeDecoder, Source};
 
 /// Everything that a run needs to know.
@@ -141,8 +141,145 @@ impl Graph {
         paths
     }
 
+    /// For each node with state by key, the columns by which its keys are spread over bins, and so over workers, as their places
+    /// in the key; none for all. Where a step after it has a part of the key as its own, that part: then its rows are where they
+    /// belong there already. So keys that differ only in the rest share a bin.
+    pub fn spread(&self) -> Vec<Vec<usize>> {
+        let mut spread = vec![Vec::new(); self.nodes.len()];
+        // By node: the names of the columns by which each step after it has its rows spread, the nearest step last.
+        let mut wanted: Vec<Vec<Vec<&str>>> = vec![Vec::new(); self.nodes.len()];
+        for (at, node) in self.nodes.iter().enumerate().rev() {
+            let after = std::mem::take(&mut wanted[at]);
+            match (&node.step.power, node.inputs[0]) {
+                (Power::Transform(_), Input::Node(before)) => wanted[before].extend(after),
+                (Power::Keyed(operator), _) => {
+                    let names = |port: usize| -> Vec<&str> {
+                        let schema = self.schema(node.inputs[port]);
+                        operator.key(port).iter().map(|column| schema.field(*column).name().as_str()).collect()
+                    };
+                    let own = names(0);
+                    let place = |name: &&str| own.iter().position(|own| own == name);
+                    let places = |after: &Vec<&str>| after.iter().map(place).collect::<Option<Vec<_>>>();
+                    let places = after.iter().rev().find_map(places).unwrap_or_else(|| (0..own.len()).collect());
+                    for (port, input) in node.inputs.iter().enumerate().filter(|_| !places.is_empty()) {
+                        if let Input::Node(before) = input {
+                            let names = names(port);
+                            wanted[*before].push(places.iter().map(|place| names[*place]).collect());
+                        }
+                    }
+                    if !places.iter().copied().eq(0..own.len()) {
+                        spread[at] = places;
+                    }
+                }
+                _ => {}
+            }
+        }
+        spread
+    }
+
     /// The folds that are asked, by node index; one twice where several sources ask it.
     pub fn asked(&self) -> impl Iterator<Item = usize> + '_ {
         self.sources.iter().filter_map(|source| source.asks.as_ref()).flat_map(|asks| asks.folds.iter().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::operator::{Keyed, Rejects, Transform};
+    use crate::state::States;
+
+    /// A step by these columns.
+    struct By(Vec<usize>);
+
+    impl Keyed for By {
+        type State = ();
+        fn key(&self, _: usize) -> &[usize] {
+            &self.0
+        }
+        fn apply(
+            &self,
+            _: usize,
+            rows: &RecordBatch,
+            _: &mut States<'_, ()>,
+            _: &mut Rejects,
+        ) -> Result<Option<RecordBatch>> {
+            Ok(Some(rows.clone()))
+        }
+        fn expired(&self, (): &(), _: i64) -> bool {
+            true
+        }
+    }
+
+    struct Same;
+
+    impl Transform for Same {
+        fn apply(&self, _: Lane, rows: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
+            Ok(rows.clone())
+        }
+    }
+
+    /// Steps by columns of `abc`, or without a state where they are `-`, each after the others that it names.
+    fn spread(steps: &[(&str, &[usize])]) -> String {
+        let schema: SchemaRef =
+            Arc::new(Schema::new(["a", "b", "c"].map(|name| Field::new(name, DataType::Int64, true)).to_vec()));
+        let node = |(key, after): &(&str, &[usize])| {
+            let power = match *key {
+                "-" => Power::transform(Same),
+                key => Power::keyed(By(key.chars().filter_map(|name| "abc".find(name)).collect())),
+            };
+            let inputs = after.iter().map(|node| Input::Node(*node)).collect();
+            Node { name: String::new(), inputs, step: Step { schema: schema.clone(), others: Vec::new(), power } }
+        };
+        let mut nodes: Vec<Node> = steps.iter().map(node).collect();
+        nodes[0].inputs = vec![Input::Source(0)];
+        let source = SourceNode {
+            name: String::new(),
+            source: Arc::new(Nothing),
+            schema: schema.clone(),
+            decoder: Arc::new(|| unreachable!("nothing runs")),
+            time: EventTime::Arrival,
+            idle_ms: 0,
+            asks: None,
+        };
+        let graph = Graph { sources: vec![source], nodes, ..Graph::default() };
+        let name = |(step, place): (usize, &usize)| steps[step].0.chars().nth(*place).expect("a place in its key");
+        let of = |(step, places): (usize, &Vec<usize>)| places.iter().map(|place| name((step, place))).collect();
+        graph.spread().iter().enumerate().map(of).collect::<Vec<String>>().join(" ")
+    }
+
+    struct Nothing;
+
+    impl Source for Nothing {
+        fn is_finite(&self) -> bool {
+            true
+        }
+        fn partitions(&self) -> Result<Vec<u32>> {
+            Ok(Vec::new())
+        }
+        fn open(&self, _: &[crate::source::Position]) -> Result<Box<dyn crate::source::Reader>> {
+            unreachable!("nothing runs")
+        }
+    }
+
+    #[test]
+    fn keys_are_spread_by_what_later_steps_share() {
+        let after = |at: usize| -> &[usize] { [&[][..], &[0], &[1], &[2], &[3]][at] };
+        assert_eq!(spread(&[("ab", &[])]), "", "all of the only key");
+        assert_eq!(spread(&[("ab", after(0)), ("b", after(1))]), "b ");
+        assert_eq!(spread(&[("abc", after(0)), ("bc", after(1)), ("c", after(2))]), "c c ", "through all");
+        assert_eq!(spread(&[("ab", after(0)), ("-", after(1)), ("a", after(2))]), "a  ", "past what has no state");
+        assert_eq!(spread(&[("ab", after(0)), ("ba", after(1))]), "ba ", "in one order");
+        assert_eq!(spread(&[("ab", after(0)), ("c", after(1)), ("a", after(2))]), "  ", "rows go elsewhere in between");
+        assert_eq!(spread(&[("ab", after(0)), ("", after(1)), ("a", after(1))]), "a  ", "not by nothing");
+        assert_eq!(spread(&[("ab", after(0)), ("b", after(1)), ("a", after(1))]), "b  ", "the first of two");
+        assert_eq!(spread(&[("ab", after(0)), ("c", after(1)), ("a", after(1))]), "a  ", "that fits");
+        assert_eq!(
+            spread(&[("a", after(0)), ("bc", after(1)), ("abc", after(1)), ("c", &[2, 1])]),
+            " c c ",
+            "both ports"
+        );
     }
 }

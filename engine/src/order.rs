@@ -11,13 +11,13 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::buffer::NullBuffer;
-use arrow::compute::{concat_batches, interleave};
+use arrow::compute::{concat_batches, interleave, take};
 use arrow::datatypes::{
     DataType, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType, UInt32Type, UInt64Type,
 };
 
 use crate::Result;
-use crate::batch::{INDEX, KEY, Meta, PARTITION, SOURCE, TIME};
+use crate::batch::{INDEX, KEY, Meta, PARTITION, SOURCE, Share, TIME};
 use crate::binding::Watermark;
 
 /// All rows of `batches` as one batch in canonical order (event time, then origin); rows of one origin stay as they are.
@@ -30,6 +30,16 @@ pub fn canonical(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBa
     Ok(order.gather(batches, ..)?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
 }
 
+/// The same of shares of batches.
+pub(crate) fn canonical_of(schema: &SchemaRef, shares: &[Share]) -> Result<RecordBatch> {
+    let batches: Vec<RecordBatch> = shares.iter().map(|share| share.batch.rows.clone()).collect();
+    if shares.iter().all(|share| share.picked.is_none()) {
+        return canonical(schema, &batches);
+    }
+    let order = Order::new(shares.iter().map(|share| (&share.batch.rows, share.picked.as_deref())));
+    Ok(order.gather(&batches, ..)?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
+}
+
 fn is_canonical(meta: &Meta<'_>) -> bool {
     let time = meta.time;
     (1..time.len()).all(|row| time[row - 1] < time[row] || meta.order(row - 1) <= meta.order(row))
@@ -37,6 +47,19 @@ fn is_canonical(meta: &Meta<'_>) -> bool {
 
 /// A row: its time, its batch and its place there.
 type Place = (i64, u32, u32);
+
+/// The rows that come in order, each at or after all of these before it; and the others.
+struct Split {
+    rows: Vec<Place>,
+    late: Vec<Place>,
+    newest: i64,
+}
+
+impl Split {
+    fn with_capacity(rows: usize) -> Self {
+        Self { rows: Vec::with_capacity(rows), late: Vec::new(), newest: i64::MIN }
+    }
+}
 
 /// The canonical order of all rows of some batches.
 pub(crate) struct Order<'a> {
@@ -46,32 +69,42 @@ pub(crate) struct Order<'a> {
 
 impl<'a> Order<'a> {
     pub(crate) fn of(parts: &'a [RecordBatch]) -> Self {
-        let mut order = Self { metas: parts.iter().map(Meta::of).collect(), rows: Vec::new() };
-        let (rows, mut late) = order.split(parts.iter().map(RecordBatch::num_rows).sum());
+        Self::new(parts.iter().map(|part| (part, None)))
+    }
+
+    /// Of some rows of each batch, or of all.
+    fn new(parts: impl Iterator<Item = (&'a RecordBatch, Option<&'a [u32]>)> + Clone) -> Self {
+        let mut order = Self { metas: parts.clone().map(|(rows, _)| Meta::of(rows)).collect(), rows: Vec::new() };
+        let len = |(rows, picked): (&RecordBatch, Option<&[u32]>)| picked.map_or(rows.num_rows(), <[u32]>::len);
+        let mut split = Split::with_capacity(parts.clone().map(len).sum());
+        for (part, (rows, picked)) in (0..).zip(parts) {
+            match picked {
+                Some(picked) => order.split(part, picked.iter().copied(), &mut split),
+                None => order.split(part, 0..rows.num_rows() as u32, &mut split),
+            }
+        }
+        let Split { rows, mut late, .. } = split;
         // Stable, and quick where there is some order already.
         late.sort_by(|a, b| order.compare(a, b));
         order.rows = if late.is_empty() { rows } else { order.merged(&rows, &late) };
         order
     }
 
-    /// The rows that come in order, each at or after all of these before it; and the others.
-    fn split(&self, count: usize) -> (Vec<Place>, Vec<Place>) {
-        let (mut rows, mut late) = (Vec::<Place>::with_capacity(count), Vec::new());
-        let mut newest = i64::MIN;
-        for (part, meta) in (0..).zip(&self.metas) {
-            for (row, time) in (0..).zip(meta.time) {
-                let place = (*time, part, row);
-                let is_late = *time < newest
-                    || *time == newest && rows.last().is_some_and(|last| self.compare(last, &place).is_gt());
-                if is_late {
-                    late.push(place);
-                } else {
-                    newest = *time;
-                    rows.push(place);
-                }
+    /// Tells the rows that come in order from the others.
+    fn split(&self, part: u32, rows: impl Iterator<Item = u32>, split: &mut Split) {
+        let meta = &self.metas[part as usize];
+        for row in rows {
+            let time = meta.time[row as usize];
+            let place = (time, part, row);
+            let is_late = time < split.newest
+                || time == split.newest && split.rows.last().is_some_and(|last| self.compare(last, &place).is_gt());
+            if is_late {
+                split.late.push(place);
+            } else {
+                split.newest = time;
+                split.rows.push(place);
             }
         }
-        (rows, late)
     }
 
     /// Two sorted sequences as one. Of equals, those of `rows` come first, as they do in the batches.
@@ -120,14 +153,23 @@ impl<'a> Order<'a> {
                 (_, one) => Some(concat_batches(&schema, &one.into_iter().chain(slices).collect::<Vec<_>>())?),
             });
         }
+        let are_long = rows.len() > LONG * runs.len();
+        if parts.len() == 1 && !are_long {
+            let rows = UInt32Array::from_iter_values(rows.iter().map(|(_, _, row)| *row));
+            return pick(&schema, parts, rows.len(), |parts| Ok(take(parts[0], &rows, None)?)).map(Some);
+        }
         let places: Vec<(usize, usize)> = rows.iter().map(|(_, part, row)| (*part as usize, *row as usize)).collect();
-        let picked = pick(&schema, parts, rows.len(), |parts| match numbers(parts, &runs, rows.len()) {
+        let by_runs = |parts: &[&dyn Array]| if are_long { numbers(parts, &runs, rows.len()) } else { None };
+        let picked = pick(&schema, parts, rows.len(), |parts| match by_runs(parts) {
             Some(column) => Ok(column),
             None => Ok(interleave(parts, &places)?),
         });
         picked.map(Some)
     }
 }
+
+/// Numbers are copied run by run where runs have more rows than these.
+const LONG: usize = 3;
 
 /// Rows that lie side by side in one part.
 struct Run {
@@ -238,7 +280,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::batch::{OFFSET, schema_of};
+    use crate::batch::{Batch, Lane, OFFSET, schema_of};
 
     /// Rows of these times, partitions and offsets; one column is that of the time, and in another some are missing.
     fn rows(origins: &[(i64, u32, u64)]) -> RecordBatch {
@@ -267,6 +309,8 @@ mod tests {
         fn the_order_is_that_of_a_sort(
             delays in prop::collection::vec((prop_oneof![8 => Just(0_i64), 1 => 0..50_i64, 1 => -900..1_i64], 0..3_u32), 0..300),
             cut in 1_usize..100,
+            // Some rows alone, or many side by side.
+            picks in prop_oneof![prop::collection::vec(any::<bool>(), 1..20), Just((0..40).map(|at| at > 9).collect())],
         ) {
             let row = |(at, (delay, partition)): (usize, &(i64, u32))| (at as i64 / 2 - delay, *partition, at as u64 / 3);
             let all: Vec<(i64, u32, u64)> = delays.iter().enumerate().map(row).collect();
@@ -281,6 +325,16 @@ mod tests {
             let halves = [order.gather(&parts, ..middle), order.gather(&parts, middle..)];
             let halves = halves.map(|half| half.expect("one schema").map_or(0, |half| half.num_rows()));
             prop_assert_eq!(halves, [middle, all.len() - middle]);
+            let share = |(part, rows): (usize, &RecordBatch)| {
+                let picked = (0..rows.num_rows()).filter(|row| picks[(part * cut + row) % picks.len()]);
+                let picked = (part % 5 > 0).then(|| picked.map(|row| row as u32).collect());
+                Share::new(&Batch::new(Lane::Learn, rows.clone()), picked, 0)
+            };
+            let shares: Vec<Share> = parts.iter().enumerate().map(share).collect();
+            let is_picked = |at: &usize| (at / cut).is_multiple_of(5) || picks[at % picks.len()];
+            let mut picked: Vec<_> = (0..all.len()).filter(is_picked).map(|at| all[at]).collect();
+            picked.sort_unstable();
+            prop_assert_eq!(canonical_of(found.schema_ref(), &shares).expect("one schema"), rows(&picked));
             prop_assert_eq!(found.column(OFFSET).len(), all.len());
         }
     }

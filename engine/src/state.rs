@@ -5,8 +5,10 @@
 //! the work per row is one look-up and no allocation.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
@@ -19,6 +21,7 @@ mod keys;
 pub(crate) mod relational;
 mod store;
 
+use keys::with_bin_of;
 pub(crate) use keys::{KeyList, KeyReader, KeyRef, Keys};
 pub use relational::Related;
 use store::{Place, Store};
@@ -106,6 +109,8 @@ struct LookUp {
     /// The row at which those begin that were looked up.
     from: usize,
     keys: KeyList,
+    /// Of the keys, the parts by which they have their bins.
+    spread: KeyList,
     /// The keys' hashes, and what was found.
     ahead: Vec<(u64, Option<Place>)>,
     /// The row whose key was looked for last in vain.
@@ -156,6 +161,12 @@ impl LookUp {
         self.from = row;
         self.ahead.clear();
         self.ahead.extend(self.keys.iter().map(|key| (key.hash(), None)));
+        if let Some(spread) = keys.spread() {
+            spread.write(row..end, &mut self.spread);
+            for ((hash, _), part) in self.ahead.iter_mut().zip(self.spread.iter()) {
+                *hash = with_bin_of(*hash, part.hash());
+            }
+        }
         store.touch(self.ahead.iter().map(|(hash, _)| *hash));
         for ((hash, found), key) in self.ahead.iter_mut().zip(self.keys.iter()) {
             *found = store.find(*hash, key);
@@ -230,8 +241,9 @@ pub trait ErasedKeyed: Send + Sync + 'static {
     fn key(&self, port: usize) -> &[usize];
     /// Whether its inputs may take back rows: see [`crate::batch::DIFF`].
     fn takes_changes(&self) -> bool;
-    /// The operator on one worker, with no state yet; `schemas` are those of its ports.
-    fn mount(self: std::sync::Arc<Self>, schemas: &[arrow::datatypes::SchemaRef]) -> Result<Box<dyn KeyedInstance>>;
+    /// The operator on one worker, with no state yet; `schemas` are those of its ports, and `spread` is the part of its keys by which
+    /// they have their bins: see [`Graph::spread`](crate::graph::Graph::spread).
+    fn mount(self: Arc<Self>, schemas: &[SchemaRef], spread: &[usize]) -> Result<Box<dyn KeyedInstance>>;
 }
 
 /// A keyed operator with the state of one worker's bins.
@@ -260,8 +272,9 @@ pub trait KeyedInstance: Send {
     fn is_walking(&self) -> bool;
     /// Gives up the snapshot.
     fn abandon(&mut self);
-    /// Adds a bin from a snapshot: [`Entries::joined`].
-    fn restore(&mut self, bin: &[u8]) -> Result<()>;
+    /// Adds those keys of a bin from a snapshot, [`Entries::joined`], whose bins are wanted: in another definition their bins may have
+    /// been others.
+    fn restore(&mut self, bin: &[u8], wanted: &dyn Fn(usize) -> bool) -> Result<()>;
 
     /// The state by bin, as it is stored.
     fn snapshot(&mut self) -> Result<BTreeMap<u8, Vec<u8>>> {
@@ -279,15 +292,16 @@ impl<K: Keyed> ErasedKeyed for K {
         false
     }
 
-    fn mount(self: std::sync::Arc<Self>, schemas: &[arrow::datatypes::SchemaRef]) -> Result<Box<dyn KeyedInstance>> {
-        let readers = schemas.iter().enumerate().map(|(port, schema)| KeyReader::new(schema, Keyed::key(&*self, port)));
+    fn mount(self: Arc<Self>, schemas: &[SchemaRef], spread: &[usize]) -> Result<Box<dyn KeyedInstance>> {
+        let reader = |(port, schema): (usize, &SchemaRef)| KeyReader::new(schema, Keyed::key(&*self, port), spread);
+        let readers = schemas.iter().enumerate().map(reader);
         let store = Store::new(self.numbers(), |_| 0);
         Ok(Box::new(Instance { readers: readers.collect::<Result<_>>()?, operator: self, store }))
     }
 }
 
 struct Instance<K: Keyed> {
-    operator: std::sync::Arc<K>,
+    operator: Arc<K>,
     readers: Vec<KeyReader>,
     store: Store<K::State>,
 }
@@ -355,33 +369,41 @@ impl<K: Keyed> KeyedInstance for Instance<K> {
         self.store.abandon();
     }
 
-    fn restore(&mut self, bin: &[u8]) -> Result<()> {
-        restore(bin, self.store.width(), |key, state: K::State, numbers| {
-            self.store.insert(key.hash(), key, state, numbers);
-        })
+    fn restore(&mut self, bin: &[u8], wanted: &dyn Fn(usize) -> bool) -> Result<()> {
+        restore(bin, &self.readers[0], &mut self.store, wanted, |_| {})
     }
 }
 
-/// Takes apart a bin from a snapshot, [`Entries::joined`], in which each key has `width` numbers.
-fn restore<'a, S: Deserialize<'a>>(
-    bin: &'a [u8],
-    width: usize,
-    mut take: impl FnMut(KeyRef<'a>, S, &[f64]),
+/// Takes apart a bin from a snapshot, [`Entries::joined`]; keys whose bins are wanted get a place.
+fn restore<'a, S: Default + Serialize + Deserialize<'a>>(
+    stored: &'a [u8],
+    reader: &KeyReader,
+    store: &mut Store<S>,
+    wanted: &dyn Fn(usize) -> bool,
+    mut inserted: impl FnMut(Place),
 ) -> Result<()> {
     let misfit = |error| Fault::world("a stored state does not fit its operator").because(error);
-    let (count, mut rest) = postcard::take_from_bytes::<usize>(bin).map_err(misfit)?;
-    let mut numbers = Vec::with_capacity(width);
+    let (count, mut rest) = postcard::take_from_bytes::<usize>(stored).map_err(misfit)?;
+    let (mut keys, mut states, mut numbers) = (KeyList::default(), Vec::new(), Vec::new());
+    let width = store.width();
     for _ in 0..count {
         let ((key, state), after) = postcard::take_from_bytes::<(&[u8], S)>(rest).map_err(misfit)?;
         let Some((own, after)) = after.split_at_checked(8 * width) else {
             return Err(misfit(postcard::Error::DeserializeUnexpectedEnd));
         };
-        numbers.clear();
+        keys.push(KeyRef::from_bytes(key));
+        states.push(state);
         numbers.extend(own.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)));
-        take(KeyRef::from_bytes(key), state, &numbers);
         rest = after;
     }
-    if rest.is_empty() { Ok(()) } else { Err(Fault::world("a stored state is longer than its operator's")) }
+    if !rest.is_empty() {
+        return Err(Fault::world("a stored state is longer than its operator's"));
+    }
+    let hashes = reader.hashes(&keys)?;
+    for (at, (state, hash)) in states.into_iter().zip(hashes).enumerate().filter(|(_, (_, hash))| wanted(bin(*hash))) {
+        inserted(store.insert(hash, keys.get(at), state, &numbers[width * at..][..width]));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -402,7 +424,7 @@ mod tests {
     impl Keyed for Number {
         type State = (i64, u64);
         fn key(&self, _: usize) -> &[usize] {
-            &[1]
+            &[1, 2]
         }
         fn apply(
             &self,
@@ -428,7 +450,11 @@ mod tests {
     }
 
     fn schema() -> SchemaRef {
-        let fields = [Field::new("at", DataType::Int64, false), Field::new("key", DataType::Utf8, true)];
+        let fields = [
+            Field::new("at", DataType::Int64, false),
+            Field::new("group", DataType::Int64, false),
+            Field::new("key", DataType::Utf8, true),
+        ];
         Arc::new(Schema::new(fields.to_vec()))
     }
 
@@ -436,13 +462,23 @@ mod tests {
         let key = |key: u8| if key == 0 { None } else { Some(format!("key {key}")) };
         let columns: Vec<ArrayRef> = vec![
             Arc::new(rows.iter().map(|(time, _)| *time).collect::<Int64Array>()),
+            Arc::new(rows.iter().map(|(_, at)| i64::from(*at % 3)).collect::<Int64Array>()),
             Arc::new(rows.iter().map(|(_, at)| key(*at)).collect::<StringArray>()),
         ];
         RecordBatch::try_new(schema(), columns).expect("columns of the schema")
     }
 
     fn instance() -> Box<dyn KeyedInstance> {
-        Arc::new(Number).mount(&[schema()]).expect("keys of text")
+        spread(&[])
+    }
+
+    /// Its bins by a part of the key.
+    fn spread(by: &[usize]) -> Box<dyn KeyedInstance> {
+        Arc::new(Number).mount(&[schema()], by).expect("keys of numbers and text")
+    }
+
+    fn parts() -> impl Strategy<Value = Vec<usize>> {
+        prop::sample::select(vec![vec![], vec![0], vec![1], vec![1, 0]])
     }
 
     fn numbers(instance: &mut dyn KeyedInstance, lane: Lane, some: &[(i64, u8)]) -> Vec<i64> {
@@ -482,38 +518,46 @@ mod tests {
 
         #[test]
         fn any_number_of_workers_takes_over_a_snapshot(
-            stream in stream(), cut in 0_usize..300, workers in 1_usize..5, after in 1_usize..5
+            stream in stream(), cut in 0_usize..300, workers in 1_usize..5, after in 1_usize..5,
+            by in parts(), by_after in parts(),
         ) {
             let (first, second) = stream.split_at(cut.min(stream.len()));
             let mut one = instance();
             let expected = [numbers(&mut *one, Lane::Learn, first), numbers(&mut *one, Lane::Learn, second)].concat();
 
-            let mut before: Vec<_> = (0..workers).map(|_| instance()).collect();
-            let mut found = spread(&mut before, first);
+            let mut before: Vec<_> = (0..workers).map(|_| spread(&by)).collect();
+            let mut found = on_workers(&mut before, &by, first);
             let mut bins = BTreeMap::new();
             for instance in &mut before {
                 for (bin, bytes) in instance.snapshot().expect("states can be written") {
                     prop_assert!(bins.insert(bin, bytes).is_none(), "a bin lives on one worker");
                 }
             }
-            let mut restored: Vec<_> = (0..after).map(|_| instance()).collect();
-            for (bin, bytes) in &bins {
-                restored[*bin as usize % after].restore(bytes).expect("states can be read");
+            let mut restored: Vec<_> = (0..after).map(|_| spread(&by_after)).collect();
+            for (worker, instance) in restored.iter_mut().enumerate() {
+                let is_own = |bin: usize| bin % after == worker;
+                for (_, bytes) in bins.iter().filter(|(bin, _)| by != by_after || is_own(usize::from(**bin))) {
+                    instance.restore(bytes, &is_own).expect("states can be read");
+                }
             }
+            prop_assert_eq!(
+                restored.iter().map(|instance| instance.keys()).sum::<usize>(),
+                before.iter().map(|instance| instance.keys()).sum::<usize>()
+            );
             let again: BTreeMap<u8, Vec<u8>> =
                 restored.iter_mut().flat_map(|instance| instance.snapshot().expect("states can be written")).collect();
-            prop_assert_eq!(&again, &bins);
-            found.extend(spread(&mut restored, second));
+            prop_assert!(by != by_after || again == bins);
+            found.extend(on_workers(&mut restored, &by_after, second));
             prop_assert_eq!(found, expected);
         }
     }
 
     /// Each row on the worker of its key's bin.
-    fn spread(instances: &mut [Box<dyn KeyedInstance>], stream: &[(i64, u8)]) -> Vec<i64> {
-        let reader = KeyReader::new(&schema(), &[1]).expect("keys of text");
+    fn on_workers(instances: &mut [Box<dyn KeyedInstance>], by: &[usize], stream: &[(i64, u8)]) -> Vec<i64> {
+        let reader = KeyReader::new(&schema(), &[1, 2], by).expect("keys of numbers and text");
         let one = |row: &(i64, u8)| {
-            let keys = reader.read(&rows(&[*row])).expect("text");
-            let worker = bin(keys.hashes()[0]) % instances.len();
+            let keys = reader.read(&rows(&[*row])).expect("numbers and text");
+            let worker = bin(keys.bins()[0]) % instances.len();
             numbers(&mut *instances[worker], Lane::Learn, &[*row])
         };
         stream.iter().flat_map(one).collect()
@@ -530,7 +574,7 @@ mod tests {
 
     #[test]
     fn a_foreign_snapshot_is_the_worlds_fault() {
-        let fault = instance().restore(&[255, 255, 255]).expect_err("no map");
+        let fault = instance().restore(&[255, 255, 255], &|_| true).expect_err("no map");
         assert_eq!((fault.blame, fault.retry), (crate::Blame::World, false));
     }
 

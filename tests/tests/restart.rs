@@ -86,6 +86,40 @@ fn a_changed_definition_is_rebuilt_from_the_log_or_refused() {
     assert!(fault.message.starts_with(expected), "{fault}");
 }
 
+const SEEN: &str = "
+millstream: 1
+name: seen
+workers: 3
+sources:
+  readings: {from: {topic: {name: readings, partitions: 2}}, format: json, columns: {sensor: int, count: int, x: float}}
+streams:
+  known:
+    input: readings
+    steps:
+      - deduplicate: {by: [sensor, count], within_seconds: 1000000}
+      - impute: {columns: [x], with: last, by: [sensor]}
+sinks:
+  rows: {from: known, to: {topic: {name: rows}}}
+";
+
+/// What the steps after it are says which worker has a key's state: see `Graph::spread`.
+#[test]
+fn state_is_found_also_where_other_steps_follow() {
+    let steps = ["      - impute: {columns: [x], with: last, by: [sensor]}\n", ""];
+    for (before, after) in [(steps[0], steps[1]), (steps[0], steps[0]), (steps[1], steps[1])] {
+        let mut site = Site::new(&SEEN.replace(steps[0], before), &[]);
+        let record = |number: u64| format!("{{\"sensor\": {}, \"count\": {number}, \"x\": 1}}", number % 7);
+        let all: Vec<Message> = (0..100).map(|number| message(None, record(number))).collect();
+        site.append("readings", &all);
+        site.run();
+        site.redefine(&SEEN.replace(steps[0], after));
+        site.append("readings", &all);
+        site.append("readings", &[message(None, record(100))]);
+        assert_eq!(site.run().epochs_replayed, 0, "all state is kept");
+        assert_eq!(site.records("rows").len(), 101);
+    }
+}
+
 #[test]
 fn a_second_run_at_once_is_refused() {
     let site = learned_site();

@@ -97,7 +97,7 @@ fn step(kind: &str, config: &Value, ports: &[Vec<RecordBatch>], mut see: impl Fn
     let step =
         (kind.plan)(config, &StepInput { schema: &schemas[0], streams: &streams }).expect("a good configuration");
     let Power::Keyed(operator) = step.power else { unreachable!("relational steps have keys") };
-    let mut instance = operator.mount(&schemas).expect("keys of numbers");
+    let mut instance = operator.mount(&schemas, &[]).expect("keys of numbers");
     for round in 0..ports[0].len() {
         let rows: Vec<RecordBatch> = ports.iter().map(|port| port[round].clone()).collect();
         let mut rejects: Vec<Rejects> = rows.iter().map(|_| Rejects::default()).collect();

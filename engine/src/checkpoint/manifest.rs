@@ -14,8 +14,10 @@ use crate::publish::RevisionMark;
 pub(super) const MANIFESTS: &str = "manifests/";
 /// The names of what they list start with this.
 pub(super) const PARTS: &str = "parts/";
-/// The form of manifests and pieces. A program reads its own only.
-const VERSION: u32 = 2;
+/// The form of manifests and pieces.
+const VERSION: u32 = 3;
+/// The oldest form that is read: it has no [`Section::spread`].
+const OLDEST: u32 = 2;
 
 /// What a checkpoint consists of: all state for the epochs before [`Manifest::epoch`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +50,9 @@ pub struct Section {
     pub objects: Vec<Object>,
     /// Its pieces by bin, partition, or 0.
     pub pieces: BTreeMap<u32, Piece>,
+    /// The places in its keys of the columns by which they have their bins; none for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spread: Vec<usize>,
 }
 
 /// Where a piece is.
@@ -136,8 +141,8 @@ impl Manifest {
         }
         let unknown = |why: &dyn std::fmt::Display| Fault::world(format!("the manifest is of another program: {why}"));
         let manifest: Self = serde_json::from_slice(manifest).map_err(|error| unknown(&error))?;
-        if manifest.version != VERSION {
-            return Err(unknown(&format!("it has form {}, this one knows {VERSION}", manifest.version)));
+        if !(OLDEST..=VERSION).contains(&manifest.version) {
+            return Err(unknown(&format!("it has form {}, this one knows {OLDEST} to {VERSION}", manifest.version)));
         }
         Ok(manifest)
     }
@@ -187,4 +192,21 @@ pub(super) fn read(store: &dyn Store, epoch: Epoch, name: &str) -> Result<Result
         let is_its_own = manifest.epoch == epoch && manifest.name() == name;
         if is_its_own { Ok(manifest) } else { Err(named(Fault::world("the manifest has another's name"))) }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_before_is_read() {
+        let manifest = Manifest::new(7);
+        let of = |version: u32| Manifest::decode(&Manifest { version, ..manifest.clone() }.encode()?);
+        assert_eq!(of(VERSION).expect("its own"), manifest);
+        assert_eq!(of(OLDEST).expect("the oldest").epoch, 7);
+        for unknown in [OLDEST - 1, VERSION + 1] {
+            let fault = of(unknown).expect_err("another program's").to_string();
+            assert!(fault.contains(&format!("it has form {unknown}, this one knows 2 to 3")), "{fault}");
+        }
+    }
 }

@@ -16,7 +16,8 @@
 //! | `held/SOURCE` | partition | rows that wait for the watermark |
 //! | `order/*` | 0 | the watermark |
 //!
-//! No piece depends on how many workers there were, and each worker takes those that are its own.
+//! No piece depends on how many workers there were, and each worker takes those that are its own. Which bin a key has depends on the
+//! steps that come after ([`crate::graph::Graph::spread`]): where those have changed, each worker looks for its own in all bins.
 
 use std::sync::Arc;
 

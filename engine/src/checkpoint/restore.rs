@@ -105,7 +105,7 @@ impl Checkpoint {
         wanted: impl Fn(u32) -> bool,
         mut take: impl FnMut(u32, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let Some(Section { objects, pieces }) = self.manifest.sections.get(section) else { return Ok(()) };
+        let Some(Section { objects, pieces, .. }) = self.manifest.sections.get(section) else { return Ok(()) };
         let mut by_object: BTreeMap<u32, Vec<(u32, super::Piece)>> = BTreeMap::new();
         for (key, piece) in pieces.iter().filter(|(key, _)| wanted(**key)) {
             by_object.entry(piece.object).or_default().push((*key, *piece));

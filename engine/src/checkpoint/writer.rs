@@ -220,6 +220,11 @@ impl Writer {
     fn finish(&mut self) -> Result<()> {
         let Some(attempt) = &mut self.attempt else { return Ok(()) };
         let manifest = &mut attempt.manifest;
+        for (node, spread) in self.graph.nodes.iter().zip(self.graph.spread()) {
+            if let Some(section) = manifest.sections.get_mut(&node.name) {
+                section.spread = spread;
+            }
+        }
         manifest.note = (self.note)(manifest.epoch)?;
         let content = manifest.encode()?;
         self.store.put(&manifest.name(), &content)?;

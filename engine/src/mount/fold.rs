@@ -58,14 +58,16 @@ pub(crate) fn mount<'scope>(
     let mut handover = state.is_some().then(|| Handover::new(&node.name, &site, walks, activator));
     builder.build(move |capabilities| {
         drop(capabilities);
-        let mut open: BTreeMap<Epoch, (_, Gathered)> = BTreeMap::new();
+        let mut open: BTreeMap<Epoch, (_, Gathered<RecordBatch>)> = BTreeMap::new();
         move |frontiers| {
             let mut output = output.activate();
             for (port, input) in inputs.iter_mut().enumerate() {
                 input.for_each_stamp(|time, batches| {
                     let (Some(&epoch), Some(capability)) = (time.least(), time.retain_least(0)) else { return };
                     let (_, gathered) = open.entry(epoch).or_insert_with(|| (capability, Gathered::default()));
-                    batches.flat_map(|batch| batch.drain(..)).for_each(|batch| gathered.add(port, batch));
+                    batches
+                        .flat_map(|batch| batch.drain(..))
+                        .for_each(|batch| gathered.add(port, batch.lane, batch.rows));
                 });
             }
             let complete = handover::next(frontiers);

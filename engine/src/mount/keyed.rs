@@ -4,24 +4,23 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, UInt32Array};
-use arrow::compute::take;
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::operator::Operator;
 
-use crate::batch::{Batch, Lane, Meta, Origin, canonical};
+use crate::batch::{Batch, Lane, Meta, Origin, Share, canonical_of};
 use crate::binding::{Epoch, Watermark};
 use crate::fault::Result;
 use crate::graph::Input;
 use crate::mount::handover::{self, Handover};
 use crate::mount::outlet::Gathered;
 use crate::mount::{Outlet, Rows, Site, Walks};
-use crate::order::pick;
 use crate::sequence::START;
 use crate::state::{ErasedKeyed, KeyReader, KeyRef, KeyedInstance, bin};
 
@@ -34,18 +33,22 @@ pub(crate) fn mount<'scope>(
 ) -> Result<Rows<'scope>> {
     let node = &site.graph.nodes[at];
     let schemas: Vec<SchemaRef> = node.inputs.iter().map(|input| site.graph.schema(*input).clone()).collect();
-    let mut instance = operator.clone().mount(&schemas)?;
-    let is_own = |bin: u32| bin as usize % site.workers == site.worker;
-    site.restore(&node.name, is_own, |_, bin| instance.restore(bin))?;
+    let spread = site.graph.spread().swap_remove(at);
+    let mut instance = operator.clone().mount(&schemas, &spread)?;
+    let is_own = |bin: usize| bin % site.workers == site.worker;
+    let stored = site.from.as_ref().and_then(|from| from.manifest().sections.get(&node.name));
+    let are_bins_kept = stored.is_some_and(|stored| stored.spread == spread);
+    let may_have_own = |bin: u32| !are_bins_kept || is_own(bin as usize);
+    site.restore(&node.name, may_have_own, |_, bin| instance.restore(bin, &is_own))?;
     let scope = ports[0].scope();
     let mut builder = OperatorBuilder::new(node.name.clone(), scope);
     let (output, stream) = builder.new_output::<Vec<Batch>>();
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<Batch>>>::from(output);
     let mut inputs = Vec::new();
     for (port, stream) in ports.into_iter().enumerate() {
-        let reader = KeyReader::new(&schemas[port], operator.key(port))?;
+        let reader = KeyReader::new(&schemas[port], operator.key(port), &spread)?;
         let routed = route(stream, reader, site);
-        inputs.push(builder.new_input(routed, Exchange::new(Batch::target)));
+        inputs.push(builder.new_input(routed, Exchange::new(|share: &Share| share.batch.target())));
     }
     let activator = scope.activator_for(builder.operator_info().address);
     let mut handover = Handover::new(&node.name, site, walks, activator);
@@ -57,7 +60,7 @@ pub(crate) fn mount<'scope>(
     let book = site.book.clone();
     let start = site.start();
     builder.build(move |mut capabilities| {
-        let mut open: BTreeMap<Epoch, (_, Gathered)> = BTreeMap::new();
+        let mut open: BTreeMap<Epoch, (_, Gathered<Share>)> = BTreeMap::new();
         // One that acts as time passes looks at every epoch, and may give rows in each.
         let mut acting = step.instance.acts().then(|| capabilities.swap_remove(0));
         if let Some(capability) = &mut acting {
@@ -70,7 +73,8 @@ pub(crate) fn mount<'scope>(
                 input.for_each_stamp(|time, batches| {
                     let (Some(&epoch), Some(capability)) = (time.least(), time.retain_least(0)) else { return };
                     let (_, gathered) = open.entry(epoch).or_insert_with(|| (capability, Gathered::default()));
-                    batches.flat_map(|batch| batch.drain(..)).for_each(|batch| gathered.add(port, batch));
+                    let shares = batches.flat_map(|batch| batch.drain(..));
+                    shares.for_each(|share| gathered.add(port, share.batch.lane, share));
                 });
             }
             let complete = handover::next(frontiers);
@@ -103,10 +107,7 @@ fn next_epoch<T>(acting: Option<&Capability<Epoch>>, open: &BTreeMap<Epoch, T>) 
 }
 
 /// Splits batches by the worker of their rows' keys.
-fn route<'scope>(stream: Rows<'scope>, reader: KeyReader, site: &Site) -> Rows<'scope> {
-    if site.workers == 1 {
-        return stream;
-    }
+fn route<'scope>(stream: Rows<'scope>, reader: KeyReader, site: &Site) -> StreamVec<'scope, Epoch, Share> {
     let workers = site.workers;
     let outlet = site.outlet("exchange");
     stream.unary(Pipeline, "route", move |_, _| {
@@ -114,7 +115,7 @@ fn route<'scope>(stream: Rows<'scope>, reader: KeyReader, site: &Site) -> Rows<'
             input.for_each_stamp(|time, batches| {
                 let mut session = output.session(&time);
                 for batch in batches.flat_map(|batch| batch.drain(..)) {
-                    match split(batch, &reader, workers) {
+                    match split(&batch, &reader, workers) {
                         Ok(parts) => parts.into_iter().for_each(|part| session.give(part)),
                         Err(fault) => outlet.abort(fault),
                     }
@@ -124,27 +125,26 @@ fn route<'scope>(stream: Rows<'scope>, reader: KeyReader, site: &Site) -> Rows<'
     })
 }
 
-fn split(batch: Batch, reader: &KeyReader, workers: usize) -> Result<Vec<Batch>> {
+fn split(batch: &Batch, reader: &KeyReader, workers: usize) -> Result<Vec<Share>> {
     let worker_of = |hash: u64| bin(hash) % workers;
+    let all = |worker| Ok(vec![Share::new(batch, None, worker)]);
+    if workers == 1 {
+        return all(0);
+    }
     let keys = reader.read(&batch.rows)?;
     if keys.is_one() {
-        return Ok(vec![batch.to(worker_of(KeyRef::EMPTY.hash()))]);
+        return all(worker_of(KeyRef::EMPTY.hash()));
     }
     let mut rows: Vec<Vec<u32>> = vec![Vec::new(); workers];
-    for (row, hash) in keys.hashes().into_iter().enumerate() {
+    for (row, hash) in keys.bins().into_iter().enumerate() {
         rows[worker_of(hash)].push(row as u32);
     }
-    let part = |(worker, rows): (usize, Vec<u32>)| {
-        // After a step with the same key, all rows are where they belong.
-        if rows.len() == batch.rows.num_rows() {
-            return Ok(batch.clone().to(worker));
-        }
-        let (all, rows) = (&batch.rows, UInt32Array::from(rows));
-        let rows =
-            pick(all.schema_ref(), std::slice::from_ref(all), rows.len(), |column| Ok(take(column[0], &rows, None)?))?;
-        Ok(Batch::new(batch.lane, rows).to(worker))
-    };
-    rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()).map(part).collect()
+    // After a step with the same key, all rows are where they belong.
+    if let Some(worker) = rows.iter().position(|rows| rows.len() == batch.rows.num_rows()) {
+        return all(worker);
+    }
+    let share = |(worker, rows)| Share::new(batch, Some(rows), worker);
+    Ok(rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()).map(share).collect())
 }
 
 struct Step {
@@ -156,7 +156,7 @@ struct Step {
 impl Step {
     /// An epoch: requests first, which read the state of before it; then what it teaches, and what is due at the watermark after
     /// it.
-    fn run(&mut self, epoch: Epoch, gathered: &Gathered, now: Watermark, mut give: impl FnMut(Batch)) {
+    fn run(&mut self, epoch: Epoch, gathered: &Gathered<Share>, now: Watermark, mut give: impl FnMut(Batch)) {
         if !gathered.serve.is_empty()
             && let Some(rows) = self.sorted(0, &gathered.serve)
         {
@@ -189,7 +189,7 @@ impl Step {
     }
 
     /// A port's rows in canonical order; `None` after a fault.
-    fn sorted(&self, port: usize, batches: &[RecordBatch]) -> Option<RecordBatch> {
-        canonical(&self.schemas[port], batches).map_err(|fault| self.outlet.abort(fault)).ok()
+    fn sorted(&self, port: usize, shares: &[Share]) -> Option<RecordBatch> {
+        canonical_of(&self.schemas[port], shares).map_err(|fault| self.outlet.abort(fault)).ok()
     }
 }

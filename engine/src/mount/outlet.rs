@@ -248,23 +248,28 @@ pub(crate) fn mount<'scope>(stream: Rows<'scope>, output: usize, site: &Site) ->
 }
 
 /// What a worker's rows of an epoch are gathered in until the epoch is complete.
-#[derive(Default)]
-pub(crate) struct Gathered {
+pub(crate) struct Gathered<R> {
     /// By port: the serve lane's rows.
-    pub(crate) serve: Vec<RecordBatch>,
+    pub(crate) serve: Vec<R>,
     /// By port: the learn lane's rows.
-    pub(crate) learn: Vec<Vec<RecordBatch>>,
+    pub(crate) learn: Vec<Vec<R>>,
 }
 
-impl Gathered {
-    pub(crate) fn add(&mut self, port: usize, batch: Batch) {
-        match batch.lane {
-            Lane::Serve => self.serve.push(batch.rows),
+impl<R> Default for Gathered<R> {
+    fn default() -> Self {
+        Self { serve: Vec::new(), learn: Vec::new() }
+    }
+}
+
+impl<R> Gathered<R> {
+    pub(crate) fn add(&mut self, port: usize, lane: Lane, rows: R) {
+        match lane {
+            Lane::Serve => self.serve.push(rows),
             Lane::Learn => {
                 if self.learn.len() <= port {
                     self.learn.resize_with(port + 1, Vec::new);
                 }
-                self.learn[port].push(batch.rows);
+                self.learn[port].push(rows);
             }
         }
     }

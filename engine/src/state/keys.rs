@@ -123,6 +123,12 @@ impl<'a> KeyRef<'a> {
     }
 }
 
+/// A hash with the bin of another.
+pub(super) fn with_bin_of(hash: u64, other: u64) -> u64 {
+    const BIN: u64 = 0xff << 56;
+    hash & !BIN | other & BIN
+}
+
 fn unpacked(words: &Words) -> [u8; 32] {
     let mut bytes = [0; 32];
     for (part, word) in bytes.chunks_exact_mut(8).zip(words) {
@@ -229,23 +235,40 @@ pub(crate) struct KeyReader {
     types: Vec<DataType>,
     /// For types that have no form of their own here: Arrow's row format, which is then one text.
     converter: Option<RowConverter>,
+    /// Reads, of a key's columns, those by which it has its bin, where that are not all.
+    spread: Option<Box<KeyReader>>,
 }
 
 impl KeyReader {
-    pub(crate) fn new(schema: &Schema, columns: &[usize]) -> Result<Self> {
+    /// `spread`: the places in the key of the columns by which it has its bin; none for all.
+    pub(crate) fn new(schema: &Schema, columns: &[usize], spread: &[usize]) -> Result<Self> {
+        let mut reader = Self::of(schema, columns)?;
+        if !spread.is_empty() {
+            reader.spread = Some(Box::new(Self::of(&schema.project(columns)?, spread)?));
+        }
+        Ok(reader)
+    }
+
+    fn of(schema: &Schema, columns: &[usize]) -> Result<Self> {
         let types: Vec<DataType> = columns.iter().map(|&at| schema.field(at).data_type().clone()).collect();
         let converter = if types.len() > COLUMNS_MAX || types.iter().any(|of| kind(of).is_none()) {
             Some(RowConverter::new(types.iter().cloned().map(SortField::new).collect())?)
         } else {
             None
         };
-        Ok(Self { columns: columns.to_vec(), types, converter })
+        Ok(Self { columns: columns.to_vec(), types, converter, spread: None })
     }
 
     /// The rows' keys.
     pub(crate) fn read(&self, rows: &RecordBatch) -> Result<Keys> {
-        let columns: Vec<ArrayRef> = self.columns.iter().map(|&at| rows.column(at).clone()).collect();
-        let mut keys = Keys { rows: rows.num_rows(), fixed: Vec::new(), texts: Vec::new() };
+        self.read_columns(rows.columns(), rows.num_rows())
+    }
+
+    fn read_columns(&self, all: &[ArrayRef], rows: usize) -> Result<Keys> {
+        let columns: Vec<ArrayRef> = self.columns.iter().map(|&at| all[at].clone()).collect();
+        let spread =
+            self.spread.as_ref().map(|spread| spread.read_columns(&columns, rows).map(Box::new)).transpose()?;
+        let mut keys = Keys { rows, fixed: Vec::new(), texts: Vec::new(), spread };
         if let Some(converter) = &self.converter {
             let rows: ArrayRef = Arc::new(converter.convert_columns(&columns)?.try_into_binary()?);
             keys.add(0, &rows);
@@ -253,6 +276,14 @@ impl KeyReader {
             columns.iter().enumerate().for_each(|(place, column)| keys.add(place, column));
         }
         Ok(keys)
+    }
+
+    /// The hashes of some keys.
+    pub(super) fn hashes(&self, keys: &KeyList) -> Result<Vec<u64>> {
+        let hashes = keys.iter().map(|key| key.hash());
+        let Some(spread) = &self.spread else { return Ok(hashes.collect()) };
+        let spread = spread.read_columns(&self.columns(keys)?, keys.len())?.bins();
+        Ok(hashes.zip(spread).map(|(hash, spread)| with_bin_of(hash, spread)).collect())
     }
 
     /// The columns of some keys.
@@ -319,6 +350,8 @@ pub(crate) struct Keys {
     rows: usize,
     fixed: Vec<Part<Fixed>>,
     texts: Vec<Part<(OffsetBuffer<i32>, Buffer)>>,
+    /// See [`Keys::spread`].
+    spread: Option<Box<Keys>>,
 }
 
 struct Part<T> {
@@ -383,14 +416,22 @@ impl Keys {
         self.rows
     }
 
-    /// The hash of each row's key.
-    pub(crate) fn hashes(&self) -> Vec<u64> {
+    /// For each row, a hash that has its key's bin.
+    pub(crate) fn bins(&self) -> Vec<u64> {
+        if let Some(spread) = &self.spread {
+            return spread.bins();
+        }
         let (mut list, mut hashes) = (KeyList::default(), Vec::with_capacity(self.rows));
         for start in (0..self.rows).step_by(AT_ONCE) {
             self.write(start..self.rows.min(start + AT_ONCE), &mut list);
             hashes.extend(list.iter().map(|key| key.hash()));
         }
         hashes
+    }
+
+    /// The parts of the keys by which they have their bins, where that are not the whole keys.
+    pub(super) fn spread(&self) -> Option<&Self> {
+        self.spread.as_deref()
     }
 
     /// The keys of these rows, in the place of those that the list has.
@@ -550,26 +591,33 @@ mod tests {
         fn a_key_is_its_values(
             rows in prop::collection::vec(row(), 1..24),
             columns in prop::sample::subsequence(vec![0, 1, 2, 3, 4, 5, 6], 1..=7),
+            spread in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
         ) {
+            let spread: Vec<usize> = spread.iter().map(|place| place.index(columns.len())).collect();
             let batch = batch(&rows);
             // Also cut out of a larger one.
             for batch in [batch.clone(), batch.slice(rows.len() / 2, rows.len() - rows.len() / 2)] {
-                let reader = KeyReader::new(batch.schema_ref(), &columns).expect("known types");
+                let reader = KeyReader::new(batch.schema_ref(), &columns, &spread).expect("known types");
                 let (keys, mut list) = (reader.read(&batch).expect("known types"), KeyList::default());
                 keys.write(0..batch.num_rows(), &mut list);
                 let given: Vec<ArrayRef> = columns.iter().map(|&at| batch.column(at).clone()).collect();
                 let found = reader.columns(&list).expect("its own keys");
                 prop_assert_eq!(&found, &given);
-                let hashes = keys.hashes();
+                let (hashes, bins) = (reader.hashes(&list).expect("its own keys"), keys.bins());
+                let part: Vec<ArrayRef> = spread.iter().map(|place| given[*place].clone()).collect();
+                let parts: Vec<String> = (0..batch.num_rows()).map(|row| shown(&part, row)).collect();
                 let all: Vec<String> = (0..batch.num_rows()).map(|row| shown(&given, row)).collect();
                 for (row, key) in list.iter().enumerate() {
-                    prop_assert_eq!(hashes[row], key.hash());
+                    prop_assert_eq!(hashes[row] << 8, key.hash() << 8);
+                    prop_assert_eq!(hashes[row] >> 56, bins[row] >> 56);
+                    prop_assert!(!spread.is_empty() || hashes[row] == key.hash());
                     key.with_bytes(|bytes| assert_eq!(KeyRef::from_bytes(bytes), key));
                     for (other_row, other) in list.iter().enumerate() {
                         let same = all[row] == all[other_row];
                         prop_assert_eq!(key == other, same);
                         prop_assert_eq!(Key::of(key).is(other), same);
                         prop_assert!(!same || hashes[row] == hashes[other_row]);
+                        prop_assert!(spread.is_empty() || parts[row] != parts[other_row] || bins[row] == bins[other_row]);
                     }
                 }
             }

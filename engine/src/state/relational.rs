@@ -185,8 +185,9 @@ impl<R: Relational> ErasedKeyed for Related<R> {
         R::TAKES_CHANGES
     }
 
-    fn mount(self: Arc<Self>, schemas: &[SchemaRef]) -> Result<Box<dyn KeyedInstance>> {
-        let readers = schemas.iter().enumerate().map(|(port, schema)| KeyReader::new(schema, self.0.key(port)));
+    fn mount(self: Arc<Self>, schemas: &[SchemaRef], spread: &[usize]) -> Result<Box<dyn KeyedInstance>> {
+        let reader = |(port, schema): (usize, &SchemaRef)| KeyReader::new(schema, self.0.key(port), spread);
+        let readers = schemas.iter().enumerate().map(reader);
         Ok(Box::new(Instance {
             readers: readers.collect::<Result<_>>()?,
             store: Store::new(0, |timed: &Timed<R::State>| R::touch(&timed.state)),
@@ -364,9 +365,9 @@ impl<R: Relational> KeyedInstance for Instance<R> {
         self.store.abandon();
     }
 
-    fn restore(&mut self, bin: &[u8]) -> Result<()> {
+    fn restore(&mut self, bin: &[u8], wanted: &dyn Fn(usize) -> bool) -> Result<()> {
         let mut places = Vec::new();
-        restore(bin, 0, |key, state: Timed<R::State>, _| places.push(self.store.insert(key.hash(), key, state, &[])))?;
+        restore(bin, &self.readers[0], &mut self.store, wanted, |place| places.push(place))?;
         for place in places {
             self.enqueue(place);
         }

@@ -20,6 +20,8 @@ pub(super) struct Store<S> {
     width: usize,
     /// By slot.
     numbers: Vec<f64>,
+    /// By slot: the key's bin.
+    bins: Vec<u8>,
     /// Reads what a state has in other memory.
     touch_state: fn(&S) -> u64,
     free: Vec<u32>,
@@ -34,19 +36,15 @@ pub(super) struct Store<S> {
 /// A key with its state.
 struct Slot<S> {
     key: Key,
-    /// The upper half of the key's hash.
+    /// See [`mark`].
     mark: u32,
     generation: u32,
     state: S,
 }
 
-/// The upper half of a hash, of which the upper quarter is the bin.
+/// The lower half of a key's hash. The bin comes from the upper one: all keys may be in one.
 fn mark(hash: u64) -> u32 {
-    (hash >> 32) as u32
-}
-
-fn bin_of(mark: u32) -> usize {
-    (mark >> 24) as usize
+    hash as u32
 }
 
 /// From the marks of keys to their slots: a table with open addressing, at most half full. An entry is a mark and, in its
@@ -161,9 +159,9 @@ struct Walk {
 
 impl Walk {
     /// Copies a state that the snapshot has not reached, and which is about to change. How many bytes it took.
-    fn copy<S: Serialize>(&mut self, slot: &mut Slot<S>, numbers: &[f64], generation: u32) -> usize {
+    fn copy<S: Serialize>(&mut self, bin: u8, slot: &mut Slot<S>, numbers: &[f64], generation: u32) -> usize {
         slot.generation = generation;
-        self.copied[bin_of(slot.mark)].push(slot.key.get(), &slot.state, numbers).unwrap_or_else(|fault| {
+        self.copied[usize::from(bin)].push(slot.key.get(), &slot.state, numbers).unwrap_or_else(|fault| {
             self.fault.get_or_insert(fault);
             0
         })
@@ -184,6 +182,7 @@ impl<S: Default + Serialize> Store<S> {
             slots: Vec::new(),
             width,
             numbers: Vec::new(),
+            bins: Vec::new(),
             touch_state,
             free: Vec::new(),
             unknown: S::default(),
@@ -265,8 +264,10 @@ impl<S: Default + Serialize> Store<S> {
         } else {
             self.slots.push(new);
             self.numbers.resize(self.slots.len() * self.width, 0.0);
+            self.bins.push(0);
             self.slots.len() as u32 - 1
         };
+        self.bins[slot as usize] = bin(hash) as u8;
         let own = &mut self.numbers[slot as usize * self.width..][..self.width];
         own.fill(0.0);
         own[..numbers.len()].copy_from_slice(numbers);
@@ -297,12 +298,12 @@ impl<S: Default + Serialize> Store<S> {
     /// The slot at a place, whose state or numbers are about to change.
     #[inline]
     fn changing(&mut self, Place(slot): Place) -> &mut Slot<S> {
-        let numbers = &self.numbers[slot as usize * self.width..][..self.width];
-        let slot = self.slots[slot as usize].as_mut().expect("found slots are occupied");
+        let at = slot as usize;
+        let slot = self.slots[at].as_mut().expect("found slots are occupied");
         if slot.generation != self.generation
             && let Some(walk) = &mut self.walk
         {
-            walk.copy(slot, numbers, self.generation);
+            walk.copy(self.bins[at], slot, &self.numbers[at * self.width..][..self.width], self.generation);
         }
         slot
     }
@@ -348,9 +349,11 @@ impl<S: Default + Serialize> Store<S> {
 
     /// Reads what [`Store::vacate`] will read first of these slots.
     fn touch_entries(&self, slots: &[u32]) {
-        let first = |slot: &Slot<S>| self.indexes[bin_of(slot.mark)].first(slot.mark);
-        let slots = slots.iter().filter_map(|slot| self.slots[*slot as usize].as_ref());
-        std::hint::black_box(slots.fold(0, |all, slot| all ^ first(slot)));
+        let first = |slot: &u32| {
+            let mark = self.slots[*slot as usize].as_ref().map_or(0, |slot| slot.mark);
+            self.indexes[usize::from(self.bins[*slot as usize])].first(mark)
+        };
+        std::hint::black_box(slots.iter().fold(0, |all, slot| all ^ first(slot)));
     }
 
     /// Drops the key of a slot.
@@ -360,9 +363,9 @@ impl<S: Default + Serialize> Store<S> {
         if gone.generation != self.generation
             && let Some(walk) = &mut self.walk
         {
-            walk.copy(&mut gone, &self.numbers[at * self.width..][..self.width], self.generation);
+            walk.copy(self.bins[at], &mut gone, &self.numbers[at * self.width..][..self.width], self.generation);
         }
-        self.indexes[bin_of(gone.mark)].remove(gone.mark, slot);
+        self.indexes[usize::from(self.bins[at])].remove(gone.mark, slot);
         self.free.push(slot);
     }
 
@@ -399,7 +402,8 @@ impl<S: Default + Serialize> Store<S> {
                 // A slot that was emptied since, or given to another key, has nothing more for the snapshot.
                 let Some(at) = ahead.pop().map(|at| at as usize) else { break };
                 if let Some(slot) = self.slots[at].as_mut().filter(|slot| slot.generation != self.generation) {
-                    done += walk.copy(slot, &self.numbers[at * self.width..][..self.width], self.generation);
+                    let numbers = &self.numbers[at * self.width..][..self.width];
+                    done += walk.copy(walk.bin as u8, slot, numbers, self.generation);
                 }
             }
             if let Some(fault) = walk.fault.take() {
@@ -445,7 +449,7 @@ mod tests {
 
     /// Four hashes for all keys, in three bins: nearly all collide.
     fn hash(key: u8) -> u64 {
-        [0x0000_0001_0000_0000, 0x0000_0002_0000_0000, 0x7f00_0001_0000_0000, 0xff00_0001_0000_0000]
+        [0x0000_0000_0000_0001, 0x0000_0000_0000_0002, 0x7f00_0000_0000_0001, 0xff00_0000_0000_0001]
             [usize::from(key % 4)]
     }
 

@@ -53,7 +53,7 @@ impl Bench {
         let ports: Vec<_> =
             std::iter::once(schema.clone()).chain(step.others.iter().map(|name| streams[name].clone())).collect();
         let state = match &step.power {
-            Power::Keyed(operator) => Some(operator.clone().mount(&ports).unwrap()),
+            Power::Keyed(operator) => Some(operator.clone().mount(&ports, &[]).unwrap()),
             _ => None,
         };
         Self { step, state, ports, rejects: Vec::new(), repaired: 0, unmet: Vec::new() }
@@ -121,7 +121,7 @@ impl Bench {
         let mut other = Self::new(kind, config);
         if let (Some(from), Some(to)) = (&mut self.state, &mut other.state) {
             for bin in from.snapshot().unwrap().values() {
-                to.restore(bin).unwrap();
+                to.restore(bin, &|_| true).unwrap();
             }
         }
         other

@@ -110,7 +110,7 @@ fn a_run_is_stopped() {
     let step =
         harness::plan(&KIND, &json!({"that": "max(temperature) < 5", "over_rows": 4, "otherwise": "stop"})).unwrap();
     let Power::Keyed(operator) = &step.power else { panic!("it has state") };
-    let mut state = operator.clone().mount(&[example_schema()]).unwrap();
+    let mut state = operator.clone().mount(&[example_schema()], &[]).unwrap();
     let rows = table(&example_schema(), ROWS);
     assert!(state.learn(&[rows.slice(0, 7)], &mut [Rejects::default()]).is_ok(), "the span has one row to go");
     let fault = state.learn(&[rows.slice(7, 1)], &mut [Rejects::default()]).expect_err("6 is not below 5");
