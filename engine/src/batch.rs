@@ -24,14 +24,14 @@ use arrow::array::{
     Array, ArrayRef, BinaryViewArray, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray, UInt32Array,
     UInt64Array,
 };
-use arrow::compute::{FilterBuilder, take};
+use arrow::compute::FilterBuilder;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Result;
 pub use crate::order::canonical;
 pub(crate) use crate::order::canonical_of;
-use crate::order::pick;
+use crate::order::{pick, taken};
 
 /// How many leading columns are the engine's.
 pub const META: usize = 7;
@@ -166,11 +166,12 @@ impl Batch {
 pub(crate) struct Share {
     pub(crate) batch: Batch,
     /// The rows that are the worker's, in their order; `None` for all.
-    pub(crate) picked: Option<Vec<u32>>,
+    pub(crate) picked: Option<UInt32Array>,
 }
 
 impl Share {
     pub(crate) fn new(batch: &Batch, picked: Option<Vec<u32>>, worker: usize) -> Self {
+        let picked = picked.map(UInt32Array::from);
         Self { batch: Batch::new(batch.lane, batch.rows.clone()).to(worker), picked }
     }
 }
@@ -181,10 +182,7 @@ impl Serialize for Share {
         if let Some(picked) = &self.picked
             && self.batch.wire.get().is_none()
         {
-            let (all, picked) = (&self.batch.rows, UInt32Array::from(picked.clone()));
-            let rows = pick(all.schema_ref(), std::slice::from_ref(all), picked.len(), |column| {
-                Ok(take(column[0], &picked, None)?)
-            });
+            let rows = taken(&self.batch.rows, picked);
             let wire = rows.and_then(|rows| ipc::write(&rows)).map_err(serde::ser::Error::custom)?;
             self.batch.wire.get_or_init(|| wire);
         }

@@ -113,7 +113,7 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
     let probe = ProbeHandle::new();
     let walks = Rc::new(Walks::default());
     let (inputs, sources) = mount_sources(scope, site, &walks)?;
-    let paths = graph.serve_paths();
+    let (paths, spread) = (graph.serve_paths(), graph.spread());
     let mut nodes: Vec<Rows<'scope>> = Vec::new();
     for (at, node) in graph.nodes.iter().enumerate() {
         let mut ports = Vec::new();
@@ -127,7 +127,7 @@ pub(crate) fn mount<'scope>(scope: Scope<'scope, Epoch>, site: &Site) -> Result<
                 let outlet = site.outlet(&node.name).observed(Input::Node(at), site);
                 transform::mount(ports.remove(0), operator.clone(), outlet)
             }
-            Power::Keyed(operator) => keyed::mount(ports, operator, at, site, &walks)?,
+            Power::Keyed(operator) => keyed::mount(ports, operator, &spread[at], at, site, &walks)?,
             Power::Fold(folding) => {
                 let rows = fold::mount(ports, folding, at, site, &walks)?;
                 let asked = answer::bring(stream_of(node.inputs[0], &sources, &nodes), site);

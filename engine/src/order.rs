@@ -36,7 +36,9 @@ pub(crate) fn canonical_of(schema: &SchemaRef, shares: &[Share]) -> Result<Recor
     if shares.iter().all(|share| share.picked.is_none()) {
         return canonical(schema, &batches);
     }
-    let order = Order::new(shares.iter().map(|share| (&share.batch.rows, share.picked.as_deref())));
+    let order = Order::new(
+        shares.iter().map(|share| (&share.batch.rows, share.picked.as_ref().map(|picked| &**picked.values()))),
+    );
     Ok(order.gather(&batches, ..)?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
 }
 
@@ -154,9 +156,8 @@ impl<'a> Order<'a> {
             });
         }
         let are_long = rows.len() > LONG * runs.len();
-        if parts.len() == 1 && !are_long {
-            let rows = UInt32Array::from_iter_values(rows.iter().map(|(_, _, row)| *row));
-            return pick(&schema, parts, rows.len(), |parts| Ok(take(parts[0], &rows, None)?)).map(Some);
+        if let ([part], false) = (parts, are_long) {
+            return taken(part, &rows.iter().map(|(_, _, row)| *row).collect::<Vec<_>>().into()).map(Some);
         }
         let places: Vec<(usize, usize)> = rows.iter().map(|(_, part, row)| (*part as usize, *row as usize)).collect();
         let by_runs = |parts: &[&dyn Array]| if are_long { numbers(parts, &runs, rows.len()) } else { None };
@@ -251,6 +252,12 @@ fn plain(at: usize, parts: &[&dyn Array], len: usize) -> Option<ArrayRef> {
         }
         _ => None,
     }
+}
+
+/// Some rows of a batch.
+pub(crate) fn taken(rows: &RecordBatch, picked: &UInt32Array) -> Result<RecordBatch> {
+    let column = |columns: &[&dyn Array]| Ok(take(columns[0], picked, None)?);
+    pick(rows.schema_ref(), std::slice::from_ref(rows), picked.len(), column)
 }
 
 /// The value that all of a column have.

@@ -27,14 +27,14 @@ use crate::state::{ErasedKeyed, KeyReader, KeyRef, KeyedInstance, bin};
 pub(crate) fn mount<'scope>(
     ports: Vec<Rows<'scope>>,
     operator: &Arc<dyn ErasedKeyed>,
+    spread: &[usize],
     at: usize,
     site: &Site,
     walks: &Rc<Walks>,
 ) -> Result<Rows<'scope>> {
     let node = &site.graph.nodes[at];
     let schemas: Vec<SchemaRef> = node.inputs.iter().map(|input| site.graph.schema(*input).clone()).collect();
-    let spread = site.graph.spread().swap_remove(at);
-    let mut instance = operator.clone().mount(&schemas, &spread)?;
+    let mut instance = operator.clone().mount(&schemas, spread)?;
     let is_own = |bin: usize| bin % site.workers == site.worker;
     let stored = site.from.as_ref().and_then(|from| from.manifest().sections.get(&node.name));
     let are_bins_kept = stored.is_some_and(|stored| stored.spread == spread);
@@ -46,7 +46,7 @@ pub(crate) fn mount<'scope>(
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<Batch>>>::from(output);
     let mut inputs = Vec::new();
     for (port, stream) in ports.into_iter().enumerate() {
-        let reader = KeyReader::new(&schemas[port], operator.key(port), &spread)?;
+        let reader = KeyReader::new(&schemas[port], operator.key(port), spread)?;
         let routed = route(stream, reader, site);
         inputs.push(builder.new_input(routed, Exchange::new(|share: &Share| share.batch.target())));
     }
