@@ -4,7 +4,35 @@ pub mod flights;
 pub mod streams;
 pub mod table;
 
+use std::net::TcpListener;
+use std::path::Path;
+
 use millstream_engine::time::Stopwatch;
+use millstream_pipelines::catalogue::Catalogue;
+use millstream_pipelines::plan::Pipeline;
+use millstream_pipelines::run;
+
+/// What a definition in a folder says of two processes on this machine; writes their secret there.
+pub fn two_processes(folder: &Path) -> String {
+    let address = || {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        listener.local_addr().expect("it is bound")
+    };
+    let (first, member) = (address(), address());
+    std::fs::write(folder.join("secret"), "a secret of this bench").expect("a folder that can be written");
+    format!("processes: {{addresses: [\"{first}\", \"{member}\"], secret: \"${{file:secret}}\"}}\n")
+}
+
+/// Works for the first process of a definition until it is killed.
+pub fn work(definition: &Path) {
+    run::work::work(&load(definition), 1).unwrap_or_else(|fault| panic!("it works: {fault}"));
+}
+
+/// A definition that is as it should be.
+pub fn load(definition: &Path) -> Pipeline {
+    let loaded = millstream_pipelines::load(definition, &Catalogue::shipped()).ok();
+    loaded.unwrap_or_else(|| panic!("`millstream check` tells what is wrong with {}", definition.display())).0
+}
 
 /// The median of the seconds that `runs` runs took, after one that does not count.
 pub fn seconds(runs: usize, mut run: impl FnMut()) -> f64 {

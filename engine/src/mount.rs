@@ -25,6 +25,7 @@ use crate::fault::{Fault, Result};
 use crate::graph::{Graph, Input};
 use crate::metrics::Metrics;
 use crate::operator::Power;
+use crate::processes::Helpers;
 use crate::publish::Event;
 use crate::raw::RawBatch;
 
@@ -62,6 +63,8 @@ pub(crate) struct Site {
     pub(crate) workers: usize,
     /// How many of them are in each process. Folds live in the first: on its workers.
     pub(crate) threads: usize,
+    /// The other processes, on the first.
+    pub(crate) helpers: Option<Helpers>,
 }
 
 impl Site {

@@ -26,6 +26,7 @@ use serde_json::Value;
 use crate::batch::Lane;
 use crate::binding::Frontier;
 use crate::digest::{self, Digest};
+use crate::processes::Helpers;
 pub use crate::state::relational::{Given, Order, Relational, Row};
 use crate::state::{ErasedKeyed, Related, States};
 use crate::{Fault, Result};
@@ -182,6 +183,9 @@ pub trait Fold: Send + 'static {
     fn changes(&self) -> u64 {
         self.examples()
     }
+
+    /// Has other processes compute for it from now on. What it learns does not depend on who computes.
+    fn helped_by(&mut self, _helpers: &Helpers) {}
 
     /// Takes over what another has learned, from a file of its [artefacts](Answer::artefacts), or says what does not fit. What
     /// that had measured stays behind.

@@ -1,7 +1,9 @@
 //! With workers in several processes a run gives what it gives in one; and if a process goes, nothing is lost.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use millstream_engine::processes::{Helper, MakeHelper};
 use millstream_engine::publish::{Outcome, Published};
 use millstream_engine::raw::RawBatch;
 use millstream_engine::source::{Decoded, Decoder};
@@ -22,8 +24,9 @@ fn results_are_those_of_one_process() {
     for members in [1, 2, 3] {
         for (workers, max_records) in [(1, 7), (1, usize::MAX), (2, 50)] {
             let what = format!("{members} members, {workers} workers each, epochs of {max_records}");
-            let run =
-                Run { workers, limits: limits(max_records), members: Some(Members::new(members)), ..Run::new(case()) };
+            let members = Members::new(members);
+            let helped = members.helped.clone();
+            let run = Run { workers, limits: limits(max_records), members: Some(members), ..Run::new(case()) };
             let metrics = run.metrics.clone();
             let run = run.go();
             assert_eq!(run.outputs(), expected.outputs(), "{what}");
@@ -32,6 +35,7 @@ fn results_are_those_of_one_process() {
             let counted = metrics.sum("rows_in_total", &[("step", "join"), ("lane", "learn")]);
             assert_eq!(counted, 540.0, "{what}: what members count is told");
             assert_eq!(metrics.sum("state_keys", &[("step", "join")]), 4.0, "{what}");
+            assert!(helped.load(Ordering::SeqCst) > 0, "{what}: the fold is helped");
         }
     }
 }
@@ -96,6 +100,28 @@ fn a_fault_of_a_members_step_is_the_runs() {
         let fault = Run { members: Some(members), ..Run::new(case()) }.try_go().err().expect("a fault");
         assert_eq!(fault.blame, blame, "{fault}");
         assert!(fault.message.starts_with("process ") && fault.message.contains(why), "{fault}");
+    }
+}
+
+#[test]
+fn a_fault_of_who_helps_is_the_runs() {
+    let helpers: [(MakeHelper, &str); 2] = [
+        (Arc::new(|| Box::new(Helpless)), "it cannot be read"),
+        (Arc::new(|| panic!("a bug in a helper")), "a bug in a helper"),
+    ];
+    for (helper, why) in helpers {
+        let members = Members { helper, ..Members::new(2) };
+        let fault = Run { members: Some(members), ..Run::new(case()) }.try_go().err().expect("a fault");
+        assert_eq!(fault.blame, Blame::Ours, "{fault}");
+        assert!(fault.message.starts_with("process ") && fault.message.contains(why), "{fault}");
+    }
+}
+
+struct Helpless;
+
+impl Helper for Helpless {
+    fn help(&mut self, _: &[u8]) -> Result<Vec<u8>> {
+        Err(Fault::ours("it cannot be read"))
     }
 }
 

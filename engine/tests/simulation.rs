@@ -62,7 +62,7 @@ fn case() -> Case {
 /// What a run without faults gives.
 struct Oracle {
     outputs: String,
-    /// After so many examples: the sum.
+    /// After so many examples: the sum of squares.
     sums: Vec<i64>,
 }
 
@@ -75,7 +75,7 @@ impl Oracle {
         let ran = Run::new(case()).go();
         let mut sums = vec![0_i64];
         for value in ran.published.iter().flat_map(|epoch| epoch.outputs.values()).flat_map(values) {
-            sums.push(sums[sums.len() - 1].wrapping_mul(31).wrapping_add(*value));
+            sums.push(sums[sums.len() - 1].wrapping_mul(31).wrapping_add(value.wrapping_mul(*value)));
         }
         assert_eq!(sums.len(), 118, "all of the left but the poison teaches");
         Self { outputs: ran.outputs(), sums }

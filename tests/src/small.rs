@@ -194,6 +194,15 @@ models:
   unusual: {input: known, features: [temperature, humidity], learner: {half_space_trees: {trees: 5, window: 20}}}
   odd: {input: known, features: [temperature, humidity], learner: {robust_random_cut_forest: {trees: 4, window: 16}}}
   strange: {input: known, features: [temperature, humidity], learner: {autoencoder: {layers: {hidden: [2]}, training: {mini_batch: 6}}}}
+  # Its mini-batches are so large that other processes, where there are any, learn half of each.
+  shared:
+    input: known
+    label: temperature
+    features: [second, humidity, sensor]
+    learner:
+      neural_network_regressor:
+        network: {mlp: {hidden: [8], normalise: batch, dropout: 0.1}}
+        training: {mini_batch: 128, parts: 2, embedding: {size: 2}}
   explores: {input: known, label: temperature, action: turn, actions: [0, 1, 2, 3, 4], features: [humidity], learner: epsilon_greedy}
   trusts: {input: known, label: temperature, action: turn, actions: [0, 1, 2, 3, 4], features: [humidity], learner: linear_ucb}
   samples: {input: known, label: temperature, action: turn, actions: [0, 1, 2, 3, 4], features: [humidity], learner: thompson_sampling}

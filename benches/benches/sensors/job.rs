@@ -2,13 +2,11 @@
 
 use std::fmt::Write;
 use std::fs::File;
-use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, RecordBatch};
 use millstream_benches::flights::options;
-use millstream_pipelines::catalogue::Catalogue;
-use millstream_pipelines::plan::Pipeline;
+use millstream_benches::{load, two_processes};
 use millstream_pipelines::run::{self, Options, prepare};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -66,33 +64,19 @@ pub fn write(records: &Path, folder: &Path, gives: Gives, count: usize) {
         text.push_str("      - require: {that: \"sensor is null\", otherwise: drop}\n");
     }
     let _ = write!(text, "sinks:\n  clean:\n    from: clean\n    to: {{file: {{path: {OUT}}}}}\n");
-    std::fs::write(folder.join("sensors.yaml"), text).expect("a folder that can be written");
+    std::fs::write(definition(folder), text).expect("a folder that can be written");
 }
 
 /// Has two processes share a folder's job.
 pub fn share(folder: &Path) {
-    let path = folder.join("sensors.yaml");
-    let address = || {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        listener.local_addr().expect("it is bound")
-    };
-    let (first, member) = (address(), address());
-    let processes = format!("processes: {{addresses: [\"{first}\", \"{member}\"], secret: \"${{file:secret}}\"}}\n");
-    let text = std::fs::read_to_string(&path).expect("it was written") + &processes;
-    std::fs::write(path, text)
-        .and_then(|()| std::fs::write(folder.join("secret"), "a secret of this bench"))
-        .expect("a folder");
+    let path = definition(folder);
+    let text = std::fs::read_to_string(&path).expect("it was written") + &two_processes(folder);
+    std::fs::write(path, text).expect("a folder that can be written");
 }
 
-/// Works for the first process until it is killed.
-pub fn work(folder: &Path) {
-    run::work::work(&load(folder), 1).unwrap_or_else(|fault| panic!("it works: {fault}"));
-}
-
-fn load(folder: &Path) -> Pipeline {
-    let path = folder.join("sensors.yaml");
-    let loaded = millstream_pipelines::load(&path, &Catalogue::shipped()).ok();
-    loaded.unwrap_or_else(|| panic!("`millstream check` tells what is wrong with {}", path.display())).0
+/// A folder's definition.
+pub fn definition(folder: &Path) -> PathBuf {
+    folder.join("sensors.yaml")
 }
 
 fn idle(folder: &Path, workers: usize) -> Options {
@@ -101,15 +85,15 @@ fn idle(folder: &Path, workers: usize) -> Options {
 
 /// Does the job that a folder's definition says.
 pub fn run(folder: &Path, workers: usize) {
-    let summary =
-        run::run(&load(folder), &idle(folder, workers)).unwrap_or_else(|fault| panic!("it ends well: {fault}"));
+    let summary = run::run(&load(&definition(folder)), &idle(folder, workers))
+        .unwrap_or_else(|fault| panic!("it ends well: {fault}"));
     assert!(summary.records > 0, "there were records");
 }
 
 /// Does the job in a new folder, and counts what became of the records.
 pub fn count(records: &Path, folder: &Path, gives: Gives, workers: usize) -> Counts {
     write(records, folder, gives, ALL);
-    let (pipeline, options) = (load(folder), idle(folder, workers));
+    let (pipeline, options) = (load(&definition(folder)), idle(folder, workers));
     std::fs::create_dir_all(&options.state).expect("a folder that can be written");
     let broker = pipeline.broker.open(&options.state).expect("the broker opens");
     let prepared = prepare(&pipeline, &options, broker).unwrap_or_else(|fault| panic!("it can start: {fault}"));

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use millstream_benches::table::{Table, thousands};
-use millstream_benches::{cpu_seconds, quantile};
+use millstream_benches::{cpu_seconds, quantile, work};
 use millstream_engine::time::Stopwatch;
 use records::Plan;
 use serde::{Deserialize, Serialize};
@@ -83,7 +83,7 @@ fn main() {
         ["millstream", folder, workers] => {
             measured(|| job::run(Path::new(folder), workers.parse().expect("a number of workers")));
         }
-        ["member", folder] => job::work(Path::new(folder)),
+        ["member", folder] => work(&job::definition(Path::new(folder))),
         ["generate", lines, sensors, burst, folder] => {
             let number = |text: &str| text.parse().expect("a number");
             let plan = Plan { lines: number(lines) as usize, sensors: number(sensors), burst: number(burst) };

@@ -39,7 +39,11 @@ pub(crate) fn mount<'scope>(
     let home = hash(node.name.as_bytes()) % site.threads as u64;
     let schemas: Vec<SchemaRef> = node.inputs.iter().map(|input| site.graph.schema(*input).clone()).collect();
     let outlet = site.outlet(&node.name);
-    let fold = (home == site.worker as u64).then(|| (folding.make)());
+    let fold = (home == site.worker as u64).then(|| {
+        let mut fold = (folding.make)();
+        site.helpers.as_ref().inspect(|helpers| fold.helped_by(helpers));
+        fold
+    });
     let begun = folding.begun.clone();
     let mut state = fold.map(|fold| State { fold, at, begun, outlet, site: site.clone() });
     if let Some(state) = &mut state {

@@ -1,6 +1,6 @@
 //! The first process' ends of the lines to members.
 
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -28,6 +28,10 @@ pub(crate) enum Outgoing {
     Order(usize, Order),
     /// An object that it has asked for.
     Object(Option<Vec<u8>>),
+    /// In a talk: it wants an answer.
+    Ask { talk: u64, asked: Vec<u8> },
+    /// A talk has ended.
+    Leave { talk: u64 },
     /// There is a new cut, or whatever else is to be looked at.
     Look,
 }
@@ -182,17 +186,9 @@ impl Line {
             }
         };
         let back = move || {
-            let mut from = BufReader::new(from);
-            loop {
-                let outcome = match read(&mut from) {
-                    Ok(ToFirst::Ended) => return,
-                    Ok(told) => incoming.take(told),
-                    Err(error) => Err(gone(&name, &named(&error))),
-                };
-                if let Err(fault) = outcome {
-                    return incoming.site.book.abort(fault);
-                }
-            }
+            let outcome = incoming.take_all(&mut BufReader::new(from), &name);
+            incoming.site.helpers.as_ref().inspect(|helpers| helpers.end());
+            outcome.unwrap_or_else(|fault| incoming.site.book.abort(fault));
         };
         Ok(Ways { there: Box::new(there), back: Box::new(back) })
     }
@@ -232,6 +228,8 @@ fn send(stream: &TcpStream, outgoing: &Receiver<Outgoing>, book: &Book, beat_sec
             }
             Ok(Outgoing::Order(worker, Order::End)) => write(&mut to, &ToMember::End { worker })?,
             Ok(Outgoing::Object(content)) => write(&mut to, &ToMember::Object(content))?,
+            Ok(Outgoing::Ask { talk, asked }) => write(&mut to, &ToMember::Ask { talk, asked })?,
+            Ok(Outgoing::Leave { talk }) => write(&mut to, &ToMember::Leave { talk })?,
             Ok(Outgoing::Look) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return to.flush(),
         }
@@ -240,6 +238,15 @@ fn send(stream: &TcpStream, outgoing: &Receiver<Outgoing>, book: &Book, beat_sec
 }
 
 impl Incoming {
+    fn take_all(&mut self, from: &mut impl Read, name: &str) -> Result<()> {
+        loop {
+            match read(from).map_err(|error| gone(name, &named(&error)))? {
+                ToFirst::Ended => return Ok(()),
+                told => self.take(told)?,
+            }
+        }
+    }
+
     fn take(&mut self, told: ToFirst) -> Result<()> {
         match told {
             ToFirst::Mounted { operators, held } => {
@@ -289,6 +296,9 @@ impl Incoming {
             ToFirst::Failed { is_ours, message } => {
                 let blame = if is_ours { Blame::Ours } else { Blame::World };
                 return Err(Fault { blame, ..Fault::world(format!("process {}: {message}", self.process)) });
+            }
+            ToFirst::Answer { talk, answer } => {
+                self.site.helpers.as_ref().inspect(|helpers| helpers.answer(talk, answer));
             }
             // The caller has taken the last.
             ToFirst::Alive | ToFirst::Ended => {}

@@ -1,16 +1,17 @@
 //! A process that has workers, and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufReader, BufWriter, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Scope;
 use std::time::Duration;
 
 use super::door::{Door, Missed, Purpose, dial};
 use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
-use super::{Aside, MESH_SECONDS, Mesh, Processes, is_gone, named};
+use super::{Aside, MESH_SECONDS, MakeHelper, Mesh, Processes, is_gone, named};
 use crate::binder::{LOOK, Order, WorkerLine};
 use crate::binding::{Epoch, Frontier};
 use crate::book::{Book, Entry};
@@ -40,6 +41,8 @@ pub struct Member {
     pub metrics: Arc<Metrics>,
     /// Told to it, too.
     pub aside: Arc<dyn Aside>,
+    /// Makes what helps its folds.
+    pub helper: MakeHelper,
 }
 
 /// Takes part in one run after the other as process number `process`, until `until` is asked to end. Whatever ends a run is told, and
@@ -215,12 +218,16 @@ struct Incoming {
     objects: Sender<Option<Vec<u8>>>,
     /// Epochs before this one are closed.
     closed: Epoch,
+    helper: MakeHelper,
+    /// To those who help, by the number of the talk.
+    talks: HashMap<u64, Sender<Vec<u8>>>,
+    line: Line,
 }
 
 impl Run {
     fn new(member: Member, processes: &Processes, process: usize, begin: Begin, line: &TcpStream) -> Result<Self> {
         let Begin { threads, partitions, headers, manifest, checkpoints, .. } = begin;
-        let Member { mut graph, metrics, aside } = member;
+        let Member { mut graph, metrics, aside, helper } = member;
         name(&mut graph, headers);
         let writer = line.try_clone().map_err(|error| lost(&error))?;
         let line = Line(Arc::new(Mutex::new(BufWriter::with_capacity(1 << 16, writer))));
@@ -242,10 +249,20 @@ impl Run {
             worker: first,
             workers: threads * count,
             threads,
+            // Folds are not here.
+            helpers: None,
         };
         site.book.resume(site.start(), Frontier::default(), count);
         let (workers, starts) = starts(&site, first..first + threads);
-        let incoming = Incoming { book: site.book.clone(), workers, objects, closed: site.start() };
+        let incoming = Incoming {
+            book: site.book.clone(),
+            workers,
+            objects,
+            closed: site.start(),
+            helper,
+            talks: HashMap::new(),
+            line: line.clone(),
+        };
         // The workers alone hold what ends with them: the ways on which they tell something.
         let Site { book, metrics, .. } = site;
         let beat_seconds = processes.beat_seconds();
@@ -264,7 +281,7 @@ impl Run {
             let abort = |fault| book.abort_broken(fault);
             scope.spawn(move || {
                 trace::name_thread("the line from the first process");
-                guard(book, &"the line from the first process", || incoming.take_all(&mut from));
+                guard(book, &"the line from the first process", || incoming.take_all(&mut from, scope));
             });
             let pieces = scope.spawn(move || {
                 let pass_on = || pass_on_state(&handed, line, book).unwrap_or_else(abort);
@@ -401,13 +418,40 @@ fn pass_on_state(handed: &Receiver<Handed>, line: &Line, book: &Book) -> Result<
     Ok(())
 }
 
+/// Answers what the first process asks in a talk, until that has ended.
+fn help(talk: u64, helper: &MakeHelper, asked: &Receiver<Vec<u8>>, line: &Line, book: &Book) {
+    trace::name_thread("a helper");
+    guard(book, &"a helper", || {
+        let mut helper = helper();
+        for asked in asked {
+            match helper.help(&asked) {
+                Ok(answer) => {
+                    line.tell(&ToFirst::Answer { talk, answer }).unwrap_or_else(|fault| book.abort_broken(fault));
+                }
+                Err(fault) => return book.abort(fault),
+            }
+        }
+    });
+}
+
 impl Incoming {
-    fn take_all(&mut self, from: &mut BufReader<TcpStream>) {
+    fn take_all<'scope>(&mut self, from: &mut BufReader<TcpStream>, scope: &'scope Scope<'scope, '_>) {
         loop {
             match read(from) {
                 Ok(ToMember::Abort) => {
                     return self.book.abort(Fault::world("the first process has ended it at once"));
                 }
+                Ok(ToMember::Ask { talk, asked }) => {
+                    let helper = self.talks.entry(talk).or_insert_with(|| {
+                        let (helper, asked) = (self.helper.clone(), channel());
+                        let (line, book) = (self.line.clone(), self.book.clone());
+                        scope.spawn(move || help(talk, &helper, &asked.1, &line, &book));
+                        asked.0
+                    });
+                    // One that has failed has ended the run.
+                    drop(helper.send(asked));
+                }
+                Ok(ToMember::Leave { talk }) => drop(self.talks.remove(&talk)),
                 Ok(told) => self.take(told),
                 // After its workers are done, nothing more comes.
                 Err(error) => return self.book.abort(lost(&error)),
@@ -439,7 +483,8 @@ impl Incoming {
                 }
                 self.workers.iter().for_each(WorkerLine::wake);
             }
-            ToMember::Begin(_) | ToMember::Alive | ToMember::Abort => {}
+            // The caller has taken the others.
+            ToMember::Begin(_) | ToMember::Alive | ToMember::Ask { .. } | ToMember::Leave { .. } | ToMember::Abort => {}
         }
     }
 

@@ -10,7 +10,8 @@
 //! ```
 //! The first process alone reads, decides what an epoch is made of, and makes it durable; folds, and so revisions and answers, are
 //! there, too. A member has workers, with the states by key that are theirs; it holds nothing that outlives it. Workers exchange
-//! rows directly, over a connection between each two processes, as timely does.
+//! rows directly, over a connection between each two processes, as timely does. Folds may have members compute for them: see
+//! [`Helpers`].
 //!
 //! It is fail-stop: when a process is gone, or a connection breaks, the run ends everywhere with that as its fault, and the next one
 //! goes on from what was committed. A member then waits for it.
@@ -26,12 +27,14 @@ use std::time::Duration;
 use crate::Result;
 
 mod door;
+mod help;
 mod line;
 mod member;
 mod rows;
 mod wire;
 
 pub use door::Door;
+pub use help::{Helper, Helpers, MakeHelper, Talk};
 pub(crate) use line::{Line, Lines, Outgoing, Ways};
 pub use member::{Member, serve};
 pub(crate) use rows::Mesh;

@@ -82,6 +82,16 @@ pub(super) enum ToMember {
     },
     /// The newest cut, the newest that was abandoned, and the epochs that are published.
     Signals(Signals),
+    /// In a talk: it wants an answer.
+    Ask {
+        talk: u64,
+        #[serde(with = "serde_bytes")]
+        asked: Vec<u8>,
+    },
+    /// A talk has ended.
+    Leave {
+        talk: u64,
+    },
     /// The first process is there.
     Alive,
     /// The run has ended at once.
@@ -126,6 +136,12 @@ pub(super) enum ToFirst {
         cut: Epoch,
         section: String,
         failed: Option<String>,
+    },
+    /// In a talk: the answer to the next thing that was asked.
+    Answer {
+        talk: u64,
+        #[serde(with = "serde_bytes")]
+        answer: Vec<u8>,
     },
     /// The member is there.
     Alive,

@@ -23,7 +23,7 @@ pub use crate::intake::Skip;
 use crate::intake::{Intake, SourceReader};
 use crate::metrics::Metrics;
 use crate::mount::Site;
-use crate::processes::{First, Lines};
+use crate::processes::{First, Helpers, Lines};
 use crate::publish::{Commit, Publisher, Recorded};
 use crate::source::Position;
 use crate::time::Clock;
@@ -116,6 +116,8 @@ impl Parts {
         let (handed, handed_in) = mpsc::channel();
         let handed = settings.checkpoints.is_some().then_some(handed);
         let (events, events_in) = mpsc::channel();
+        let outgoing: Vec<_> = (1..processes).map(|_| mpsc::channel()).collect();
+        let to_members = || outgoing.iter().map(|(line, _)| line.clone()).collect();
         let site = Site {
             graph: graph.clone(),
             book: book.clone(),
@@ -127,10 +129,10 @@ impl Parts {
             worker: 0,
             workers: threads * processes,
             threads,
+            helpers: (processes > 1).then(|| Helpers::new(to_members())),
         };
         let (mut workers, starts) = worker::starts(&site, 0..threads);
         let lines = settings.processes.map(|first| {
-            let outgoing: Vec<_> = (1..processes).map(|_| mpsc::channel()).collect();
             for (line, _) in &outgoing {
                 workers.extend((0..threads).map(|worker| WorkerLine::There(worker, line.clone())));
             }

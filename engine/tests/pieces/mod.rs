@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::net::TcpListener;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use millstream_engine::checkpoint::{Checkpoint, Checkpoints};
 use millstream_engine::graph::{Asks, EventTime, Graph, Input, Node, Output, SourceNode};
 use millstream_engine::metrics::Metrics;
 use millstream_engine::operator::{Answer, Fold, Keyed, Measure, Power, Rejects, Snapshot, Step};
-use millstream_engine::processes::{Door, First, Member, Processes, serve};
+use millstream_engine::processes::{Door, First, Helper, Helpers, MakeHelper, Member, Processes, Talk, serve};
 use millstream_engine::publish::{Commit, Given, Outcome, Progress, Published, Recorded};
 use millstream_engine::raw::{Payload, RawBatch};
 use millstream_engine::run::{Settings, Simulation, Skip, run};
@@ -208,39 +208,70 @@ impl Keyed for Join {
     }
 }
 
-/// A sum that depends on the order of its rows.
+/// A sum of squares that depends on the order of its rows.
 #[derive(Clone, Default)]
 struct Sum {
     sum: i64,
     examples: u64,
 }
 
-impl Fold for Sum {
+/// One that grows. Other processes square its numbers, or else it does itself.
+#[derive(Default)]
+struct Summing {
+    sum: Sum,
+    talks: Vec<Talk>,
+}
+
+/// Squares numbers.
+struct Squares(Arc<AtomicU64>);
+
+impl Helper for Squares {
+    fn help(&mut self, asked: &[u8]) -> Result<Vec<u8>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let numbers: Vec<i64> = postcard::from_bytes(asked).expect("numbers");
+        Ok(postcard::to_stdvec(&numbers.iter().map(|number| number.wrapping_mul(*number)).collect::<Vec<_>>())
+            .expect("memory"))
+    }
+}
+
+impl Fold for Summing {
     fn learn(&mut self, _: usize, rows: &RecordBatch, _: &mut Rejects) -> Result<RecordBatch> {
-        for value in rows.column(META + 2).as_primitive::<Int64Type>().values() {
-            self.sum = self.sum.wrapping_mul(31).wrapping_add(*value);
-            self.examples += 1;
+        let numbers = rows.column(META + 2).as_primitive::<Int64Type>().values();
+        let each = numbers.len().div_ceil(self.talks.len().max(1)).max(1);
+        let parts: Vec<Vec<u8>> =
+            numbers.chunks(each).map(|numbers| postcard::to_stdvec(numbers).expect("memory")).collect();
+        self.talks.iter_mut().zip(&parts).for_each(|(talk, part)| talk.ask(part.clone()));
+        for (at, part) in parts.iter().enumerate() {
+            let answer = self.talks.get_mut(at).and_then(Talk::answer);
+            let squares = answer.map_or_else(|| Squares(Arc::default()).help(part), Ok)?;
+            for square in postcard::from_bytes::<Vec<i64>>(&squares).expect("numbers") {
+                self.sum.sum = self.sum.sum.wrapping_mul(31).wrapping_add(square);
+                self.sum.examples += 1;
+            }
         }
         Ok(rows.clone())
     }
+    fn helped_by(&mut self, helpers: &Helpers) {
+        self.talks = helpers.talks();
+    }
     fn examples(&self) -> u64 {
-        self.examples
+        self.sum.examples
     }
     fn revision(&self) -> Arc<dyn Answer> {
-        Arc::new(self.clone())
+        Arc::new(self.sum.clone())
     }
     fn measures(&self) -> Vec<Measure> {
         vec![]
     }
     fn measure_anew(&mut self) {}
     fn copy(&self) -> Snapshot {
-        let state = [self.sum.to_le_bytes(), self.examples.to_le_bytes()];
+        let state = [self.sum.sum.to_le_bytes(), self.sum.examples.to_le_bytes()];
         Box::new(move || state.concat())
     }
     fn restore(&mut self, snapshot: &[u8]) -> Result<()> {
         let (sum, examples) = snapshot.split_at_checked(8).ok_or_else(|| Fault::world("too short"))?;
-        self.sum = i64::from_le_bytes(sum.try_into().expect("8 bytes"));
-        self.examples = u64::from_le_bytes(examples.try_into().map_err(|_| Fault::world("another length"))?);
+        self.sum.sum = i64::from_le_bytes(sum.try_into().expect("8 bytes"));
+        self.sum.examples = u64::from_le_bytes(examples.try_into().map_err(|_| Fault::world("another length"))?);
         Ok(())
     }
 }
@@ -447,6 +478,10 @@ pub struct Members {
     pub shape: Shape,
     /// To end each.
     pub until: Vec<Arc<Book>>,
+    /// Makes what helps the first.
+    pub helper: MakeHelper,
+    /// How often they have helped.
+    pub helped: Arc<AtomicU64>,
 }
 
 impl Members {
@@ -462,7 +497,10 @@ impl Members {
         };
         let doors = listeners.into_iter().map(|listener| Door::of(listener).expect("it listens"));
         let until = (0..count).map(|_| Arc::default()).collect();
-        Self { processes, doors: doors.collect(), shape: Arc::new(|_| ()), until }
+        let helped = Arc::new(AtomicU64::new(0));
+        let counted = helped.clone();
+        let helper: MakeHelper = Arc::new(move || Box::new(Squares(counted.clone())));
+        Self { processes, doors: doors.collect(), shape: Arc::new(|_| ()), until, helper, helped }
     }
 
     /// Starts them; gives what the first process needs.
@@ -471,12 +509,12 @@ impl Members {
         let door = doors.next().expect("the first has one, too");
         for (process, (other, until)) in (1..).zip(doors.zip(self.until)) {
             let (case, shape, processes) = (case.clone(), shape.clone(), self.processes.clone());
-            let own = self.shape.clone();
+            let (own, helper) = (self.shape.clone(), self.helper.clone());
             std::thread::spawn(move || {
                 serve(&processes, &other, process, &until, || {
                     let mut graph = shaped(&case, &shape);
                     own(&mut graph);
-                    Ok(Member { graph, metrics: Arc::default(), aside: Arc::new(()) })
+                    Ok(Member { graph, metrics: Arc::default(), aside: Arc::new(()), helper: helper.clone() })
                 })
             });
         }
@@ -534,7 +572,7 @@ fn graph(case: Case) -> Graph {
         [Field::new("number", DataType::Int64, true), Field::new("newest", DataType::Int64, true)],
     );
     let join = Step { schema: joined.clone(), others: vec![], power: Power::keyed(Join { schema: joined.clone() }) };
-    let sum = Step { schema: joined, others: vec![], power: Power::fold(Sum::default) };
+    let sum = Step { schema: joined, others: vec![], power: Power::fold(Summing::default) };
     Graph {
         sources: vec![
             source("left", case.left, case.lateness_ms, None),

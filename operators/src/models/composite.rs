@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use millstream_engine::catalogue::{Planned, Problem, Problems};
 use millstream_engine::digest::{self, Digest};
+use millstream_engine::processes::Helpers;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_bytes::ByteBuf;
 use serde_json::Value;
@@ -262,6 +263,10 @@ impl Learner for Composite {
         }
         let given = Given { rows: rows.len(), outputs: &self.outputs, width: self.width };
         self.head.learn(&given, examples, outputs);
+    }
+
+    fn helped_by(&mut self, helpers: &Helpers) {
+        self.members.iter_mut().for_each(|member| member.learner.helped_by(helpers));
     }
 
     fn forget(&mut self, rows: &Matrix, examples: &[Example]) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use millstream_engine::digest::{self, Digest};
+use millstream_engine::processes::Helpers;
 use serde_json::Value;
 
 use super::onnx::{Expressed, Fitting, Graph, Rows};
@@ -87,6 +88,9 @@ impl Matrix {
 pub trait Learner: Send + 'static {
     /// Learns the rows one after the other; `outputs` gets what was predicted just before each.
     fn learn(&mut self, rows: &Matrix, examples: &[Example], outputs: &mut Vec<f64>);
+
+    /// Has other processes compute for it from now on: see [`millstream_engine::operator::Fold::helped_by`].
+    fn helped_by(&mut self, _helpers: &Helpers) {}
 
     /// Takes back examples that were learned; only where [`super::Design::forgets`].
     fn forget(&mut self, rows: &Matrix, examples: &[Example]);

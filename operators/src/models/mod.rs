@@ -80,6 +80,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use millstream_engine::catalogue::{Kind, Planned, Problem};
+use millstream_engine::processes::Helper;
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -375,6 +376,11 @@ pub fn probability(outputs: &[f64], class: usize) -> f64 {
         [yes] => *yes,
         _ => outputs[class],
     }
+}
+
+/// Helps the models of another process.
+pub fn helper() -> Box<dyn Helper> {
+    network::helper()
 }
 
 /// Plans `kind: {...}` or `kind`, problems below the kind's name.

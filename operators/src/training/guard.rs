@@ -11,6 +11,7 @@ use millstream_engine::catalogue::{Planned, Problem, Problems};
 use millstream_engine::digest::{self, Digest};
 use millstream_engine::operator::{Rejects, Snapshot};
 use millstream_engine::part::Part;
+use millstream_engine::processes::Helpers;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_bytes::ByteBuf;
@@ -202,6 +203,17 @@ impl Guarded {
             design,
             shape,
         }
+    }
+
+    /// Has other processes compute for the learner, and for all that may take its place.
+    pub(super) fn helped_by(&mut self, helpers: &Helpers) {
+        let (make, helpers) = (self.design.make.clone(), helpers.clone());
+        self.learner.helped_by(&helpers);
+        self.design.make = Arc::new(move |shape| {
+            let mut learner = make(shape);
+            learner.helped_by(&helpers);
+            learner
+        });
     }
 
     /// The model that answers.

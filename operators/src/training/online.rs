@@ -16,6 +16,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use millstream_engine::batch::{self, Meta};
 use millstream_engine::digest::{self, Digest};
 use millstream_engine::operator::{Answer, Fold, Measure, Rejects, Snapshot};
+use millstream_engine::processes::Helpers;
 use millstream_engine::{Fault, Result};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -300,6 +301,10 @@ impl Fold for Online {
             return Ok(RecordBatch::new_empty(self.plan.schema.clone()));
         }
         if self.waiting.is_some() { self.let_wait(rows, rejects) } else { self.learn_labelled(rows, rejects) }
+    }
+
+    fn helped_by(&mut self, helpers: &Helpers) {
+        self.model.helped_by(helpers);
     }
 
     fn examples(&self) -> u64 {

@@ -8,6 +8,7 @@ use millstream_engine::metrics::Metrics;
 use millstream_engine::processes::{Aside, Door, First, Member, Processes, serve};
 use millstream_engine::source::{Position, Reader, Source};
 use millstream_engine::{Fault, Result};
+use millstream_operators::models;
 
 use super::{assemble, profiles, server};
 use crate::plan::Pipeline;
@@ -36,7 +37,7 @@ pub fn work(pipeline: &Pipeline, process: usize) -> Result<()> {
         let (mut graph, metrics) = (graph(pipeline)?, Arc::new(Metrics::new(&pipeline.name)));
         let (observers, seen) = profiles::observers(pipeline, &metrics);
         graph.observers = observers;
-        Ok(Member { graph, metrics, aside: Arc::new(seen) })
+        Ok(Member { graph, metrics, aside: Arc::new(seen), helper: Arc::new(models::helper) })
     })
 }
 

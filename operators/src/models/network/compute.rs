@@ -3,6 +3,8 @@
 //! A network's parameters and the moments of its optimiser belong to what runs it; the processor has them in the model itself, and from a device they
 //! are read after each batch of rows that has moved them, so that the model is always whole. What goes wrong on a device leaves the model as it was before.
 
+use std::ops::Range;
+
 use millstream_engine::part::Part;
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +67,6 @@ pub(super) struct View<'a> {
     /// Whether the values are those that what runs it has itself.
     pub(super) are_own: bool,
     pub(super) statistics: &'a [f32],
-    pub(super) table: &'a Table,
 }
 
 /// Rows as the network takes them.
@@ -74,8 +75,47 @@ pub(super) struct Inputs<'a> {
     pub(super) rows: usize,
     /// Row after row.
     pub(super) numbers: &'a [f32],
-    /// Row after row.
-    pub(super) active: &'a [u32],
+    pub(super) categories: Categories<'a>,
+}
+
+/// The categories that rows are in, row after row.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Categories<'a> {
+    /// With the table that has their embeddings.
+    Of(&'a [u32], &'a Table),
+    /// Their embeddings, one after the other.
+    Embedded(&'a [f32]),
+}
+
+impl<'a> Inputs<'a> {
+    /// Some of the rows.
+    pub(super) fn part(&self, rows: Range<usize>) -> Self {
+        fn part<'a, T>(all: &'a [T], rows: &Range<usize>, of: usize) -> &'a [T] {
+            let width = all.len() / of.max(1);
+            &all[rows.start * width..rows.end * width]
+        }
+        let numbers = part(self.numbers, &rows, self.rows);
+        let categories = match self.categories {
+            Categories::Of(active, table) => Categories::Of(part(active, &rows, self.rows), table),
+            Categories::Embedded(embeddings) => Categories::Embedded(part(embeddings, &rows, self.rows)),
+        };
+        Self { rows: rows.len(), numbers, categories }
+    }
+
+    /// Fills in the embeddings of the rows' categories, each of which is so many numbers. One that has none is zeros.
+    pub(super) fn embed(&self, size: usize, out: &mut [f32]) {
+        match self.categories {
+            Categories::Embedded(embeddings) => out.copy_from_slice(embeddings),
+            Categories::Of(active, table) => {
+                for (out, category) in out.chunks_exact_mut(size.max(1)).zip(active) {
+                    match table.row(*category) {
+                        Some(row) => out.copy_from_slice(row),
+                        None => out.fill(0.0),
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// What learning does that predicting does not.
@@ -105,6 +145,6 @@ impl Weights {
     }
 
     pub(super) fn view(&self) -> View<'_> {
-        View { values: &self.values, are_own: true, statistics: &self.statistics, table: &self.table }
+        View { values: &self.values, are_own: true, statistics: &self.statistics }
     }
 }

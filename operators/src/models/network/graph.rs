@@ -27,11 +27,11 @@ pub(super) trait Architecture: Send + Sync + 'static {
 }
 
 /// What an operation gives: for each row of a mini-batch so many numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub(super) struct Node(pub(super) usize);
 
 /// A run of the parameters, which all lie in one vector: a matrix of so many rows, or a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct Parameter {
     /// Unique in its network.
     pub(super) name: String,
@@ -42,7 +42,7 @@ pub(super) struct Parameter {
 }
 
 /// What a parameter is at the beginning.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 enum Start {
     /// Uniform in plus and minus this.
     Uniform(f64),
@@ -68,7 +68,7 @@ pub(in crate::models) enum Function {
 }
 
 /// One operation. Parameters are given by their index.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) enum Operation {
     /// The numbers of the rows.
     Numbers,
@@ -127,7 +127,7 @@ pub(super) enum Operation {
 }
 
 /// The operations, each after those that it needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Graph {
     shape: Shape,
     /// How many numbers the embedding of a category has.
@@ -181,9 +181,14 @@ impl Graph {
         self.add_node(Operation::Numbers, self.shape.dense, false)
     }
 
+    /// How many numbers the embeddings of a row are.
+    pub(super) fn embeddings_width(&self) -> usize {
+        self.shape.active * self.embedding
+    }
+
     /// The embeddings of the categories, one after the other, if there are any.
     pub(super) fn embeddings(&mut self) -> Option<Node> {
-        let width = self.shape.active * self.embedding;
+        let width = self.embeddings_width();
         (width > 0).then(|| self.add_node(Operation::Embeddings, width, true))
     }
 

@@ -6,25 +6,19 @@
 // What is dispatched has the registers of the machine only where it is inlined.
 #![allow(clippy::inline_always)]
 
-use millstream_engine::part::Part;
 use pulp::Arch;
 
-use super::compute::{Compute, EPSILON, Failed, Inputs, Learning, View};
+use super::compute::{EPSILON, Inputs, Learning, View};
 use super::graph::{Graph, Node, Operation};
 use super::norms::{batch_norm_back, column_moments, layer_norm, layer_norm_back, remember};
-use super::numbers::Numbers;
-use super::optimizer::{Rule, Step};
 use super::product::{Left, Product, transpose};
 
-/// Runs networks on the processor. Of each node it has its numbers in a mini-batch; reused.
-#[derive(Debug, Default)]
+/// Runs a network on the processor. Of each node it has its numbers in a mini-batch; reused.
+#[derive(Debug)]
 pub(super) struct Host {
     output: usize,
-    threads: usize,
     values: Vec<Vec<f32>>,
     gradients: Vec<Vec<f32>>,
-    /// The gradients of the parameters.
-    sums: Vec<f32>,
     /// Whether a gradient has something that the next is to be added to.
     begun: Vec<bool>,
     /// Of some operations, what the way back needs: masks, deviations.
@@ -36,15 +30,12 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// With so many threads for large products, which give the same bits as one.
-    pub(super) fn new(graph: &Graph, output: Node, threads: usize) -> Self {
+    pub(super) fn new(graph: &Graph, output: Node) -> Self {
         let empty = || vec![Vec::new(); graph.nodes()];
         Self {
             output: output.0,
-            threads,
             values: empty(),
             gradients: empty(),
-            sums: Vec::new(),
             begun: Vec::new(),
             kept: empty(),
             is_set: Vec::new(),
@@ -53,19 +44,25 @@ impl Host {
         }
     }
 
-    /// The gradients of all parameters.
-    #[cfg(test)]
-    pub(super) fn gradients(&self) -> &[f32] {
-        &self.sums
+    /// What came out, row after row.
+    pub(super) fn outputs(&self) -> &[f32] {
+        &self.values[self.output]
     }
 
-    /// Computes all nodes.
+    /// The gradients of the embeddings that the rows had, one after the other.
+    pub(super) fn embeddings(&self, graph: &Graph) -> &[f32] {
+        let node = graph.operations().find(|(_, operation)| **operation == Operation::Embeddings);
+        node.map_or(&[], |(node, _)| &self.gradients[node])
+    }
+
+    /// Computes all nodes, with so many threads for large products, which give the same bits as one.
     pub(super) fn compute(
         &mut self,
         graph: &Graph,
         weights: View<'_>,
         inputs: Inputs<'_>,
         mut learning: Option<Learning<'_>>,
+        threads: usize,
     ) {
         let rows = inputs.rows;
         for (at, operation) in graph.operations() {
@@ -77,21 +74,13 @@ impl Host {
             match operation {
                 Operation::Numbers => out.copy_from_slice(inputs.numbers),
                 Operation::Zeros => out.fill(0.0),
-                Operation::Embeddings => {
-                    let size = graph.embedding().max(1);
-                    for (out, category) in out.chunks_exact_mut(size).zip(inputs.active) {
-                        match weights.table.row(*category) {
-                            Some(row) => out.copy_from_slice(row),
-                            None => out.fill(0.0),
-                        }
-                    }
-                }
+                Operation::Embeddings => inputs.embed(graph.embedding(), out),
                 Operation::Dense { input, weights, bias } => {
                     let (bias, inner) = (parameter(*bias), graph.width(*input));
                     out.chunks_exact_mut(width).for_each(|out| out.copy_from_slice(bias));
                     let left = Left::Rows(&before[input.0], inner);
                     let right = parameter(*weights);
-                    Product { left, right, out, rows, inner, columns: width, is_added: true }.run(self.threads);
+                    Product { left, right, out, rows, inner, columns: width, is_added: true }.run(threads);
                 }
                 Operation::Activate { input, function } => function.apply(&before[input.0], out),
                 Operation::LayerNorm { input, gain, shift } => {
@@ -152,9 +141,18 @@ impl Host {
         }
     }
 
-    /// The gradient of the outputs back to those of all parameters and of the embeddings.
-    fn back(&mut self, graph: &Graph, weights: View<'_>, rows: usize) {
-        let sums = &mut self.sums;
+    /// The gradient of the outputs back to those of all parameters, in `sums`, and of the embeddings.
+    pub(super) fn back(
+        &mut self,
+        graph: &Graph,
+        weights: View<'_>,
+        gradient: &[f32],
+        sums: &mut Vec<f32>,
+        threads: usize,
+    ) {
+        self.gradients[self.output].clear();
+        self.gradients[self.output].extend_from_slice(gradient);
+        let rows = gradient.len() / graph.width(Node(self.output)).max(1);
         sums.resize(graph.len(), 0.0);
         // Most are set by the one operation that has them; the others are added to, and begin at nothing.
         self.is_set.clear();
@@ -193,7 +191,7 @@ impl Host {
                     let is_added = std::mem::replace(&mut self.is_set[*matrix], true);
                     let sum = &mut sums[graph.range(*matrix)];
                     Product { left, right: out, out: sum, rows: inner, inner: rows, columns: width, is_added }
-                        .run(self.threads);
+                        .run(threads);
                     let matrix = &weights.values[graph.range(*matrix)];
                     if 2 * rows < width && graph.learns(*input) {
                         // The same chains the other way around: the transposed of few rows costs less than that of the matrix.
@@ -201,14 +199,14 @@ impl Host {
                         self.turned.resize(inner * rows, 0.0);
                         let (left, right, turned) = (Left::Rows(matrix, width), &self.scratch, &mut self.turned);
                         Product { left, right, out: turned, rows: inner, inner: width, columns: rows, is_added: false }
-                            .run(self.threads);
+                            .run(threads);
                         transpose(&self.turned, inner, rows, &mut self.scratch);
                         back.add(*input, &self.scratch, 1.0);
                     } else if let Some((gradient, is_added)) = back.to(*input) {
                         transpose(matrix, inner, width, &mut self.scratch);
                         let (left, right) = (Left::Rows(out, width), &self.scratch);
                         Product { left, right, out: gradient, rows, inner: width, columns: inner, is_added }
-                            .run(self.threads);
+                            .run(threads);
                     }
                 }
                 Operation::Activate { input, function } => {
@@ -252,59 +250,6 @@ impl Host {
         for (parameter, _) in graph.parameters().iter().zip(&self.is_set).filter(|(_, is_set)| !**is_set) {
             sums[parameter.range.clone()].fill(0.0);
         }
-    }
-}
-
-impl Compute for Host {
-    fn forward(
-        &mut self,
-        graph: &Graph,
-        weights: View<'_>,
-        inputs: Inputs<'_>,
-        learning: Option<Learning<'_>>,
-    ) -> Result<(), Failed> {
-        self.compute(graph, weights, inputs, learning);
-        Ok(())
-    }
-
-    fn outputs(&self) -> &[f32] {
-        &self.values[self.output]
-    }
-
-    fn backward(&mut self, graph: &Graph, weights: View<'_>, gradient: &[f32]) -> Result<f64, Failed> {
-        self.gradients[self.output].clear();
-        self.gradients[self.output].extend_from_slice(gradient);
-        let rows = gradient.len() / graph.width(Node(self.output)).max(1);
-        self.back(graph, weights, rows);
-        Ok(squares(&self.sums))
-    }
-
-    fn embeddings(&self, graph: &Graph) -> &[f32] {
-        let node = graph.operations().find(|(_, operation)| **operation == Operation::Embeddings);
-        node.map_or(&[], |(node, _)| &self.gradients[node])
-    }
-
-    fn update(
-        &mut self,
-        values: &mut Part<Numbers>,
-        moments: &mut Part<Numbers>,
-        rule: &Rule,
-        step: Step,
-        factor: f32,
-    ) -> Result<(), Failed> {
-        if factor < 1.0 {
-            self.sums.iter_mut().for_each(|gradient| *gradient *= factor);
-        }
-        rule.update(values.edit(), &self.sums, moments.edit(), step);
-        Ok(())
-    }
-
-    fn read(&mut self, _: &mut Part<Numbers>, _: &mut Part<Numbers>) -> Result<(), Failed> {
-        Ok(())
-    }
-
-    fn is_device(&self) -> bool {
-        false
     }
 }
 

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::super::onnx;
 use super::super::random::Random;
 use super::super::{Explanation, Matrix, Names, Predictor, Shape, Tensor};
-use super::compute::{Compute, Failed, Inputs, View, Weights};
+use super::compute::{Categories, Compute, Failed, Inputs, View, Weights};
 use super::graph::{Architecture, Graph, Node};
-use super::host::{Host, squares};
+use super::host::squares;
 use super::learner::Course;
 use super::loss::{Head, classes};
 use super::numbers::Numbers;
 use super::onnx::express;
+use super::parts::Parts;
 use super::scaling::Scaling;
 use super::{Training, architecture};
 
@@ -143,7 +144,8 @@ impl Known {
             let (dense, active) = rows.rows(first, first + to.len() / plan.width);
             numbers.clear();
             self.scaling.numbers(dense, numbers);
-            let inputs = Inputs { rows: to.len() / plan.width, numbers, active };
+            let categories = Categories::Of(active, &self.weights.table);
+            let inputs = Inputs { rows: to.len() / plan.width, numbers, categories };
             compute.forward(&plan.graph, view, inputs, None)?;
             plan.tell(self, compute.outputs(), numbers, probabilities, to);
         }
@@ -162,9 +164,9 @@ pub(super) struct Frozen {
 impl Predictor for Frozen {
     fn predict(&self, rows: &Matrix, outputs: &mut Vec<f64>) {
         outputs.resize(rows.len() * self.plan.width, 0.0);
-        let mut host = Host::new(&self.plan.graph, self.plan.output, 1);
+        let mut processor = Parts::new(self.plan.output, 1, 1);
         let asked = Asked { rows, from: 0, to: outputs };
-        let told = self.known.predict(&self.plan, self.known.view(), &mut host, asked, &mut Reading::default());
+        let told = self.known.predict(&self.plan, self.known.view(), &mut processor, asked, &mut Reading::default());
         debug_assert_eq!(told, Ok(()), "the processor does not fail");
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use millstream_engine::digest::{self, Digest};
 use millstream_engine::part::Part;
+use millstream_engine::processes::Helpers;
 use millstream_engine::time::Stopwatch;
 use millstream_engine::trace;
 use serde::{Deserialize, Serialize};
@@ -14,13 +15,14 @@ use super::super::random::Random;
 use super::super::weights::within;
 use super::super::{Example, Happening, Learner, Matrix, Predictor, Shape, Weights};
 use super::Training;
-use super::compute::{Compute, Failed, Inputs, Learning, View};
+use super::compute::{Categories, Compute, Failed, Inputs, Learning, View};
 use super::graph::{Architecture, Parameter};
-use super::host::{Host, squares};
+use super::host::squares;
 use super::known::{Asked, Frozen, Known, Plan, Reading};
 use super::loss::{Head, Lesson};
 use super::numbers::Numbers;
 use super::optimizer::Step;
+use super::parts::Parts;
 use super::samples::{KeptRows, Replay, Samples};
 use super::table::{Sparse, Tending};
 
@@ -63,7 +65,7 @@ pub(super) struct NetworkLearner {
     look: Option<Look>,
     spent: Spent,
     happenings: Vec<Happening>,
-    host: Host,
+    processor: Parts,
     /// What learns in place of the processor, as long as nothing goes wrong there.
     device: Option<Box<dyn Compute>>,
     buffers: Buffers,
@@ -140,7 +142,7 @@ impl NetworkLearner {
             look: None,
             spent: Spent::default(),
             happenings: Vec::new(),
-            host: Host::new(&plan.graph, plan.output, plan.training.threads as usize),
+            processor: Parts::new(plan.output, plan.training.parts as usize, plan.training.threads as usize),
             device: None,
             buffers: Buffers::default(),
             plan: Arc::new(plan),
@@ -172,6 +174,12 @@ impl NetworkLearner {
         let Plan { graph, output, .. } = &*self.plan;
         let device = open(graph, *output, &self.known.weights.values, &self.course.moments);
         self.device = Some(device.expect("a device"));
+    }
+
+    /// Does what so many other processes would do.
+    #[cfg(test)]
+    pub(super) fn helped_by_none(&mut self, others: usize) {
+        self.processor.helped_by_none(others);
     }
 
     /// The parameters, to begin with others.
@@ -245,7 +253,8 @@ impl NetworkLearner {
         if !is_computed || graph.learns_otherwise() || training.average > 0.0 {
             numbers.clear();
             known.scaling.numbers(&batch.dense, numbers);
-            let inputs = Inputs { rows: batch.len(), numbers, active: &batch.active };
+            let categories = Categories::Of(&batch.active, &known.weights.table);
+            let inputs = Inputs { rows: batch.len(), numbers, categories };
             let learning = Learning { random: &mut course.random, statistics: &mut statistics };
             let view = known.weights.view();
             timed(&mut self.spent.forward, "forward", || compute.forward(graph, view, inputs, Some(learning)))?;
@@ -377,10 +386,14 @@ impl Learner for NetworkLearner {
                 }
             }
         }
-        let mut host = std::mem::take(&mut self.host);
-        let learned = self.run(&mut host, rows, examples, outputs);
+        let mut processor = std::mem::take(&mut self.processor);
+        let learned = self.run(&mut processor, rows, examples, outputs);
         debug_assert_eq!(learned, Ok(()), "the processor does not fail");
-        self.host = host;
+        self.processor = processor;
+    }
+
+    fn helped_by(&mut self, helpers: &Helpers) {
+        self.processor.helped_by(helpers);
     }
 
     fn forget(&mut self, _: &Matrix, _: &[Example]) {
@@ -480,6 +493,7 @@ impl Learner for NetworkLearner {
         let mut progress = vec![
             ("steps", self.course.steps as f64),
             ("steps_refused", self.course.refused as f64),
+            ("processes", self.processor.processes() as f64),
             ("on_device", f64::from(u8::from(self.device.is_some()))),
             ("predict_seconds", self.spent.predict),
             ("forward_seconds", self.spent.forward),

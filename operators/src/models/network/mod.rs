@@ -22,6 +22,7 @@ mod numbers;
 mod onnx;
 mod optimizer;
 mod pages;
+mod parts;
 mod place;
 pub(super) mod product;
 mod samples;
@@ -35,6 +36,7 @@ mod tests;
 use std::sync::Arc;
 
 use millstream_engine::catalogue::{Planned, Problems};
+use millstream_engine::processes::Helper;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -78,11 +80,22 @@ pub(super) struct Training {
     /// Where it learns: `cpu`, a GPU such as `cuda:0`, or `auto`: a GPU where there is one that this program can use. Answers are the processor's.
     #[serde(skip_serializing)]
     device: Place,
-    /// With how many threads of the processor large products are computed, from 1 to 64. It is the same model with any number of them.
+    /// With how many threads of the processor it learns, in each process, from 1 to 64. It is the same model with any number of them.
     #[serde(skip_serializing)]
     threads: u32,
+    /// In how many parts a mini-batch is learned on the processor, from 1 to 64. Each goes forward and back alone, on a thread of its own as far
+    /// as there are `threads`, or in another of the pipeline's `processes` where a part has at least 64 rows; the gradients are summed
+    /// in an order of their own, so that it is the same model wherever parts were computed, but another one with another number of them. Batch norm
+    /// has the means and variances of each part.
+    #[serde(skip_serializing_if = "is_one")]
+    parts: u32,
     /// What is drawn by chance is drawn by this.
     seed: u64,
+}
+
+/// Where a mini-batch is in one part, that is not told: so it was before there were several.
+fn is_one(parts: &u32) -> bool {
+    *parts == 1
 }
 
 /// How categories become numbers.
@@ -125,6 +138,7 @@ impl Default for Training {
             stop: None,
             device: Place::default(),
             threads: 1,
+            parts: 1,
             seed: 0,
         }
     }
@@ -137,6 +151,7 @@ impl Training {
             .check(Ranges::default())
             .within("mini_batch", f64::from(self.mini_batch), 1.0, 65_536.0)
             .within("threads", f64::from(self.threads), 1.0, 64.0)
+            .within("parts", f64::from(self.parts), 1.0, 64.0)
             .within("clip", self.clip, 0.0, 1e9)
             .within("average", self.average, 0.0, 0.99999)
             .within("embedding.size", f64::from(self.embedding.size), 1.0, 1024.0);
@@ -182,6 +197,11 @@ impl Default for MirrorConfig {
     fn default() -> Self {
         Self { layers: Layers::of(&[16, 4]), training: Training::default() }
     }
+}
+
+/// Computes parts of mini-batches for another process.
+pub(super) fn helper() -> Box<dyn Helper> {
+    Box::new(parts::Hand::default())
 }
 
 /// Checks the settings of a network that learns to tell something.

@@ -18,6 +18,12 @@ impl From<Vec<f32>> for Numbers {
     }
 }
 
+impl From<Numbers> for Vec<f32> {
+    fn from(numbers: Numbers) -> Self {
+        numbers.0
+    }
+}
+
 impl Deref for Numbers {
     type Target = Vec<f32>;
 

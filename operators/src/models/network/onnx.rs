@@ -94,7 +94,7 @@ impl Operations<'_> {
     /// Those of a row's categories, one after the other; zeros where a category has none.
     fn embeddings(&self, graph: &mut Graph, width: usize) -> Option<Edge> {
         let size = self.plan.graph.embedding();
-        let (categories, rows) = self.known.view().table.all();
+        let (categories, rows) = self.known.weights.table.all();
         let mut slots = vec![0; self.rows.shape.categories];
         (1..).zip(&categories).for_each(|(slot, category)| slots[*category as usize] = slot);
         let zeros = std::iter::repeat_n(0.0, size);

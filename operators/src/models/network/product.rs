@@ -41,7 +41,7 @@ const DEPTH: usize = 256;
 const TILE_ROWS: usize = 12;
 
 /// From so many multiply-adds on, a product is worth another thread.
-const WORTH_A_THREAD: usize = 1 << 22;
+pub(super) const WORTH_A_THREAD: usize = 1 << 22;
 
 impl Left<'_> {
     /// Without so many of its first rows.

@@ -75,14 +75,9 @@ impl Tape {
                 Operation::Numbers => Tensor::from_slice(inputs.numbers, (rows, width), place)?,
                 Operation::Zeros => Tensor::zeros((rows, width), DType::F32, place)?,
                 Operation::Embeddings => {
-                    let mut gathered = vec![0.0; rows * width];
-                    let size = graph.embedding().max(1);
-                    for (to, category) in gathered.chunks_exact_mut(size).zip(inputs.active) {
-                        if let Some(row) = view.table.row(*category) {
-                            to.copy_from_slice(row);
-                        }
-                    }
-                    Tensor::from_vec(gathered, (rows, width), place)?
+                    let mut embeddings = vec![0.0; rows * width];
+                    inputs.embed(graph.embedding(), &mut embeddings);
+                    Tensor::from_vec(embeddings, (rows, width), place)?
                 }
                 Operation::Dense { input, bias, .. } if graph.width(*input) == 0 => {
                     parameter(bias).broadcast_as((rows, width))?.contiguous()?

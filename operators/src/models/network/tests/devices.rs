@@ -24,7 +24,7 @@ pub(super) fn place() -> candle_core::Device {
     gpu.unwrap_or(candle_core::Device::Cpu)
 }
 
-fn learner(architecture: &dyn Architecture, head: &Head, shape: Shape, training: &Value) -> NetworkLearner {
+pub(super) fn learner(architecture: &dyn Architecture, head: &Head, shape: Shape, training: &Value) -> NetworkLearner {
     let mut training = training.clone();
     training["device"] = json!("cpu");
     let training: Training = serde_json::from_value(training).expect("settings");
@@ -32,10 +32,10 @@ fn learner(architecture: &dyn Architecture, head: &Head, shape: Shape, training:
 }
 
 /// Rows with numbers and categories of which a number, or one of three classes, follows.
-fn rows(shape: Shape) -> (Matrix, Vec<Example>) {
+pub(super) fn rows(shape: Shape, len: usize) -> (Matrix, Vec<Example>) {
     let mut random = Random::seeded(1);
     let (mut rows, mut examples) = (Matrix::new(shape), Vec::new());
-    for _ in 0..ROWS {
+    for _ in 0..len {
         let dense: Vec<f64> = (0..shape.dense).map(|_| random.normal()).collect();
         let active = [random.below(3) as u32, 3 + random.below(4) as u32];
         let number = dense[0] - dense[1] + f64::from(active[0]);
@@ -86,7 +86,7 @@ fn a_device_gives_what_the_processor_gives() {
         let training = json!({
             "mini_batch": 16, "optimizer": optimizer, "schedule": schedule, "average": average, "embedding": {"size": 3},
         });
-        let (rows, examples) = rows(shape);
+        let (rows, examples) = rows(shape, ROWS);
         let mut host = learner(&**architecture, head, shape, &training);
         let mut device = learner(&**architecture, head, shape, &training);
         device.move_to(|graph, output, values, moments| {
@@ -167,7 +167,7 @@ fn when_a_device_fails_the_processor_goes_on_from_the_last_rows() {
     let shape = Shape { dense: 3, active: 2, categories: 7, classes: 0 };
     let head = NumberLoss::Squared.head();
     let training = json!({"mini_batch": 16, "embedding": {"size": 2, "expire_examples": 50}, "replay": {"rows": 20, "per_batch": 4}});
-    let (rows, examples) = rows(shape);
+    let (rows, examples) = rows(shape, ROWS);
     let mut sound = learner(&network, &head, shape, &training);
     let wanted = learn(&mut sound, &rows, &examples);
     for calls in [0, 1, 2, 3, 50, 100] {
@@ -195,7 +195,7 @@ fn a_device_that_is_not_there_is_told_and_the_processor_learns() {
     let shape = Shape { dense: 3, active: 2, categories: 7, classes: 0 };
     let training: Training = serde_json::from_value(json!({"device": "cuda:0"})).expect("settings");
     let mut learner = NetworkLearner::new(&network, shape, NumberLoss::Squared.head(), training);
-    let (rows, examples) = rows(shape);
+    let (rows, examples) = rows(shape, ROWS);
     learn(&mut learner, &rows, &examples);
     let happenings = learner.take_happenings();
     assert_eq!(happenings.iter().map(|happening| happening.kind).collect::<Vec<_>>(), ["device_missing"]);

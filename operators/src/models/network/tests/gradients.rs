@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use super::super::super::Shape;
 use super::super::super::random::Random;
 use super::super::architecture::{self, Mirror, Network};
-use super::super::compute::{Compute, Inputs, Learning, Weights};
+use super::super::compute::{Categories, Compute, Inputs, Learning, Weights};
 use super::super::device::Device;
 use super::super::graph::{Architecture, Graph, Node};
-use super::super::host::Host;
 use super::super::loss::{Head, Lesson};
+use super::super::parts::Parts;
 use super::super::table::{Keeping, Sparse, Tending};
 use super::super::{ClassLoss, Layers, NumberLoss};
 use super::devices::place;
@@ -17,6 +17,7 @@ use super::devices::place;
 const ROWS: usize = 12;
 
 /// A network with numbers, and rows for it.
+#[derive(Clone)]
 struct Case {
     name: String,
     graph: Graph,
@@ -27,6 +28,8 @@ struct Case {
     active: Vec<u32>,
     targets: Vec<f64>,
     counts: Vec<f64>,
+    /// In how many parts the processor learns them.
+    parts: usize,
 }
 
 impl Case {
@@ -50,12 +53,16 @@ impl Case {
         let targets = targets.collect();
         let counts = (0..ROWS).map(|_| 0.5 + random.uniform()).collect();
         let numbers = (0..ROWS * shape.dense).map(|_| random.normal() as f32).collect();
-        Self { name: name.to_owned(), graph, output, head, weights, numbers, active, targets, counts }
+        Self { name: name.to_owned(), graph, output, head, weights, numbers, active, targets, counts, parts: 1 }
+    }
+
+    fn in_parts(self, parts: usize) -> Self {
+        Self { name: format!("{} in {parts} parts", self.name), parts, ..self }
     }
 
     /// The loss, and the gradients of the parameters and of the embeddings.
     fn run(&self) -> (f64, Vec<f32>, Sparse) {
-        let mut host = Host::new(&self.graph, self.output, 1);
+        let mut host = Parts::new(self.output, self.parts, 1);
         let (loss, _) = self.run_on(&mut host);
         let mut sparse = Sparse::default();
         sparse.sum(&self.active, host.embeddings(&self.graph), self.graph.embedding());
@@ -66,7 +73,8 @@ impl Case {
     fn run_on(&self, compute: &mut dyn Compute) -> (f64, f64) {
         let mut random = Random::new(1, 1);
         let mut statistics = self.weights.statistics.clone();
-        let inputs = Inputs { rows: ROWS, numbers: &self.numbers, active: &self.active };
+        let categories = Categories::Of(&self.active, &self.weights.table);
+        let inputs = Inputs { rows: ROWS, numbers: &self.numbers, categories };
         let learning = Learning { random: &mut random, statistics: &mut statistics };
         compute.forward(&self.graph, self.weights.view(), inputs, Some(learning)).expect("nothing fails here");
         let width = self.graph.width(self.output);
@@ -108,7 +116,9 @@ fn cases() -> Vec<Case> {
         Case::new("mlp", &smooth(json!({})), number(NumberLoss::Squared), 0),
         Case::new("layer norm", &smooth(json!({"normalise": "layer", "residual": true})), classes(json!({})), 4),
         Case::new("batch norm", &smooth(json!({"normalise": "batch", "activation": "silu"})), classes(json!({})), 2),
+        Case::new("batch norm", &smooth(json!({"normalise": "batch"})), classes(json!({})), 2).in_parts(3),
         Case::new("dropout", &smooth(json!({"dropout": 0.3, "activation": "gelu"})), number(NumberLoss::Huber(0.5)), 0),
+        Case::new("dropout", &smooth(json!({"dropout": 0.3})), number(NumberLoss::Squared), 0).in_parts(5),
         Case::new("sigmoid", &smooth(json!({"activation": "sigmoid"})), number(NumberLoss::Quantile(0.3)), 0),
         Case::new("counts", &smooth(json!({})), number(NumberLoss::Poisson), 0),
         Case::new("absolute", &smooth(json!({})), number(NumberLoss::Absolute), 0),
@@ -158,6 +168,22 @@ fn gradients_are_the_slopes_of_the_loss() {
     }
 }
 
+#[test]
+fn gradients_of_parts_add_up_to_those_of_the_whole() {
+    let learns_alike = |case: &Case| !case.graph.learns_otherwise();
+    for case in cases().into_iter().filter(learns_alike) {
+        let (loss, whole, sparse) = case.run();
+        for parts in [2, 5, ROWS, 64] {
+            let case = Case { parts, ..case.clone() };
+            let (of_parts, in_parts, sparse_in_parts) = case.run();
+            assert_eq!(loss.to_bits(), of_parts.to_bits(), "{}: rows are not told apart", case.name);
+            let all = whole.iter().zip(&in_parts).chain(sparse.values.iter().zip(&sparse_in_parts.values));
+            let apart = all.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-6, "{} in {parts} parts: {apart}", case.name);
+        }
+    }
+}
+
 /// The way back of a device is its own, and has to come to the same.
 #[test]
 fn gradients_on_a_device_are_those_of_the_processor() {
@@ -165,8 +191,8 @@ fn gradients_on_a_device_are_those_of_the_processor() {
         assert_eq!(on_host.len(), on_device.len());
         on_host.iter().zip(on_device).map(|(a, b)| (a - b).abs() / (1.0 + a.abs())).fold(0.0, f32::max)
     };
-    for case in cases() {
-        let mut host = Host::new(&case.graph, case.output, 1);
+    for case in cases().into_iter().filter(|case| case.parts == 1) {
+        let mut host = Parts::new(case.output, 1, 1);
         let (loss, squares) = case.run_on(&mut host);
         let (values, moments) = (&case.weights.values, Vec::new());
         let mut device = Device::new(place(), &case.graph, case.output, values, &moments).expect("a device");

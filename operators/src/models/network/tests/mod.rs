@@ -2,5 +2,6 @@
 
 mod devices;
 mod gradients;
+mod parts;
 mod pytorch;
 mod settings;
