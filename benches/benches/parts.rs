@@ -62,9 +62,8 @@ fn main() {
 /// Records of even numbers, and their sum.
 fn records(path: &Path, columns: usize, rows: usize) {
     let mut state = 1_u32;
-    let mut text = String::from("at,sum");
-    // Writing to a string cannot fail.
-    (0..columns).for_each(|column| drop(write!(text, ",c{column}")));
+    let names: Vec<String> = (0..columns).map(|column| format!("c{column}")).collect();
+    let mut text = format!("at,sum,{}\n", names.join(","));
     for row in 0..rows {
         let numbers: Vec<i64> = (0..columns)
             .map(|_| {
@@ -72,10 +71,12 @@ fn records(path: &Path, columns: usize, rows: usize) {
                 i64::from(state >> 22) - 512
             })
             .collect();
-        let _ = write!(text, "\n{},{}", 1_700_000_000_000 + row, numbers.iter().sum::<i64>());
-        numbers.iter().for_each(|number| drop(write!(text, ",{number}")));
+        let (at, sum) = (1_700_000_000_000 + row, numbers.iter().sum::<i64>());
+        let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{at},{sum},{}", numbers.join(","));
     }
-    std::fs::write(path, text + "\n").expect("a folder that can be written");
+    std::fs::write(path, text).expect("a folder that can be written");
 }
 
 /// The seconds of learning, and the digest of the model.

@@ -88,7 +88,7 @@ impl Helpers {
 
 impl Talk {
     /// Asks. What is asked is answered in that order.
-    pub fn ask(&mut self, asked: Vec<u8>) {
+    pub fn ask(&mut self, asked: Arc<Vec<u8>>) {
         self.send(Outgoing::Ask { talk: self.number, asked });
     }
 

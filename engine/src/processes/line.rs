@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use super::door::{Guest, Purpose, draw};
-use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
+use super::wire::{Begin, Signals, ToFirst, ToMember, read, read_bytes, write, write_bytes};
 use super::{Aside, First, MESH_SECONDS, Mesh, is_gone, named};
 use crate::binder::{LOOK, Order};
 use crate::binding::Epoch;
@@ -29,7 +29,7 @@ pub(crate) enum Outgoing {
     /// An object that it has asked for.
     Object(Option<Vec<u8>>),
     /// In a talk: it wants an answer.
-    Ask { talk: u64, asked: Vec<u8> },
+    Ask { talk: u64, asked: Arc<Vec<u8>> },
     /// A talk has ended.
     Leave { talk: u64 },
     /// There is a new cut, or whatever else is to be looked at.
@@ -228,7 +228,10 @@ fn send(stream: &TcpStream, outgoing: &Receiver<Outgoing>, book: &Book, beat_sec
             }
             Ok(Outgoing::Order(worker, Order::End)) => write(&mut to, &ToMember::End { worker })?,
             Ok(Outgoing::Object(content)) => write(&mut to, &ToMember::Object(content))?,
-            Ok(Outgoing::Ask { talk, asked }) => write(&mut to, &ToMember::Ask { talk, asked })?,
+            Ok(Outgoing::Ask { talk, asked }) => {
+                write(&mut to, &ToMember::Ask { talk })?;
+                write_bytes(&mut to, &asked)?;
+            }
             Ok(Outgoing::Leave { talk }) => write(&mut to, &ToMember::Leave { talk })?,
             Ok(Outgoing::Look) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return to.flush(),
@@ -239,9 +242,14 @@ fn send(stream: &TcpStream, outgoing: &Receiver<Outgoing>, book: &Book, beat_sec
 
 impl Incoming {
     fn take_all(&mut self, from: &mut impl Read, name: &str) -> Result<()> {
+        let gone = |error| gone(name, &named(&error));
         loop {
-            match read(from).map_err(|error| gone(name, &named(&error)))? {
+            match read(from).map_err(gone)? {
                 ToFirst::Ended => return Ok(()),
+                ToFirst::Answer { talk } => {
+                    let answer = read_bytes(from).map_err(gone)?;
+                    self.site.helpers.as_ref().inspect(|helpers| helpers.answer(talk, answer));
+                }
                 told => self.take(told)?,
             }
         }
@@ -297,11 +305,8 @@ impl Incoming {
                 let blame = if is_ours { Blame::Ours } else { Blame::World };
                 return Err(Fault { blame, ..Fault::world(format!("process {}: {message}", self.process)) });
             }
-            ToFirst::Answer { talk, answer } => {
-                self.site.helpers.as_ref().inspect(|helpers| helpers.answer(talk, answer));
-            }
-            // The caller has taken the last.
-            ToFirst::Alive | ToFirst::Ended => {}
+            // The caller has taken the others.
+            ToFirst::Alive | ToFirst::Answer { .. } | ToFirst::Ended => {}
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::thread::Scope;
 use std::time::Duration;
 
 use super::door::{Door, Missed, Purpose, dial};
-use super::wire::{Begin, Signals, ToFirst, ToMember, read, write};
+use super::wire::{Begin, Signals, ToFirst, ToMember, read, read_bytes, write, write_bytes};
 use super::{Aside, MESH_SECONDS, MakeHelper, Mesh, Processes, is_gone, named};
 use crate::binder::{LOOK, Order, WorkerLine};
 use crate::binding::{Epoch, Frontier};
@@ -163,6 +163,12 @@ impl Line {
     fn tell(&self, told: &ToFirst) -> Result<()> {
         let mut line = self.lock();
         write(&mut *line, told).and_then(|()| line.flush()).map_err(|error| lost(&error))
+    }
+
+    fn answer(&self, talk: u64, answer: &[u8]) -> Result<()> {
+        let mut line = self.lock();
+        let told = write(&mut *line, &ToFirst::Answer { talk }).and_then(|()| write_bytes(&mut *line, answer));
+        told.and_then(|()| line.flush()).map_err(|error| lost(&error))
     }
 }
 
@@ -426,7 +432,7 @@ fn help(talk: u64, helper: &MakeHelper, asked: &Receiver<Vec<u8>>, line: &Line, 
         for asked in asked {
             match helper.help(&asked) {
                 Ok(answer) => {
-                    line.tell(&ToFirst::Answer { talk, answer }).unwrap_or_else(|fault| book.abort_broken(fault));
+                    line.answer(talk, &answer).unwrap_or_else(|fault| book.abort_broken(fault));
                 }
                 Err(fault) => return book.abort(fault),
             }
@@ -441,7 +447,8 @@ impl Incoming {
                 Ok(ToMember::Abort) => {
                     return self.book.abort(Fault::world("the first process has ended it at once"));
                 }
-                Ok(ToMember::Ask { talk, asked }) => {
+                Ok(ToMember::Ask { talk }) => {
+                    let Ok(asked) = read_bytes(from).map_err(|error| self.book.abort(lost(&error))) else { return };
                     let helper = self.talks.entry(talk).or_insert_with(|| {
                         let (helper, asked) = (self.helper.clone(), channel());
                         let (line, book) = (self.line.clone(), self.book.clone());

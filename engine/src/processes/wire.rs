@@ -18,31 +18,45 @@ use crate::raw::{Headers, Payload, RawBatch};
 /// The largest frame that is taken: an epoch's records, or an object of a checkpoint, and much more.
 const FRAME_BYTES_MAX: u64 = 4 << 30;
 
+/// No more than this is set aside for a frame before it is there.
+const AHEAD_BYTES_MAX: u64 = 64 << 20;
+
 /// Writes a frame. The caller flushes.
 pub(super) fn write(to: &mut impl Write, value: &impl Serialize) -> std::io::Result<()> {
-    let frame = postcard::to_stdvec(value).map_err(std::io::Error::other)?;
+    write_bytes(to, &postcard::to_stdvec(value).map_err(std::io::Error::other)?)
+}
+
+/// Writes a frame of these bytes. The caller flushes.
+pub(super) fn write_bytes(to: &mut impl Write, frame: &[u8]) -> std::io::Result<()> {
     to.write_all(&(frame.len() as u64).to_le_bytes())?;
-    to.write_all(&frame)
+    to.write_all(frame)
 }
 
 /// Reads a frame of at most so many bytes.
 pub(super) fn read_at_most<T: DeserializeOwned>(from: &mut impl Read, bytes_max: u64) -> std::io::Result<T> {
+    postcard::from_bytes(&frame(from, bytes_max)?).map_err(std::io::Error::other)
+}
+
+pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> std::io::Result<T> {
+    read_at_most(from, FRAME_BYTES_MAX)
+}
+
+pub(super) fn read_bytes(from: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    frame(from, FRAME_BYTES_MAX)
+}
+
+fn frame(from: &mut impl Read, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     let mut length = [0; 8];
     from.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
     if length > bytes_max {
         return Err(std::io::Error::other(format!("a frame of {length} bytes")));
     }
-    let mut frame = Vec::new();
-    // What is not there is not allocated either.
+    let mut frame = Vec::with_capacity(length.min(AHEAD_BYTES_MAX) as usize);
     if from.take(length).read_to_end(&mut frame)? as u64 != length {
         return Err(std::io::ErrorKind::UnexpectedEof.into());
     }
-    postcard::from_bytes(&frame).map_err(std::io::Error::other)
-}
-
-pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> std::io::Result<T> {
-    read_at_most(from, FRAME_BYTES_MAX)
+    Ok(frame)
 }
 
 /// What a member needs to begin a run.
@@ -82,11 +96,9 @@ pub(super) enum ToMember {
     },
     /// The newest cut, the newest that was abandoned, and the epochs that are published.
     Signals(Signals),
-    /// In a talk: it wants an answer.
+    /// In a talk: the next frame, of bytes, wants an answer.
     Ask {
         talk: u64,
-        #[serde(with = "serde_bytes")]
-        asked: Vec<u8>,
     },
     /// A talk has ended.
     Leave {
@@ -137,11 +149,9 @@ pub(super) enum ToFirst {
         section: String,
         failed: Option<String>,
     },
-    /// In a talk: the answer to the next thing that was asked.
+    /// In a talk: the next frame, of bytes, is the answer to the next thing that was asked.
     Answer {
         talk: u64,
-        #[serde(with = "serde_bytes")]
-        answer: Vec<u8>,
     },
     /// The member is there.
     Alive,

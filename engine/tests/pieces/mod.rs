@@ -240,7 +240,7 @@ impl Fold for Summing {
         let each = numbers.len().div_ceil(self.talks.len().max(1)).max(1);
         let parts: Vec<Vec<u8>> =
             numbers.chunks(each).map(|numbers| postcard::to_stdvec(numbers).expect("memory")).collect();
-        self.talks.iter_mut().zip(&parts).for_each(|(talk, part)| talk.ask(part.clone()));
+        self.talks.iter_mut().zip(&parts).for_each(|(talk, part)| talk.ask(Arc::new(part.clone())));
         for (at, part) in parts.iter().enumerate() {
             let answer = self.talks.get_mut(at).and_then(Talk::answer);
             let squares = answer.map_or_else(|| Squares(Arc::default()).help(part), Ok)?;

@@ -87,7 +87,7 @@ pub(super) enum Categories<'a> {
     Embedded(&'a [f32]),
 }
 
-impl<'a> Inputs<'a> {
+impl Inputs<'_> {
     /// Some of the rows.
     pub(super) fn part(&self, rows: Range<usize>) -> Self {
         fn part<'a, T>(all: &'a [T], rows: &Range<usize>, of: usize) -> &'a [T] {

@@ -83,7 +83,7 @@ pub(super) struct Training {
     /// With how many threads of the processor it learns, in each process, from 1 to 64. It is the same model with any number of them.
     #[serde(skip_serializing)]
     threads: u32,
-    /// In how many parts a mini-batch is learned on the processor, from 1 to 64. Each goes forward and back alone, on a thread of its own as far
+    /// In how many parts a mini-batch is learned on the processor, from 1 to 64 and of a row at least. Each goes forward and back alone, on a thread of its own as far
     /// as there are `threads`, or in another of the pipeline's `processes` where a part has at least 64 rows; the gradients are summed
     /// in an order of their own, so that it is the same model wherever parts were computed, but another one with another number of them. Batch norm
     /// has the means and variances of each part.
@@ -94,6 +94,7 @@ pub(super) struct Training {
 }
 
 /// Where a mini-batch is in one part, that is not told: so it was before there were several.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_one(parts: &u32) -> bool {
     *parts == 1
 }
@@ -151,7 +152,7 @@ impl Training {
             .check(Ranges::default())
             .within("mini_batch", f64::from(self.mini_batch), 1.0, 65_536.0)
             .within("threads", f64::from(self.threads), 1.0, 64.0)
-            .within("parts", f64::from(self.parts), 1.0, 64.0)
+            .within("parts", f64::from(self.parts), 1.0, f64::from(self.mini_batch.clamp(1, 64)))
             .within("clip", self.clip, 0.0, 1e9)
             .within("average", self.average, 0.0, 0.99999)
             .within("embedding.size", f64::from(self.embedding.size), 1.0, 1024.0);

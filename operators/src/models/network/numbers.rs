@@ -1,5 +1,6 @@
 //! Numbers of a network.
 
+use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
 
 use serde::de::Error;
@@ -40,22 +41,32 @@ impl DerefMut for Numbers {
 
 impl Serialize for Numbers {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut bytes = vec![0; BYTES * self.len()];
-        for (bytes, number) in bytes.as_chunks_mut::<BYTES>().0.iter_mut().zip(&self.0) {
-            *bytes = number.to_le_bytes();
-        }
-        serializer.serialize_bytes(&bytes)
+        serialize(&self.0, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Numbers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = <&Bytes>::deserialize(deserializer)?;
-        let (numbers, rest) = bytes.as_chunks::<BYTES>();
-        if rest.is_empty() {
-            Ok(Self(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
-        } else {
-            Err(D::Error::invalid_length(bytes.len(), &"four bytes for each number"))
-        }
+        deserialize(deserializer).map(|numbers| Self(numbers.into_owned()))
+    }
+}
+
+/// The same of numbers that are not owned.
+pub(super) fn serialize<S: Serializer>(numbers: &[f32], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut bytes = vec![0; BYTES * numbers.len()];
+    for (bytes, number) in bytes.as_chunks_mut::<BYTES>().0.iter_mut().zip(numbers) {
+        *bytes = number.to_le_bytes();
+    }
+    serializer.serialize_bytes(&bytes)
+}
+
+/// What [`serialize`] has written.
+pub(super) fn deserialize<'de, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, [f32]>, D::Error> {
+    let bytes = <&Bytes>::deserialize(deserializer)?;
+    let (numbers, rest) = bytes.as_chunks::<BYTES>();
+    if rest.is_empty() {
+        Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    } else {
+        Err(D::Error::invalid_length(bytes.len(), &"four bytes for each number"))
     }
 }

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 use millstream_engine::part::Part;
 use millstream_engine::processes::{Helper, Helpers, Talk};
@@ -18,7 +19,7 @@ use super::super::random::Random;
 use super::compute::{Categories, Compute, Failed, Inputs, Learning, View};
 use super::graph::{Graph, Node};
 use super::host::{Host, squares};
-use super::numbers::Numbers;
+use super::numbers::{self, Numbers};
 use super::optimizer::{Rule, Step};
 use super::product::WORTH_A_THREAD;
 
@@ -30,7 +31,7 @@ const ROWS_WORTH_SENDING: usize = 64;
 pub(super) struct Parts {
     output: Node,
     /// In how many parts a mini-batch is cut.
-    parts: usize,
+    count: usize,
     threads: usize,
     own: Group,
     others: Vec<Other>,
@@ -58,13 +59,13 @@ struct Sum {
 
 impl Parts {
     /// With mini-batches in so many parts, and so many threads.
-    pub(super) fn new(output: Node, parts: usize, threads: usize) -> Self {
-        Self { output, parts, threads, ..Self::default() }
+    pub(super) fn new(output: Node, count: usize, threads: usize) -> Self {
+        Self { output, count, threads, ..Self::default() }
     }
 
     /// Has other processes compute some of the parts from now on.
     pub(super) fn helped_by(&mut self, helpers: &Helpers) {
-        if self.parts > 1 {
+        if self.count > 1 {
             self.others = helpers.talks().into_iter().map(|talk| Other::new(Some(talk))).collect();
         }
     }
@@ -95,10 +96,10 @@ impl Compute for Parts {
         inputs: Inputs<'_>,
         mut learning: Option<Learning<'_>>,
     ) -> std::result::Result<(), Failed> {
-        let (rows, parts) = (inputs.rows, self.parts.clamp(1, inputs.rows.max(1)));
+        let (rows, parts) = (inputs.rows, self.count.clamp(1, inputs.rows.max(1)));
         let part = |at: usize| inputs.part(rows * at / parts..rows * (at + 1) / parts);
         let inputs: Vec<Inputs<'_>> = (0..parts).map(part).collect();
-        let mut drawn = learning.as_mut().map(|learning| draw(learning, parts)).unwrap_or_default();
+        let mut drawn = learning.as_mut().map(|learning| draw(graph, learning, parts)).unwrap_or_default();
         let is_worth_it = weights.are_own && rows / parts >= ROWS_WORTH_SENDING;
         self.asked = if is_worth_it { self.others.len().min(parts - 1) } else { 0 };
         let processes = self.processes();
@@ -108,17 +109,17 @@ impl Compute for Parts {
         for (process, other) in (1..).zip(&mut self.others[..self.asked]) {
             let range = share(process);
             other.rows = inputs[range.clone()].iter().map(|inputs| inputs.rows).sum();
-            other.ask(&Ask::Forward(Forward {
+            other.ask(&Ask::Forward(Box::new(Forward {
                 graph: Cow::Borrowed(graph),
                 output: self.output,
                 threads: self.threads,
                 first: range.start,
                 parts,
-                values: weights.values.to_vec().into(),
+                values: Cow::Borrowed(weights.values),
                 statistics: weights.statistics.to_vec().into(),
                 rows: inputs[range.clone()].iter().map(|inputs| Rows::of(inputs, graph)).collect(),
                 drawn: drawn[of(range, &drawn)].to_vec(),
-            }));
+            })));
         }
         let range = share(0);
         (self.own.first, self.own.parts, self.own.threads) = (0, parts, self.threads);
@@ -204,10 +205,11 @@ impl Compute for Parts {
 }
 
 /// What each part begins with: several have random numbers of their own.
-fn draw(learning: &mut Learning<'_>, parts: usize) -> Vec<Drawn> {
+fn draw(graph: &Graph, learning: &mut Learning<'_>, parts: usize) -> Vec<Drawn> {
     let statistics = Numbers::from(learning.statistics.to_vec());
-    if parts == 1 {
-        return vec![Drawn { random: *learning.random, statistics }];
+    // Where nothing is drawn, what was predicted may be learned without another way forward: then this is not called.
+    if parts == 1 || !graph.learns_otherwise() {
+        return vec![Drawn { random: *learning.random, statistics }; parts];
     }
     let seed = learning.random.next();
     let drawn = |part| Drawn { random: Random::new(seed, part), statistics: statistics.clone() };
@@ -320,7 +322,7 @@ fn on_threads<T: Send>(threads: usize, all: &mut [T], act: impl Fn(&mut T) + Syn
 /// What another process is asked: first forward, then back.
 #[derive(Deserialize, Serialize)]
 enum Ask<'a> {
-    Forward(Forward<'a>),
+    Forward(Box<Forward<'a>>),
     /// From the gradient of the outputs.
     Back(Numbers),
 }
@@ -332,7 +334,8 @@ struct Forward<'a> {
     threads: usize,
     first: usize,
     parts: usize,
-    values: Numbers,
+    #[serde(with = "numbers")]
+    values: Cow<'a, [f32]>,
     statistics: Numbers,
     /// Of each part.
     rows: Vec<Rows>,
@@ -342,7 +345,7 @@ struct Forward<'a> {
 /// The inputs of a part.
 #[derive(Deserialize, Serialize)]
 struct Rows {
-    rows: usize,
+    len: usize,
     numbers: Numbers,
     embeddings: Numbers,
 }
@@ -351,12 +354,12 @@ impl Rows {
     fn of(inputs: &Inputs<'_>, graph: &Graph) -> Self {
         let mut embeddings = vec![0.0; inputs.rows * graph.embeddings_width()];
         inputs.embed(graph.embedding(), &mut embeddings);
-        Self { rows: inputs.rows, numbers: inputs.numbers.to_vec().into(), embeddings: embeddings.into() }
+        Self { len: inputs.rows, numbers: inputs.numbers.to_vec().into(), embeddings: embeddings.into() }
     }
 
     fn inputs(&self) -> Inputs<'_> {
         let categories = Categories::Embedded(&self.embeddings);
-        Inputs { rows: self.rows, numbers: &self.numbers, categories }
+        Inputs { rows: self.len, numbers: &self.numbers, categories }
     }
 }
 
@@ -367,7 +370,7 @@ struct Other {
     /// How many rows its parts have.
     rows: usize,
     /// What it was asked from the last way forward on, and how much of that was answered here.
-    asked: Vec<Vec<u8>>,
+    asked: Vec<Arc<Vec<u8>>>,
     answered: usize,
     own: Hand,
 }
@@ -382,7 +385,7 @@ impl Other {
             self.asked.clear();
             self.answered = 0;
         }
-        let asked = postcard::to_stdvec(ask).expect("numbers can be written to memory");
+        let asked = Arc::new(postcard::to_stdvec(ask).expect("numbers can be written to memory"));
         if let Some(talk) = &mut self.talk {
             talk.ask(asked.clone());
         }
@@ -410,7 +413,7 @@ pub(super) struct Hand {
     group: Group,
     /// What the way back needs.
     graph: Option<Graph>,
-    values: Numbers,
+    values: Vec<f32>,
     statistics: Numbers,
 }
 
@@ -421,7 +424,7 @@ impl Helper for Hand {
         let answer = match postcard::from_bytes(asked).map_err(damaged)? {
             Ask::Forward(forward) => {
                 let graph = graph.insert(forward.graph.into_owned());
-                (*values, *statistics) = (forward.values, forward.statistics);
+                (*values, *statistics) = (forward.values.into_owned(), forward.statistics);
                 (group.first, group.parts, group.threads) = (forward.first, forward.parts, forward.threads);
                 let (mut drawn, mut outputs) = (forward.drawn, Vec::new());
                 let inputs: Vec<Inputs<'_>> = forward.rows.iter().map(Rows::inputs).collect();
@@ -498,9 +501,9 @@ mod tests {
         let input = graph.inputs();
         let hidden = graph.dense(input, 3, "hidden");
         let output = graph.output(hidden, 1);
-        let values: Numbers = vec![0.5; graph.len()].into();
-        let rows = Rows { rows: 2, numbers: vec![1.0, 2.0, -1.0, 0.5].into(), embeddings: Numbers::default() };
-        let ask = Ask::Forward(Forward {
+        let values = vec![0.5; graph.len()].into();
+        let rows = Rows { len: 2, numbers: vec![1.0, 2.0, -1.0, 0.5].into(), embeddings: Numbers::default() };
+        let ask = Ask::Forward(Box::new(Forward {
             graph: Cow::Borrowed(&graph),
             output,
             threads: 1,
@@ -510,7 +513,7 @@ mod tests {
             statistics: Numbers::default(),
             rows: vec![rows],
             drawn: Vec::new(),
-        });
+        }));
         let back = Ask::Back(vec![1.0, -0.5].into());
         let asked = [&ask, &back].map(|ask| postcard::to_stdvec(ask).expect("memory"));
         let mut hand = Hand::default();
