@@ -35,8 +35,9 @@ pub(super) struct Parts {
     threads: usize,
     own: Group,
     others: Vec<Other>,
-    /// How many of the others have parts of the last rows.
+    /// How many of the others have parts of the last rows, and had of the last that went back.
     asked: usize,
+    taught: usize,
     outputs: Vec<f32>,
     embeddings: Vec<f32>,
     /// The gradients of the parameters.
@@ -70,9 +71,9 @@ impl Parts {
         }
     }
 
-    /// How many processes had parts of the last rows.
+    /// How many processes have computed the last gradient.
     pub(super) fn processes(&self) -> usize {
-        1 + self.asked
+        1 + self.taught
     }
 
     /// Does for so many other processes what they would do, by the same words.
@@ -102,7 +103,7 @@ impl Compute for Parts {
         let mut drawn = learning.as_mut().map(|learning| draw(graph, learning, parts)).unwrap_or_default();
         let is_worth_it = weights.are_own && rows / parts >= ROWS_WORTH_SENDING;
         self.asked = if is_worth_it { self.others.len().min(parts - 1) } else { 0 };
-        let processes = self.processes();
+        let processes = self.asked + 1;
         let share = |process: usize| parts * process / processes..parts * (process + 1) / processes;
         // Nothing is drawn where nothing is learned.
         let of = |range: Range<usize>, drawn: &[Drawn]| if drawn.is_empty() { 0..0 } else { range };
@@ -153,6 +154,7 @@ impl Compute for Parts {
     }
 
     fn backward(&mut self, graph: &Graph, weights: View<'_>, gradient: &[f32]) -> std::result::Result<f64, Failed> {
+        self.taught = self.asked;
         let others = &mut self.others[..self.asked];
         let width = graph.width(self.output);
         let (own, mut rest) = gradient.split_at(self.own.rows.iter().sum::<usize>() * width);
