@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use millstream_engine::part::Part;
 use millstream_engine::processes::{Helper, Helpers, Talk};
-use millstream_engine::{Fault, Result};
+use millstream_engine::{Fault, Result as Helped};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +96,7 @@ impl Compute for Parts {
         weights: View<'_>,
         inputs: Inputs<'_>,
         mut learning: Option<Learning<'_>>,
-    ) -> std::result::Result<(), Failed> {
+    ) -> Result<(), Failed> {
         let (rows, parts) = (inputs.rows, self.count.clamp(1, inputs.rows.max(1)));
         let part = |at: usize| inputs.part(rows * at / parts..rows * (at + 1) / parts);
         let inputs: Vec<Inputs<'_>> = (0..parts).map(part).collect();
@@ -153,7 +153,7 @@ impl Compute for Parts {
         &self.outputs
     }
 
-    fn backward(&mut self, graph: &Graph, weights: View<'_>, gradient: &[f32]) -> std::result::Result<f64, Failed> {
+    fn backward(&mut self, graph: &Graph, weights: View<'_>, gradient: &[f32]) -> Result<f64, Failed> {
         self.taught = self.asked;
         let others = &mut self.others[..self.asked];
         let width = graph.width(self.output);
@@ -189,7 +189,7 @@ impl Compute for Parts {
         rule: &Rule,
         step: Step,
         factor: f32,
-    ) -> std::result::Result<(), Failed> {
+    ) -> Result<(), Failed> {
         if factor < 1.0 {
             self.sums.iter_mut().for_each(|gradient| *gradient *= factor);
         }
@@ -197,7 +197,7 @@ impl Compute for Parts {
         Ok(())
     }
 
-    fn read(&mut self, _: &mut Part<Numbers>, _: &mut Part<Numbers>) -> std::result::Result<(), Failed> {
+    fn read(&mut self, _: &mut Part<Numbers>, _: &mut Part<Numbers>) -> Result<(), Failed> {
         Ok(())
     }
 
@@ -292,7 +292,10 @@ impl Group {
                     let right = sums.remove(at + 1).gradients;
                     sums[at].parts = pair;
                     sums[at].gradients.iter_mut().zip(&*right).for_each(|(sum, gradient)| *sum += gradient);
-                    self.old.push(right.into());
+                    // Others send new ones each time.
+                    if self.old.len() < self.hosts.len() {
+                        self.old.push(right.into());
+                    }
                 }
             }
             size *= 2;
@@ -420,7 +423,7 @@ pub(super) struct Hand {
 }
 
 impl Helper for Hand {
-    fn help(&mut self, asked: &[u8]) -> Result<Vec<u8>> {
+    fn help(&mut self, asked: &[u8]) -> Helped<Vec<u8>> {
         let damaged = |why: postcard::Error| Fault::ours("what another process has asked cannot be read").because(why);
         let Self { group, graph, values, statistics } = self;
         let answer = match postcard::from_bytes(asked).map_err(damaged)? {
