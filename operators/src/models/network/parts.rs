@@ -21,7 +21,7 @@ use super::graph::{Graph, Node};
 use super::host::{Host, squares};
 use super::numbers::{self, Numbers};
 use super::optimizer::{Rule, Step};
-use super::product::WORTH_A_THREAD;
+use super::product::{WORTH_A_THREAD, on_threads};
 
 /// A part of so many rows is worth to be sent to another process: all parameters go there, and their gradients come back.
 const ROWS_WORTH_SENDING: usize = 64;
@@ -310,20 +310,6 @@ impl Group {
     }
 }
 
-/// Does `act` with each, on so many threads.
-fn on_threads<T: Send>(threads: usize, all: &mut [T], act: impl Fn(&mut T) + Sync) {
-    if threads < 2 {
-        return all.iter_mut().for_each(act);
-    }
-    let (own, rest) = all.split_at_mut(all.len().div_ceil(threads));
-    std::thread::scope(|scope| {
-        for others in rest.chunks_mut(own.len()) {
-            scope.spawn(|| others.iter_mut().for_each(&act));
-        }
-        own.iter_mut().for_each(&act);
-    });
-}
-
 /// What another process is asked: first forward, then back.
 #[derive(Deserialize, Serialize)]
 enum Ask<'a> {
@@ -541,14 +527,5 @@ mod tests {
         }
         assert!(hand.help(b"\xff\xff").is_err(), "what cannot be read is a fault");
         assert!(Hand::default().help(&asked[1]).is_err(), "there is no way back without one forward");
-    }
-
-    #[test]
-    fn all_are_done_on_any_number_of_threads() {
-        for (len, threads) in [(0, 1), (1, 3), (5, 2), (5, 3), (6, 4), (7, 64)] {
-            let mut all: Vec<usize> = (0..len).collect();
-            on_threads(threads.min(len), &mut all, |at| *at += 100);
-            assert_eq!(all, (100..100 + len).collect::<Vec<_>>(), "{threads}");
-        }
     }
 }

@@ -62,13 +62,27 @@ impl Product<'_> {
             return Arch::new().dispatch(Self { left, right, out, rows, inner, columns, is_added });
         }
         let each = rows.div_ceil(threads).next_multiple_of(TILE_ROWS);
-        std::thread::scope(|scope| {
-            for (part, out) in out.chunks_mut(each * columns).enumerate() {
-                let (left, rows) = (left.without(part * each), out.len() / columns);
-                scope.spawn(move || Arch::new().dispatch(Product { left, right, out, rows, inner, columns, is_added }));
-            }
+        let part = |(part, out): (usize, _)| (left.without(part * each), out);
+        let mut parts: Vec<(Left<'_>, &mut [f32])> = out.chunks_mut(each * columns).enumerate().map(part).collect();
+        on_threads(threads, &mut parts, |(left, out)| {
+            let (left, rows) = (*left, out.len() / columns);
+            Arch::new().dispatch(Product { left, right, out, rows, inner, columns, is_added });
         });
     }
+}
+
+/// Does `act` with each, on so many threads, of which this is one.
+pub(super) fn on_threads<T: Send>(threads: usize, all: &mut [T], act: impl Fn(&mut T) + Sync) {
+    if threads < 2 {
+        return all.iter_mut().for_each(act);
+    }
+    let (own, rest) = all.split_at_mut(all.len().div_ceil(threads));
+    std::thread::scope(|scope| {
+        for others in rest.chunks_mut(own.len()) {
+            scope.spawn(|| others.iter_mut().for_each(&act));
+        }
+        own.iter_mut().for_each(&act);
+    });
 }
 
 impl WithSimd for Product<'_> {
@@ -283,6 +297,15 @@ pub(super) fn transpose(from: &[f32], rows: usize, columns: usize, to: &mut Vec<
 mod tests {
     use super::super::super::samples::Random;
     use super::*;
+
+    #[test]
+    fn all_are_done_on_any_number_of_threads() {
+        for (len, threads) in [(1, 3), (5, 2), (5, 3), (6, 4), (7, 64), (0, 1)] {
+            let mut all: Vec<usize> = (0..len).collect();
+            on_threads(threads, &mut all, |at| *at += 100);
+            assert_eq!(all, (100..100 + len).collect::<Vec<_>>(), "{threads}");
+        }
+    }
 
     /// All that a product has to be: one chain per element.
     fn chains(left: impl Fn(usize, usize) -> f32, right: &[f32], out: &mut [f32], [rows, inner, columns]: [usize; 3]) {
