@@ -50,21 +50,16 @@ impl Helpers {
         Self(Arc::new(Mutex::new(Talks { lines, answers: HashMap::new(), count: 0 })))
     }
 
-    /// Begins a talk with each other process.
+    /// Begins a talk with each other process. When the run is over, there is none.
     pub fn talks(&self) -> Vec<Talk> {
+        let Talks { lines, answers, count } = &mut *self.lock();
         let talk = |line| {
-            let (answers, answers_in) = channel();
-            let mut talks = self.lock();
-            talks.count += 1;
-            let number = talks.count;
-            // When the run is over, nobody answers.
-            if line < talks.lines.len() {
-                talks.answers.insert(number, answers);
-            }
-            Talk { helpers: self.clone(), line, number, answers: answers_in }
+            let (to_talk, answers_in) = channel();
+            *count += 1;
+            answers.insert(*count, to_talk);
+            Talk { helpers: self.clone(), line, number: *count, answers: answers_in }
         };
-        let lines = self.lock().lines.len();
-        (0..lines).map(talk).collect()
+        (0..lines.len()).map(talk).collect()
     }
 
     pub(super) fn answer(&self, talk: u64, answer: Vec<u8>) {
