@@ -49,6 +49,11 @@ pub(super) trait Compute: Send {
 
     /// Whether parameters are elsewhere than in the model.
     fn is_device(&self) -> bool;
+
+    /// Whether a mini-batch is launched there as a whole, not piece by piece.
+    fn is_recorded(&self) -> bool {
+        false
+    }
 }
 
 /// What went wrong on a device.

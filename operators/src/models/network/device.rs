@@ -1,21 +1,29 @@
 //! A device of its own, by candle: its tensors, and a way back over them.
 //!
-//! The parameters lie there in one vector, beside the moments of the optimiser; of each mini-batch the rows go there, and the outputs and
-//! the squares of the gradient come back. The loss is the processor's: a device's way back begins at the gradient of the outputs.
-//! Embeddings stay with the processor, and only the rows that a mini-batch needs go to and fro.
+//! ```text
+//! rows ─► given ─► forward ─► outputs ─► the processor's loss ─► its gradient ─► back ─► gradients ─► step
+//!                     ▲                                           ▲                                 │
+//!                     └──── state: the parameters in one vector, and behind them the moments ◄──────┘
+//! ```
+//! Of each mini-batch the rows go there, and the outputs and the squares of the gradient come back. Embeddings stay with the processor,
+//! and only the rows that a mini-batch needs go to and fro. What mini-batches of the usual size launch is [recorded](super::recording).
 //!
 //! Each time that something comes back the processor waits: once forward, once back, and once more after rows that have moved the parameters. A model may be
 //! learned by one thread now and another then, each of which has a stream of its own on a GPU, so nothing is under way in between.
 
-use candle_core::{DType, Device as Place, Result, Tensor};
+use std::thread::ThreadId;
+
+use candle_core::{CpuStorage, CudaStorage, DType, Device as Place, InplaceOp2, Layout, Result, Tensor};
 use millstream_engine::part::Part;
 
 use super::compute::{Compute, Failed, Inputs, Learning, View};
+use super::cuda;
 use super::graph::{Graph, Node};
 use super::norms::remember;
 use super::numbers::Numbers;
 use super::optimizer::{Rule, Step};
-use super::tape::{Tape, keep_sizes, scaled};
+use super::recording::Recording;
+use super::tape::{Given, Tape, put};
 
 /// The squares of so many gradients are summed on the device, and those sums on the processor, at its precision.
 const BLOCK: usize = 1024;
@@ -26,20 +34,47 @@ pub(super) struct Device {
     output: Node,
     /// How many parameters there are.
     len: usize,
-    /// All parameters, and zeros up to whole blocks.
-    values: Tensor,
-    /// Of each kind of moment, as many.
-    moments: Vec<Tensor>,
-    /// Zeros, as many as the parameters lack to whole blocks.
+    /// The parameters, then the moments, one kind after the other.
+    state: Tensor,
+    /// Zeros, as many as the gradients lack to whole blocks.
     padding: Tensor,
-    /// A row of ones, as many as the last mini-batch had rows.
-    ones: Tensor,
-    /// What the last way forward has left for the way back.
-    tape: Option<Tape>,
+    /// Rows as many as the last mini-batch had, by the parameters that are learned, and any others.
+    usual: Rows,
+    other: Rows,
+    /// By which rows the last way forward was, if there was no way back since.
+    forward: Option<Forward>,
     outputs: Vec<f32>,
-    /// Those of the parameters, and their squares.
-    gradients: Option<[Tensor; 2]>,
+    gradients: Option<Tensor>,
     embeddings: Vec<f32>,
+}
+
+/// A way forward.
+#[derive(Clone, Copy)]
+struct Forward {
+    is_usual: bool,
+    is_learning: bool,
+}
+
+/// Rows that are computed together, and what is computed of them.
+#[derive(Default)]
+struct Rows {
+    count: usize,
+    given: Given,
+    /// Where they are predicted, and where they are learned.
+    ways: [Ways; 2],
+    /// The gradient of the outputs.
+    gradient: Option<Tensor>,
+    /// A row of as many ones.
+    ones: Option<Tensor>,
+    /// The thread on which launches were recorded: the sizes that they take stay as long as it does.
+    thread: Option<ThreadId>,
+}
+
+/// The way forward and the one back, which gives the gradients.
+#[derive(Default)]
+struct Ways {
+    forward: Recording<Tape>,
+    back: Recording<Tensor>,
 }
 
 impl From<candle_core::Error> for Failed {
@@ -58,25 +93,19 @@ impl Device {
         values: &[f32],
         moments: &[f32],
     ) -> std::result::Result<Self, Failed> {
-        let (len, whole_len) = (graph.len(), blocks(graph.len()) * BLOCK);
-        let whole = |numbers: &[f32]| {
-            let mut numbers = numbers.to_vec();
-            numbers.resize(whole_len, 0.0);
-            Tensor::from_vec(numbers, whole_len, &place)
-        };
-        let moments = moments.chunks_exact(len.max(1)).map(whole).collect::<Result<_>>()?;
-        let (values, ones) = (whole(values)?, Tensor::ones((1, 1), DType::F32, &place)?);
-        let padding = Tensor::zeros(whole_len - len, DType::F32, &place)?;
+        let len = graph.len();
+        let state = Tensor::from_slice(&[values, moments].concat(), values.len() + moments.len(), &place)?;
+        let padding = Tensor::zeros(blocks(len) * BLOCK - len, DType::F32, &place)?;
         place.synchronize()?;
         Ok(Self {
             place,
             output,
             len,
-            values,
-            moments,
+            state,
             padding,
-            ones,
-            tape: None,
+            usual: Rows::default(),
+            other: Rows::default(),
+            forward: None,
             outputs: Vec::new(),
             gradients: None,
             embeddings: Vec::new(),
@@ -86,8 +115,19 @@ impl Device {
     /// The gradients of all parameters.
     #[cfg(test)]
     pub(super) fn gradients(&self) -> Result<Vec<f32>> {
-        let [gradients, _] = self.gradients.as_ref().expect("after the way back");
-        gradients.narrow(0, 0, self.len)?.to_vec1()
+        self.gradients.as_ref().expect("after the way back").narrow(0, 0, self.len)?.to_vec1()
+    }
+
+    /// Takes gradients there, as if they had come back.
+    #[cfg(test)]
+    pub(super) fn set_gradients(&mut self, gradients: &[f32]) -> Result<()> {
+        self.gradients = Some(Tensor::from_slice(gradients, gradients.len(), &self.place)?);
+        Ok(())
+    }
+
+    /// The parameters that are learned, or others.
+    fn values(&self, view: View<'_>) -> Result<Tensor> {
+        if view.are_own { Ok(self.state.clone()) } else { Tensor::from_slice(view.values, self.len, &self.place) }
     }
 
     fn run(
@@ -97,16 +137,21 @@ impl Device {
         inputs: Inputs<'_>,
         mut learning: Option<Learning<'_>>,
     ) -> Result<()> {
-        let values =
-            if view.are_own { self.values.clone() } else { Tensor::from_slice(view.values, graph.len(), &self.place)? };
-        let mut tape = Tape::new(graph, &values, inputs.rows, inputs.rows == self.ones.elem_count())?;
-        let reborrowed = learning.as_mut().map(|Learning { random, statistics }| Learning { random, statistics });
-        tape.forward(graph, &self.place, view, inputs, reborrowed)?;
-        let mut back = vec![tape.node(self.output)];
-        back.extend(tape.moments.iter().map(|(_, moments)| moments));
-        self.outputs = bring(&back)?;
-        let moments = self.outputs.split_off(inputs.rows * graph.width(self.output));
-        if let Some(Learning { statistics, .. }) = learning {
+        let (is_usual, is_learning) = (view.are_own && inputs.rows == self.usual.count, learning.is_some());
+        let (values, place) = (self.values(view)?, &self.place);
+        if !is_usual {
+            self.other = Rows { count: inputs.rows, ..Rows::default() };
+        }
+        let rows = if is_usual { self.usual.on_this_thread() } else { &mut self.other };
+        rows.given.bring(graph, place, view, inputs, learning.as_mut().map(|learning| &mut *learning.random))?;
+        let (ways, given, output) = (&mut rows.ways[usize::from(is_learning)], &rows.given, self.output);
+        self.outputs = ways.forward.run(place, is_usual, || {
+            let tape = Tape::forward(graph, &values, given, inputs.rows, is_learning)?;
+            let back = flat([tape.node(output)].into_iter().chain(tape.moments.iter().map(|(_, moments)| moments)))?;
+            Ok((tape, back))
+        })?;
+        let moments = self.outputs.split_off(inputs.rows * graph.width(output));
+        if let (Some(Learning { statistics, .. }), Some(tape)) = (learning, ways.forward.made()) {
             let mut rest = &moments[..];
             for (at, new) in &tape.moments {
                 let (new, others) = rest.split_at(new.elem_count());
@@ -114,63 +159,82 @@ impl Device {
                 rest = others;
             }
         }
-        self.tape = Some(tape);
+        self.forward = Some(Forward { is_usual, is_learning });
         Ok(())
     }
 
     fn back(&mut self, graph: &Graph, gradient: &[f32]) -> Result<f64> {
-        let Some(tape) = self.tape.take() else {
+        let Some(Forward { is_usual, is_learning }) = self.forward.take() else {
             candle_core::bail!("there is no way back without one forward");
         };
-        if self.ones.elem_count() != tape.rows {
-            self.ones = Tensor::ones((1, tape.rows), DType::F32, &self.place)?;
+        if !is_usual {
+            self.usual = std::mem::take(&mut self.other);
         }
-        let gradient = Tensor::from_slice(gradient, (tape.rows, graph.width(self.output)), &self.place)?;
-        let sizes = keep_sizes(&self.place);
-        let mut back = tape.back(graph, &self.ones, self.output, gradient)?;
-        let blocks = blocks(self.len);
-        let gradients = back.of_parameters(&self.padding)?;
-        let squares = gradients.sqr()?;
-        let sums = squares.reshape((blocks, BLOCK))?.sum(1)?;
-        drop(sizes);
-        self.embeddings = match back.of_embeddings() {
-            Some(embeddings) => bring(&[&sums, embeddings])?,
-            None => bring(&[&sums])?,
+        let (place, padding, output, blocks) = (&self.place, &self.padding, self.output, blocks(self.len));
+        let Rows { count, ways, gradient: given, ones, .. } = &mut self.usual;
+        put(given, gradient, (*count, graph.width(output)), place)?;
+        let ones = match ones {
+            Some(ones) => &*ones,
+            ones => ones.insert(Tensor::ones((1, *count), DType::F32, place)?),
         };
-        self.gradients = Some([gradients, squares]);
+        let Ways { forward, back } = &mut ways[usize::from(is_learning)];
+        let (Some(tape), Some(gradient)) = (forward.made(), given) else { candle_core::bail!("there is no tape") };
+        // What is recorded works on a tape that stays where it is.
+        self.embeddings = back.run(place, forward.is_recorded(), || {
+            let mut back = tape.back(graph, ones, output, gradient.clone())?;
+            let gradients = back.of_parameters(padding)?;
+            let sums = gradients.sqr()?.reshape((blocks, BLOCK))?.sum(1)?;
+            let told = flat([&sums].into_iter().chain(back.of_embeddings()))?;
+            Ok((gradients, told))
+        })?;
+        self.gradients = back.made().cloned();
         Ok(self.embeddings.drain(..blocks).map(f64::from).sum())
     }
+}
 
-    fn step(&mut self, rule: &Rule, step: Step, factor: f32) -> Result<()> {
-        let Some([gradients, squares]) = self.gradients.take() else { candle_core::bail!("there are no gradients") };
-        let (rate, decay, factor) = (f64::from(step.rate), f64::from(step.decay), f64::from(factor));
-        let values = &self.values;
-        self.values = match *rule {
-            Rule::Sgd { momentum, .. } => {
-                if let [kept] = &mut self.moments[..] {
-                    *kept = blend([(kept, f64::from(momentum as f32)), (&gradients, factor), (values, decay)])?;
-                    blend([(values, 1.0), (kept, -rate)])?
-                } else {
-                    blend([(values, 1.0 - rate * decay), (&gradients, -rate * factor)])?
-                }
-            }
-            Rule::Adagrad { epsilon, .. } => {
-                let gradients = blend([(&gradients, factor), (values, decay)])?;
-                let kept = &mut self.moments[0];
-                *kept = (&*kept + gradients.sqr()?)?;
-                (values - scaled(&(gradients / kept.sqrt()?.affine(1.0, epsilon)?)?, rate)?)?
-            }
-            Rule::Adamw { beta1, beta2, epsilon, .. } => {
-                let (length, scale) = step.corrections(beta1, beta2);
-                let [first, second] = &mut self.moments[..] else { candle_core::bail!("there are no two moments") };
-                *first = blend([(first, beta1), (&gradients, (1.0 - beta1) * factor)])?;
-                *second = blend([(second, beta2), (&squares, (1.0 - beta2) * factor * factor)])?;
-                // Not by a root that is divided by the length: a schedule may let that become 0.
-                let root = second.sqrt()?.affine(f64::from(scale), epsilon)?;
-                (scaled(values, 1.0 - rate * decay)? - scaled(&(&*first / root)?, f64::from(length))?)?
-            }
+impl Rows {
+    /// Without what other threads have recorded.
+    fn on_this_thread(&mut self) -> &mut Self {
+        let thread = std::thread::current().id();
+        if self.thread.replace(thread).is_some_and(|before| before != thread) {
+            self.ways = Default::default();
+        }
+        self
+    }
+}
+
+/// A step of an optimiser, along gradients that are multiplied by a factor.
+struct Move<'a> {
+    rule: &'a Rule,
+    step: Step,
+    factor: f32,
+    len: usize,
+}
+
+impl InplaceOp2 for Move<'_> {
+    fn name(&self) -> &'static str {
+        "step"
+    }
+
+    fn cpu_fwd(&self, state: &mut CpuStorage, _: &Layout, gradients: &CpuStorage, _: &Layout) -> Result<()> {
+        let (CpuStorage::F32(state), CpuStorage::F32(gradients)) = (state, gradients) else {
+            candle_core::bail!("parameters and gradients are floats");
         };
+        let (values, moments) = state.split_at_mut(self.len);
+        let gradients: Vec<f32> = gradients[..self.len].iter().map(|gradient| gradient * self.factor).collect();
+        self.rule.update(values, &gradients, moments, self.step);
         Ok(())
+    }
+
+    fn cuda_fwd(
+        &self,
+        state: &mut CudaStorage,
+        state_layout: &Layout,
+        gradients: &CudaStorage,
+        gradients_layout: &Layout,
+    ) -> Result<()> {
+        let (state, gradients) = ((state, state_layout), (gradients, gradients_layout));
+        cuda::step(state, gradients, self.len, self.rule, self.step, self.factor)
     }
 }
 
@@ -179,23 +243,10 @@ fn blocks(len: usize) -> usize {
     len / BLOCK + 1
 }
 
-/// The sum of tensors, each times its number.
-fn blend<const N: usize>(parts: [(&Tensor, f64); N]) -> Result<Tensor> {
-    let mut sum: Option<Tensor> = None;
-    for (tensor, factor) in parts.into_iter().filter(|(_, factor)| *factor != 0.0) {
-        let part = scaled(tensor, factor)?;
-        sum = Some(match sum {
-            Some(sum) => (sum + part)?,
-            None => part,
-        });
-    }
-    sum.map_or_else(|| parts[0].0.zeros_like(), Ok)
-}
-
-/// Brings tensors to the processor, all by one copy.
-fn bring(tensors: &[&Tensor]) -> Result<Vec<f32>> {
-    let flat = tensors.iter().map(|tensor| tensor.flatten_all()).collect::<Result<Vec<_>>>()?;
-    Tensor::cat(&flat, 0)?.to_vec1()
+/// Tensors' numbers, one after the other, so that they come to the processor by one copy.
+fn flat<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Result<Tensor> {
+    let flat = tensors.map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&flat, 0)
 }
 
 impl Compute for Device {
@@ -229,21 +280,23 @@ impl Compute for Device {
         step: Step,
         factor: f32,
     ) -> std::result::Result<(), Failed> {
-        Ok(self.step(rule, step, factor)?)
+        let Some(gradients) = self.gradients.take() else { return Err(Failed("there are no gradients".to_owned())) };
+        Ok(self.state.inplace_op2(&gradients, &Move { rule, step, factor, len: self.len })?)
     }
 
     fn read(&mut self, values: &mut Part<Numbers>, moments: &mut Part<Numbers>) -> std::result::Result<(), Failed> {
-        let mut all = vec![&self.values];
-        all.extend(&self.moments);
-        let numbers = bring(&all)?;
-        let mut kinds = numbers.chunks_exact(self.values.elem_count().max(1)).map(|kind| &kind[..self.len]);
+        let mut numbers = self.state.to_vec1::<f32>()?;
         // What is there is not copied for those who share it, since nothing of it stays.
-        *values = Part::new(kinds.next().unwrap_or_default().to_vec().into());
-        *moments = Part::new(kinds.flatten().copied().collect::<Vec<f32>>().into());
+        *moments = Part::new(numbers.split_off(self.len).into());
+        *values = Part::new(numbers.into());
         Ok(())
     }
 
     fn is_device(&self) -> bool {
         true
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.usual.ways.iter().any(|ways| ways.back.is_recorded())
     }
 }

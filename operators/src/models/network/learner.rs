@@ -495,6 +495,10 @@ impl Learner for NetworkLearner {
             ("steps_refused", self.course.refused as f64),
             ("processes", self.processor.processes() as f64),
             ("on_device", f64::from(u8::from(self.device.is_some()))),
+            (
+                "on_device_recorded",
+                f64::from(u8::from(self.device.as_ref().is_some_and(|device| device.is_recorded()))),
+            ),
             ("predict_seconds", self.spent.predict),
             ("forward_seconds", self.spent.forward),
             ("backward_seconds", self.spent.backward),

@@ -10,6 +10,9 @@
 mod architecture;
 mod compute;
 #[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
+mod cuda;
+#[cfg(any(test, feature = "cuda"))]
 mod device;
 mod functions;
 mod graph;
@@ -25,6 +28,8 @@ mod pages;
 mod parts;
 mod place;
 pub(super) mod product;
+#[cfg(any(test, feature = "cuda"))]
+mod recording;
 mod samples;
 mod scaling;
 mod table;

@@ -1,18 +1,95 @@
 //! A network's operations on candle's tensors: the way forward, what it leaves, and the way back.
 //!
 //! On a device it is the launches that cost, where networks are small. So parameters are views of one vector, nothing is copied to be
-//! learned, and the way back is written down here: candle's own begins every sum with zeros, and makes a tensor of each step.
+//! learned, and the way back is written down here: candle's own begins every sum with zeros, and makes a tensor of each step. What comes
+//! from the processor is [`Given`] beforehand, so that both ways are nothing but launches.
 
-use candle_core::{D, DType, Device as Place, Result, Tensor};
+use candle_core::{CpuStorage, CudaStorage, D, DType, Device as Place, InplaceOp1, Layout, Result, Tensor};
 
-use super::compute::{EPSILON, Inputs, Learning, View};
+use super::super::random::Random;
+use super::compute::{EPSILON, Inputs, View};
+use super::cuda;
 use super::graph::{Function, Graph, Node, Operation};
+
+/// What the operations of a mini-batch take from the processor, by node: numbers, embeddings, statistics of the past, masks. Tensors stay
+/// where they are, and are written over by those of the next mini-batch, which has as many rows.
+#[derive(Default)]
+pub(super) struct Given(Vec<Option<Tensor>>);
+
+impl Given {
+    /// Takes there what rows bring; `random` draws what is dropped, while the network learns.
+    pub(super) fn bring(
+        &mut self,
+        graph: &Graph,
+        place: &Place,
+        view: View<'_>,
+        inputs: Inputs<'_>,
+        mut random: Option<&mut Random>,
+    ) -> Result<()> {
+        self.0.resize(graph.nodes(), None);
+        let rows = inputs.rows;
+        // A GPU has no tensors without numbers, and nothing asks for them.
+        for (at, operation) in graph.operations().filter(|(at, _)| graph.width(Node(*at)) > 0) {
+            let (width, to) = (graph.width(Node(at)), &mut self.0[at]);
+            match operation {
+                Operation::Numbers => put(to, inputs.numbers, (rows, width), place)?,
+                Operation::Embeddings => {
+                    let mut embeddings = vec![0.0; rows * width];
+                    inputs.embed(graph.embedding(), &mut embeddings);
+                    put(to, &embeddings, (rows, width), place)?;
+                }
+                Operation::BatchNorm { statistics, .. } if random.is_none() => {
+                    put(to, &view.statistics[*statistics..][..2 * width], (2, width), place)?;
+                }
+                Operation::Dropout { rate, .. } => {
+                    if let Some(random) = &mut random {
+                        let (rate, scale) = (f64::from(*rate), 1.0 / (1.0 - rate));
+                        let mask = (0..rows * width).map(|_| if random.uniform() < rate { 0.0 } else { scale });
+                        put(to, &mask.collect::<Vec<f32>>(), (rows, width), place)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&self, at: usize) -> &Tensor {
+        self.0[at].as_ref().expect("it was brought")
+    }
+}
+
+/// Takes numbers to a tensor: the one that is there, if there is one of as many.
+pub(super) fn put(to: &mut Option<Tensor>, numbers: &[f32], shape: (usize, usize), place: &Place) -> Result<()> {
+    match to {
+        Some(tensor) if tensor.elem_count() == numbers.len() => tensor.inplace_op1(&Overwrite(numbers))?,
+        to => *to = Some(Tensor::from_slice(numbers, shape, place)?),
+    }
+    Ok(())
+}
+
+struct Overwrite<'a>(&'a [f32]);
+
+impl InplaceOp1 for Overwrite<'_> {
+    fn name(&self) -> &'static str {
+        "overwrite"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (Some((start, end)), CpuStorage::F32(numbers)) = (layout.contiguous_offsets(), storage) else {
+            candle_core::bail!("only whole tensors of floats are written over");
+        };
+        numbers[start..end].copy_from_slice(self.0);
+        Ok(())
+    }
+
+    fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        cuda::overwrite(storage, layout, self.0)
+    }
+}
 
 /// Parameters, and what the way forward has computed with them.
 pub(super) struct Tape {
-    pub(super) rows: usize,
-    /// Whether as many rows come again and again.
-    is_usual: bool,
     parameters: Vec<Tensor>,
     nodes: Vec<Option<Tensor>>,
     kept: Vec<Kept>,
@@ -41,44 +118,36 @@ pub(super) struct Gradients<'a> {
 }
 
 impl Tape {
-    /// With views of the parameters, which lie in one vector.
-    pub(super) fn new(graph: &Graph, values: &Tensor, rows: usize, is_usual: bool) -> Result<Self> {
+    /// Computes all nodes, of rows of which all is there, by parameters at the beginning of a vector.
+    pub(super) fn forward(
+        graph: &Graph,
+        values: &Tensor,
+        given: &Given,
+        rows: usize,
+        is_learning: bool,
+    ) -> Result<Self> {
         let parts = graph.parameters().iter().map(|parameter| {
             let part = values.narrow(0, parameter.range.start, parameter.range.len())?;
             part.reshape(parameter.shape.as_slice())
         });
         let (parameters, nodes) = (parts.collect::<Result<_>>()?, vec![None; graph.nodes()]);
         let (kept, moments) = (vec![Kept::Nothing; graph.nodes()], Vec::new());
-        Ok(Self { rows, is_usual, parameters, nodes, kept, moments })
+        let mut tape = Self { parameters, nodes, kept, moments };
+        tape.compute(graph, given, rows, is_learning)?;
+        Ok(tape)
     }
 
     pub(super) fn node(&self, node: Node) -> &Tensor {
         self.nodes[node.0].as_ref().expect("an operation comes after those that it needs")
     }
 
-    /// Computes all nodes.
-    pub(super) fn forward(
-        &mut self,
-        graph: &Graph,
-        place: &Place,
-        view: View<'_>,
-        inputs: Inputs<'_>,
-        mut learning: Option<Learning<'_>>,
-    ) -> Result<()> {
-        let rows = self.rows;
-        // A GPU has no tensors without numbers, and nothing asks for them.
+    fn compute(&mut self, graph: &Graph, given: &Given, rows: usize, is_learning: bool) -> Result<()> {
         for (at, operation) in graph.operations().filter(|(at, _)| graph.width(Node(*at)) > 0) {
             let width = graph.width(Node(at));
-            let _sizes = (self.is_usual && !operation.brings(learning.is_some())).then(|| keep_sizes(place));
             let parameter = |parameter: &usize| &self.parameters[*parameter];
             let node = match operation {
-                Operation::Numbers => Tensor::from_slice(inputs.numbers, (rows, width), place)?,
-                Operation::Zeros => Tensor::zeros((rows, width), DType::F32, place)?,
-                Operation::Embeddings => {
-                    let mut embeddings = vec![0.0; rows * width];
-                    inputs.embed(graph.embedding(), &mut embeddings);
-                    Tensor::from_vec(embeddings, (rows, width), place)?
-                }
+                Operation::Numbers | Operation::Embeddings => given.of(at).clone(),
+                Operation::Zeros => Tensor::zeros((rows, width), DType::F32, self.parameters[0].device())?,
                 Operation::Dense { input, bias, .. } if graph.width(*input) == 0 => {
                     parameter(bias).broadcast_as((rows, width))?.contiguous()?
                 }
@@ -98,14 +167,14 @@ impl Tape {
                 }
                 Operation::BatchNorm { input, gain, shift, statistics } => {
                     let input = self.node(*input);
-                    let (centred, variances) = if learning.is_some() {
+                    let (centred, variances) = if is_learning {
                         let means = input.mean_keepdim(0)?;
                         let centred = input.broadcast_sub(&means)?;
                         let variances = centred.sqr()?.mean_keepdim(0)?;
                         self.moments.push((*statistics, Tensor::cat(&[&means, &variances], 1)?));
                         (centred, variances)
                     } else {
-                        let past = Tensor::from_slice(&view.statistics[*statistics..][..2 * width], (2, width), place)?;
+                        let past = given.of(at);
                         (input.broadcast_sub(&past.narrow(0, 0, 1)?)?, past.narrow(0, 1, 1)?)
                     };
                     let (normal, scale) = normalise(&centred, &variances)?;
@@ -113,17 +182,12 @@ impl Tape {
                     self.kept[at] = Kept::Normal(normal, scale);
                     node
                 }
-                Operation::Dropout { input, rate } => match &mut learning {
-                    Some(Learning { random, .. }) => {
-                        let (rate, scale) = (f64::from(*rate), 1.0 / (1.0 - rate));
-                        let mask = (0..rows * width).map(|_| if random.uniform() < rate { 0.0 } else { scale });
-                        let mask = Tensor::from_vec(mask.collect::<Vec<f32>>(), (rows, width), place)?;
-                        let node = (self.node(*input) * &mask)?;
-                        self.kept[at] = Kept::Mask(mask);
-                        node
-                    }
-                    None => self.node(*input).clone(),
-                },
+                Operation::Dropout { input, .. } if is_learning => {
+                    let mask = given.of(at);
+                    self.kept[at] = Kept::Mask(mask.clone());
+                    (self.node(*input) * mask)?
+                }
+                Operation::Dropout { input, .. } => self.node(*input).clone(),
                 Operation::Add { left, right, factor } => {
                     (self.node(*left) + scaled(self.node(*right), f64::from(*factor))?)?
                 }
@@ -161,28 +225,6 @@ impl Tape {
         }
         Ok(back)
     }
-}
-
-impl Operation {
-    /// Whether numbers go to the device for it.
-    fn brings(&self, is_learning: bool) -> bool {
-        match self {
-            Self::Numbers | Self::Embeddings => true,
-            Self::BatchNorm { .. } => !is_learning,
-            Self::Dropout { .. } => is_learning,
-            _ => false,
-        }
-    }
-}
-
-/// Lets the sizes that candle sends along with many launches stay on a GPU, as long as what this gives is kept. There are few of them
-/// where as many rows come each time; numbers must not go there meanwhile, or they stay, too.
-pub(super) fn keep_sizes(place: &Place) -> impl Sized + use<> {
-    #[cfg(feature = "cuda")]
-    let kept = place.as_cuda_device().ok().map(candle_core::CudaDevice::enable_cuda_graph_htod_cache);
-    #[cfg(not(feature = "cuda"))]
-    let kept = place.is_cpu();
-    kept
 }
 
 impl Gradients<'_> {

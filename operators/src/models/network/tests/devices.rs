@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::super::samples::Random;
 use super::super::super::{Example, Learner, Matrix, Row, Shape};
-use super::super::architecture::{Mirror, Network};
+use super::super::architecture::{self, Mirror, Network};
 use super::super::compute::{Compute, Failed, Inputs, Learning, View};
 use super::super::device::Device;
 use super::super::graph::{Architecture, Graph};
@@ -94,6 +94,8 @@ fn a_device_gives_what_the_processor_gives() {
         });
         let [on_host, on_device] = [&mut host, &mut device].map(|learner| learn(learner, &rows, &examples));
         assert!(device.take_happenings().is_empty(), "nothing went wrong");
+        let is_recorded = device.progress().contains(&("on_device_recorded", 1.0));
+        assert_eq!(is_recorded, place().is_cuda() || !cfg!(feature = "cuda"), "network {at}");
         let apart = on_host.iter().zip(&on_device).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         println!("network {at}: {apart:.1e} apart");
         assert!(apart < 2e-4, "network {at}: {apart}");
@@ -104,6 +106,43 @@ fn a_device_gives_what_the_processor_gives() {
         let apart = on_host.iter().zip(&on_device).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(apart < 2e-4, "network {at}, gone on: {apart}");
         assert!(on_device.iter().all(|output| output.is_finite()) && device.take_happenings().is_empty());
+    }
+}
+
+#[test]
+fn a_step_on_a_device_has_the_bits_of_the_processors() {
+    const LEN: usize = 3000;
+    let mut random = Random::seeded(2);
+    let mut draw = |len: usize| (0..len).map(|_| random.normal() as f32).collect::<Vec<_>>();
+    let (values, gradients) = (draw(LEN), draw(LEN));
+    let network: Network = serde_json::from_value(json!({"mlp": {"hidden": [LEN / 8 - 1]}})).expect("a network");
+    let shape = Shape { dense: 6, active: 0, categories: 0, classes: 0 };
+    let (graph, output) = architecture::graph(&network, shape, 1, 1);
+    let len = graph.len();
+    assert!(len <= LEN && len % 1024 > 0, "not a whole number of blocks: {len}");
+    for rule in [
+        json!({"sgd": {"rate": 0.05, "decay": 0.01}}),
+        json!({"sgd": {"rate": 0.05, "momentum": 0.9, "decay": 0.01}}),
+        json!({"adagrad": {"rate": 0.02, "epsilon": 1e-6, "decay": 0.001}}),
+        json!({"adamw": {"rate": 0.01, "beta1": 0.8, "beta2": 0.99, "epsilon": 1e-7, "decay": 0.02}}),
+    ] {
+        let rule: Rule = serde_json::from_value(rule).expect("a rule");
+        // Squares are not below 0.
+        let mut moments: Vec<f32> = draw(rule.moments() * len).into_iter().map(f32::abs).collect();
+        let mut device = Device::new(place(), &graph, output, &values[..len], &moments).expect("a device");
+        let mut wanted = values[..len].to_vec();
+        for number in 1..4 {
+            let step = Step { number, rate: rule.rate() as f32, decay: rule.decay() };
+            let scaled: Vec<f32> = gradients[..len].iter().map(|gradient| 0.7 * gradient).collect();
+            rule.update(&mut wanted, &scaled, &mut moments, step);
+            device.set_gradients(&gradients).expect("gradients");
+            device.update(&mut Part::default(), &mut Part::default(), &rule, step, 0.7).expect("a step");
+        }
+        let (mut has, mut has_moments) = (Part::default(), Part::default());
+        device.read(&mut has, &mut has_moments).expect("numbers");
+        let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&has) == bits(&wanted) && bits(&has_moments) == bits(&moments), "{rule:?}");
+        assert!(values[..len] != wanted, "it moved");
     }
 }
 
