@@ -495,15 +495,14 @@ impl Learner for NetworkLearner {
             ("steps_refused", self.course.refused as f64),
             ("processes", self.processor.processes() as f64),
             ("on_device", f64::from(u8::from(self.device.is_some()))),
-            (
-                "on_device_recorded",
-                f64::from(u8::from(self.device.as_ref().is_some_and(|device| device.is_recorded()))),
-            ),
             ("predict_seconds", self.spent.predict),
             ("forward_seconds", self.spent.forward),
             ("backward_seconds", self.spent.backward),
             ("update_seconds", self.spent.update),
         ];
+        if let Some(device) = &self.device {
+            progress.push(("on_device_recorded", f64::from(u8::from(device.is_recorded()))));
+        }
         if let Some(Look { loss, gradient_norm, update_norm, rate }) = self.look {
             let of_step =
                 [("mini_batch_loss", loss), ("gradient_norm", gradient_norm), ("learning_rate", f64::from(rate))];

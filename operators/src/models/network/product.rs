@@ -8,7 +8,11 @@
 // What is dispatched has the registers of the machine only where it is inlined.
 #![allow(clippy::inline_always)]
 
+use std::num::NonZero;
+use std::sync::OnceLock;
+
 use pulp::{Arch, Simd, WithSimd};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// The left one of two matrices.
 #[derive(Clone, Copy, Debug)]
@@ -71,15 +75,22 @@ impl Product<'_> {
     }
 }
 
+/// Threads that wait for something to do, one less than there are cores: who has it to do is one more.
+fn pool() -> Option<&'static ThreadPool> {
+    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    POOL.get_or_init(|| ThreadPoolBuilder::new().num_threads(cores().max(2) - 1).build().ok()).as_ref()
+}
+
 /// Does `act` with each, on so many threads, of which this is one.
 pub(super) fn on_threads<T: Send>(threads: usize, all: &mut [T], act: impl Fn(&mut T) + Sync) {
-    if threads < 2 {
+    let Some(pool) = (if threads < 2 { None } else { pool() }) else {
         return all.iter_mut().for_each(act);
-    }
+    };
     let (own, rest) = all.split_at_mut(all.len().div_ceil(threads));
-    std::thread::scope(|scope| {
+    pool.in_place_scope(|scope| {
         for others in rest.chunks_mut(own.len()) {
-            scope.spawn(|| others.iter_mut().for_each(&act));
+            scope.spawn(|_| others.iter_mut().for_each(&act));
         }
         own.iter_mut().for_each(&act);
     });
