@@ -57,7 +57,7 @@ fn dirty_csv() -> String {
         let temperature = if row % 50 == 7 { "N/A".to_owned() } else { format!("{},{}", 15 + row % 10, row % 7) };
         let co = if row % 40 == 3 { -200 } else { 600 + (row * 37) % 500 };
         let co = if row == 1234 { 4_000_000 } else { co };
-        let sensor = ["north", " south", "east"][row as usize % 3];
+        let sensor = if row % 90 == 0 { "North" } else { ["north", " south", "east"][row as usize % 3] };
         let line = format!(
             "{:02}.03.2026 {:02}:{:02}:{:02};{sensor};{temperature};{co};{row};x;{}\n",
             1 + row / 1000,
@@ -87,7 +87,8 @@ fn a_dirty_file_comes_out_clean() {
         "coerce: {columns: {\"temp, °C\": float}, decimal: \",\", missing: [\"N/A\"]",
         "coerce: {columns: {CO: int}, missing: [-200]}",
         "outliers: {columns: [CO], method: {range: {max: ",
-        "clean_text: {columns: [sensor]}",
+        "# the same but for the case of letters: `sensor`: \"north\" and \"North\"",
+        "clean_text: {case: lower, columns: [sensor]}",
         "deduplicate: {by: [",
         "impute: {columns: [\"temp, °C\", CO], with: median}",
         "standardise: {columns: [",
@@ -98,6 +99,7 @@ fn a_dirty_file_comes_out_clean() {
     assert_eq!((summary.records, summary.dead_letters.len()), (2020, 0));
     let rows = fs::read_to_string(folder.path().join("out/clean.jsonl")).expect("the sink's file");
     assert_eq!(rows.lines().count(), 2000, "what came twice is there once");
+    assert!(!rows.contains("North"), "one sensor is one");
     let step = |kind: &str| {
         let of = summary.steps.iter().filter(|step| step.step.ends_with(kind));
         of.map(|step| step.repaired).sum::<u64>()

@@ -117,10 +117,25 @@ pub struct TextReport {
     pub top: Vec<(String, u64)>,
     /// Whether these are all.
     pub top_is_all: bool,
+    /// Two of them that differ in nothing but the case of letters and blanks around them.
+    pub alike: Option<[String; 2]>,
     /// Words that stand for a missing value, as they are spelled.
     pub missing_words: Vec<(String, u64)>,
     /// What they might be instead.
     pub looks: Looks,
+}
+
+/// The first two of these texts that letters of one case would make the same. What is there only once may be anything.
+fn alike(texts: &[(String, u64)]) -> Option<[String; 2]> {
+    let often: Vec<(&str, String)> = texts
+        .iter()
+        .filter(|(_, count)| *count > 1)
+        .map(|(text, _)| (text.trim(), text.trim().to_lowercase()))
+        .collect();
+    often.iter().enumerate().find_map(|(at, (text, lower))| {
+        let (other, _) = often[at + 1..].iter().find(|(other, of_other)| other != text && of_other == lower)?;
+        Some([(*text).to_owned(), (*other).to_owned()])
+    })
 }
 
 impl ColumnReport {
@@ -140,6 +155,7 @@ impl ColumnReport {
             shortest: texts.shortest,
             longest: texts.longest,
             top_is_all: texts.frequent.is_exact() && all.len() <= TOP,
+            alike: alike(&all),
             top: all.into_iter().take(TOP).collect(),
             missing_words: texts.words.iter().map(|(word, count)| (word.clone(), *count)).collect(),
             looks: texts.looks.clone(),

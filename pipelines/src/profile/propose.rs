@@ -126,13 +126,22 @@ impl Writer<'_> {
     }
 
     fn clean_text(&mut self) {
-        let padded = |column: &&(&Decided, &ColumnReport)| {
-            column.0.final_kind() == "text" && column.1.text.as_ref().is_some_and(|text| text.looks.padded > 0)
-        };
-        let names: Vec<&String> = self.columns().iter().filter(padded).map(|(column, _)| &column.name).collect();
-        if !names.is_empty() {
-            let step = json!({"clean_text": {"columns": names}});
-            self.step("blanks around texts", step);
+        let (mut padded, mut alike, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+        for (column, report) in self.columns() {
+            let Some(text) = report.text.as_ref().filter(|_| column.final_kind() == "text") else { continue };
+            if let Some([one, other]) = text.alike.as_ref().filter(|_| column.coerce.is_none()) {
+                alike.push(column.name.clone());
+                seen.push(format!("`{}`: {one:?} and {other:?}", column.name));
+            } else if text.looks.padded > 0 {
+                padded.push(column.name.clone());
+            }
+        }
+        if !padded.is_empty() {
+            self.step("blanks around texts", json!({"clean_text": {"columns": padded}}));
+        }
+        if !alike.is_empty() {
+            let step = json!({"clean_text": {"columns": alike, "case": "lower"}});
+            self.step(format!("the same but for the case of letters: {}", seen.join(", ")), step);
         }
     }
 
@@ -286,6 +295,7 @@ impl Writer<'_> {
                 continue;
             }
             let clean = text.looks.padded + text.looks.blank + text.looks.words == 0 && report.missing_share == 0.0;
+            let clean = clean && text.alike.is_none();
             if text.top_is_all && text.top.len() <= ONE_HOT_MAX && clean {
                 let mut categories: Vec<&String> = text.top.iter().map(|(text, _)| text).collect();
                 categories.sort();
