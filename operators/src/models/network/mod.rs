@@ -9,8 +9,7 @@
 
 mod architecture;
 mod compute;
-#[cfg(any(test, feature = "cuda"))]
-#[cfg_attr(not(feature = "cuda"), path = "no_cuda.rs")]
+#[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(any(test, feature = "cuda"))]
 mod device;
@@ -20,6 +19,8 @@ mod host;
 mod known;
 mod learner;
 mod loss;
+#[cfg(all(test, not(feature = "cuda")))]
+mod no_cuda;
 mod norms;
 mod numbers;
 mod onnx;
@@ -54,6 +55,8 @@ use graph::Architecture;
 use learner::NetworkLearner;
 use loss::Head;
 pub(super) use loss::{ClassLoss, Loss, NumberLoss};
+#[cfg(all(test, not(feature = "cuda")))]
+use no_cuda as cuda;
 use optimizer::{Rule, Schedule};
 use place::Place;
 use samples::ReplayConfig;

@@ -102,7 +102,10 @@ fn a_device_gives_what_the_processor_gives() {
         // What it has learned is in the model, and goes on there.
         let snapshot = device.snapshot();
         host.restore(&snapshot).expect("the same network");
-        let [on_host, on_device] = [&mut host, &mut device].map(|learner| learn(learner, &rows, &examples));
+        let on_host = learn(&mut host, &rows, &examples);
+        // Another thread, too, which records for itself.
+        let go_on = || learn(&mut device, &rows, &examples);
+        let on_device = std::thread::scope(|scope| scope.spawn(go_on).join()).expect("it learns");
         let apart = on_host.iter().zip(&on_device).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         assert!(apart < 2e-4, "network {at}, gone on: {apart}");
         assert!(on_device.iter().all(|output| output.is_finite()) && device.take_happenings().is_empty());
