@@ -294,8 +294,9 @@ impl Writer<'_> {
             if report.distinct as f64 > UNIQUE_SHARE * rows || report.distinct < 2 {
                 continue;
             }
-            let clean = text.looks.padded + text.looks.blank + text.looks.words == 0 && report.missing_share == 0.0;
-            let clean = clean && text.alike.is_none();
+            let clean = text.looks.padded + text.looks.blank + text.looks.words == 0
+                && report.missing_share == 0.0
+                && text.alike.is_none();
             if text.top_is_all && text.top.len() <= ONE_HOT_MAX && clean {
                 let mut categories: Vec<&String> = text.top.iter().map(|(text, _)| text).collect();
                 categories.sort();

@@ -130,6 +130,12 @@ pub(super) struct Learning<'a> {
     pub(super) statistics: &'a mut [f32],
 }
 
+/// What dropout multiplies so many numbers by: 0 with this probability, and what keeps their mean for the others.
+pub(super) fn mask(random: &mut Random, rate: f32, len: usize) -> impl Iterator<Item = f32> {
+    let (rate, scale) = (f64::from(rate), 1.0 / (1.0 - rate));
+    (0..len).map(move |_| if random.uniform() < rate { 0.0 } else { scale })
+}
+
 /// The numbers of a network.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Weights {

@@ -8,7 +8,7 @@
 
 use pulp::Arch;
 
-use super::compute::{EPSILON, Inputs, Learning, View};
+use super::compute::{EPSILON, Inputs, Learning, View, mask};
 use super::graph::{Graph, Node, Operation};
 use super::norms::{batch_norm_back, column_moments, layer_norm, layer_norm_back, remember};
 use super::product::{Left, Product, transpose};
@@ -107,9 +107,8 @@ impl Host {
                 }
                 Operation::Dropout { input, rate } => match &mut learning {
                     Some(Learning { random, .. }) => {
-                        let (rate, scale) = (f64::from(*rate), 1.0 / (1.0 - rate));
                         kept.clear();
-                        kept.extend((0..out.len()).map(|_| if random.uniform() < rate { 0.0 } else { scale }));
+                        kept.extend(mask(random, *rate, out.len()));
                         for ((out, input), mask) in out.iter_mut().zip(&before[input.0]).zip(&*kept) {
                             *out = input * mask;
                         }

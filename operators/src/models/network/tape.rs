@@ -7,7 +7,7 @@
 use candle_core::{CpuStorage, CudaStorage, D, DType, Device as Place, InplaceOp1, Layout, Result, Tensor};
 
 use super::super::random::Random;
-use super::compute::{EPSILON, Inputs, View};
+use super::compute::{EPSILON, Inputs, View, mask};
 use super::cuda;
 use super::graph::{Function, Graph, Node, Operation};
 
@@ -43,9 +43,8 @@ impl Given {
                 }
                 Operation::Dropout { rate, .. } => {
                     if let Some(random) = &mut random {
-                        let (rate, scale) = (f64::from(*rate), 1.0 / (1.0 - rate));
-                        let mask = (0..rows * width).map(|_| if random.uniform() < rate { 0.0 } else { scale });
-                        put(to, &mask.collect::<Vec<f32>>(), (rows, width), place)?;
+                        let mask: Vec<f32> = mask(random, *rate, rows * width).collect();
+                        put(to, &mask, (rows, width), place)?;
                     }
                 }
                 _ => {}
